@@ -1,0 +1,92 @@
+"""What a model found in one frame: frozen arrays, checked once when they are made.
+
+What may live here: the two result types and nothing that computes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BoolArray", "Classes", "Detections", "FloatArray", "IntArray"]
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def _check(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name}: wanted {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Boxes in one frame, best score first.
+
+    Attributes
+    ----------
+    boxes : (n, 4) float32
+        x0 y0 x1 y1 in pixels of the source frame, clipped to it: 0 <= x0 <= x1 <= width.
+    scores : (n,) float32
+        Confidence in 0..1, falling.
+    class_ids : (n,) int32
+        Indices into the bundle's label names.
+    truncated : bool
+        More boxes passed the thresholds than `max_detections` or `max_candidates` let through.
+    dropped_nonfinite : int
+        Candidates left out because a coordinate or score was NaN or infinite.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    class_ids: IntArray
+    truncated: bool = False
+    dropped_nonfinite: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        _check("boxes", self.boxes, (n, 4), np.float32)
+        _check("scores", self.scores, (n,), np.float32)
+        _check("class_ids", self.class_ids, (n,), np.int32)
+        for array in (self.boxes, self.scores, self.class_ids):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No boxes: arrays of shape (0, 4), (0,) and (0,)."""
+        return cls(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """The best classes of one frame, best first.
+
+    Attributes
+    ----------
+    scores : (k,) float32
+        Probabilities in 0..1, falling; ties in the order of the class index.
+    class_ids : (k,) int32
+        Indices into the bundle's label names.
+    dropped_nonfinite : int
+        Classes left out because their score was NaN or infinite.
+    """
+
+    scores: FloatArray
+    class_ids: IntArray
+    dropped_nonfinite: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        k = len(self.scores)
+        _check("scores", self.scores, (k,), np.float32)
+        _check("class_ids", self.class_ids, (k,), np.int32)
+        for array in (self.scores, self.class_ids):
+            array.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.scores)

@@ -1,0 +1,154 @@
+"""Golden frames: what a bundle's model must find on known images, on whatever device it runs.
+
+They are made from the model when the bundle is made, and compared before a model is served. What may
+live here: their files and the comparison; who runs the model is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+
+from qzd_ext.bundle import Bundle
+from qzd_ext.detections import Classes, Detections, FloatArray
+from qzd_ext.errors import BundleError
+from qzd_ext.geometry import Frame
+
+__all__ = ["TOLERANCES", "GoldenFrame", "Tolerance", "compare", "read_golden", "write_golden"]
+
+
+class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """golden/N.json; boxes are empty for a classifier."""
+
+    scores: list[float]
+    class_ids: list[int]
+    boxes: list[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far a device's answer may be from the golden one.
+
+    Attributes
+    ----------
+    score : float
+        Largest difference of a score.
+    iou : float
+        Least IoU of a box and its golden one.
+    """
+
+    score: float
+    iou: float
+
+
+TOLERANCES = {
+    "fp32": Tolerance(score=0.03, iou=0.95),
+    "fp16": Tolerance(score=0.05, iou=0.90),
+    "int8": Tolerance(score=0.15, iou=0.80),
+    "int8-weights": Tolerance(score=0.05, iou=0.90),
+}
+"""By the bundle's precision. GPU and NPU compute in FP16 where the CPU computes in FP32."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GoldenFrame:
+    """A frame, (h, w, 3) uint8 BGR, and what the model found in it when the bundle was made."""
+
+    frame: Frame
+    expected: Detections | Classes
+
+
+def write_golden(directory: Path, index: int, golden: GoldenFrame) -> None:
+    """Write golden/INDEX.png and .json under a bundle's directory."""
+    folder = directory / "golden"
+    folder.mkdir(exist_ok=True)
+    if not cv2.imwrite(str(folder / f"{index}.png"), golden.frame):
+        raise OSError(f"{folder / f'{index}.png'} could not be written")
+    expected = golden.expected
+    boxes = expected.boxes.tolist() if isinstance(expected, Detections) else []
+    stored = _Stored(expected.scores.tolist(), expected.class_ids.tolist(), boxes)
+    (folder / f"{index}.json").write_bytes(msgspec.json.encode(stored))
+
+
+def read_golden(bundle: Bundle) -> list[GoldenFrame]:
+    """The golden frames of a bundle, in their order; empty where it has none.
+
+    Raises
+    ------
+    BundleError
+        A picture or its JSON cannot be read.
+    """
+    names = [n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith(".png")]
+    frames = []
+    for name in sorted(names, key=lambda n: int(Path(n).stem)):
+        picture = bundle.path / name
+        frame = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+        if frame is None:
+            raise BundleError(f"{picture}: not a picture", fix="make the bundle again")
+        try:
+            stored = msgspec.json.decode(picture.with_suffix(".json").read_bytes(), type=_Stored)
+        except (OSError, msgspec.DecodeError) as error:
+            raise BundleError(f"{picture.with_suffix('.json')}: {error}", fix="make the bundle again") from error
+        frames.append(GoldenFrame(np.asarray(frame, np.uint8), _expected(stored, bundle.manifest.task)))
+    return frames
+
+
+def _expected(stored: _Stored, task: str) -> Detections | Classes:
+    scores, class_ids = np.array(stored.scores, np.float32), np.array(stored.class_ids, np.int32)
+    if task == "classification":
+        return Classes(scores, class_ids)
+    return Detections(np.array(stored.boxes, np.float32).reshape(-1, 4), scores, class_ids)
+
+
+def compare(
+    expected: Detections | Classes, got: Detections | Classes, tolerance: Tolerance, confidence: float
+) -> list[str]:
+    """What differs by more than the tolerance, as sentences; empty when the two agree.
+
+    Every golden box that is surely above the threshold must have a partner of its class, and every box
+    that was found surely above it must have a golden one.
+
+    Parameters
+    ----------
+    confidence : float
+        The threshold both were made with. A box within `tolerance.score` of it may be missing.
+    """
+    if isinstance(expected, Classes) or isinstance(got, Classes):
+        return _compare_classes(expected, got, tolerance)
+    sure = confidence + tolerance.score
+    return [
+        *_unmatched(expected, got, tolerance, sure, "is missing or has changed"),
+        *_unmatched(got, expected, tolerance, sure, "was not there when the bundle was made"),
+    ]
+
+
+def _unmatched(a: Detections, b: Detections, tolerance: Tolerance, sure: float, what: str) -> list[str]:
+    found = []
+    for i in np.flatnonzero(a.scores >= sure):
+        near = (b.class_ids == a.class_ids[i]) & (np.abs(b.scores - a.scores[i]) <= tolerance.score)
+        if not (_iou(a.boxes[i], b.boxes[near]) >= tolerance.iou).any():
+            box = [round(float(v), 1) for v in a.boxes[i]]
+            found.append(f"class {a.class_ids[i]} with score {a.scores[i]:.2f} at {box} {what}")
+    return found
+
+
+def _iou(box: FloatArray, others: FloatArray) -> FloatArray:
+    top_left = np.maximum(box[:2], others[:, :2])
+    bottom_right = np.minimum(box[2:], others[:, 2:])
+    shared = np.prod(np.maximum(bottom_right - top_left, 0), axis=1)
+    areas = np.prod(others[:, 2:] - others[:, :2], axis=1) + np.prod(box[2:] - box[:2])
+    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float32)
+
+
+def _compare_classes(
+    expected: Detections | Classes, got: Detections | Classes, tolerance: Tolerance
+) -> list[str]:
+    scores = dict(zip(got.class_ids.tolist(), got.scores.tolist(), strict=True))
+    best, score = int(expected.class_ids[0]), float(expected.scores[0])
+    if abs(scores.get(best, 0.0) - score) <= tolerance.score:
+        return []
+    return [f"class {best} should have score {score:.2f}, got {scores.get(best, 0.0):.2f}"]

@@ -1,0 +1,321 @@
+"""The schema of `bundle.toml`: everything needed to run a model and to judge it.
+
+Frozen structs, unknown keys forbidden; the types, defaults and docstrings here are its documentation.
+What may live here: the schema, its checks and its text form. Files and hashes are in `bundle`.
+
+Tensors are named by their place: the order of the model's results is the order in which each head's
+docstring lists them. N is the number of candidates, C the number of classes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from qzd_ext.errors import BundleError
+
+__all__ = [
+    "SCHEMA",
+    "Accuracy",
+    "Classification",
+    "DetectionOutput",
+    "EndToEnd",
+    "Head",
+    "Input",
+    "Labels",
+    "Manifest",
+    "Provenance",
+    "Ssd",
+    "Thresholds",
+    "YoloAnchor",
+    "YoloV5",
+    "YoloV8",
+    "YoloV8Raw",
+    "Yolox",
+    "decode_manifest",
+]
+
+SCHEMA = "qzd.bundle/1"
+
+Side = Annotated[int, Meta(ge=1, le=16384)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=False, kw_only=True):
+    """A table of bundle.toml."""
+
+
+class Input(_Table):
+    """How a frame becomes the model's input, which is always u8 NHWC BGR `[1, height, width, 3]`."""
+
+    width: Side
+    height: Side
+    resize: Literal["stretch", "letterbox", "crop"]
+    """stretch: both sides scaled apart. letterbox: aspect kept, rest padded.
+    crop: short side scaled to `short_side`, then the centre cut out."""
+    anchor: Literal["center", "corner"] = "center"
+    """Where a letterboxed frame lies; `corner` is the top left."""
+    pad: Annotated[int, Meta(ge=0, le=255)] = 114
+    """The grey value around a letterboxed frame."""
+    short_side: Side = 256
+    """Of the scaled frame before it is cropped, in pixels; at least the larger of width and height."""
+
+
+class _Head(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    task: ClassVar[str] = "detection"
+
+
+class DetectionOutput(_Head, frozen=True, tag="detection_output"):
+    """Tensor `[1, 1, N, 7]`: image id, label, score, x0 y0 x1 y1 in 0..1; ends at image id < 0.
+
+    Its NMS has been applied in the graph. Source: the DetectionOutput operation of OpenVINO's opset.
+    """
+
+    first_label: int = 0
+    """The label value that stands for `labels.names[0]`."""
+
+
+class Ssd(_Head, frozen=True, tag="ssd"):
+    """Tensors: box codes `[1, N, 4]` (ty tx th tw) and class scores `[1, N, C + background]`.
+
+    The priors (yc xc h w in 0..1) are the bundle's file `priors.npy`, `(N, 4)` float32.
+    Source: the FasterRcnnBoxCoder of the TensorFlow Object Detection API.
+    """
+
+    scales: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    """Divisors of ty tx th tw: the reciprocals of the variances."""
+    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
+    """What is still to be applied to the class scores; `none` where the graph has done it."""
+    background: bool = True
+    """Whether class 0 of the scores tensor is background, and not among the names."""
+
+
+class YoloAnchor(_Head, frozen=True, tag="yolo_anchor"):
+    """One raw grid a scale, `[1, A * (5 + C), h, w]` or `[1, h, w, A * (5 + C)]`, nothing activated.
+
+    A channel group is tx ty tw th, objectness, C classes. Source: YOLOv3 (Redmon and Farhadi, 2018) and
+    YOLOv4 (Bochkovskiy et al., 2020); `[yolo]` sections of Darknet.
+    """
+
+    anchors: tuple[tuple[float, float], ...]
+    """Width and height of every anchor, in input pixels."""
+    masks: tuple[tuple[int, ...], ...]
+    """For each tensor, the indices of its anchors."""
+    scale_xy: tuple[float, ...] = ()
+    """For each tensor, Darknet's `scale_x_y`; empty means 1 for all."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+
+
+class YoloV5(_Head, frozen=True, tag="yolo_v5"):
+    """Tensor `[1, N, 5 + C]`: xc yc w h, objectness, classes, all decoded and activated."""
+
+    normalized: bool = False
+    """Boxes in 0..1 of the input instead of input pixels."""
+
+
+class Yolox(_Head, frozen=True, tag="yolox"):
+    """Tensor `[1, N, 5 + C]`: grid offsets and log sizes still to decode; scores activated.
+
+    Source: YOLOX (Ge et al., 2021), exported with `decode_in_inference=False`.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32)
+
+
+class YoloV8(_Head, frozen=True, tag="yolo_v8"):
+    """Tensor `[1, 4 + C, N]` or its transpose: xc yc w h and activated classes, no objectness."""
+
+    layout: Literal["channels_first", "channels_last"] = "channels_first"
+    normalized: bool = False
+    """Boxes in 0..1 of the input instead of input pixels."""
+
+
+class YoloV8Raw(_Head, frozen=True, tag="yolo_v8_raw"):
+    """The same cut before DFL: a distribution over `bins` for each box side, and class logits.
+
+    Sides in the order left, top, right, bottom, in units of the stride, from cell centres. Source:
+    Generalized Focal Loss (Li et al., 2020), as in YOLOv8.
+    """
+
+    strides: tuple[int, ...] = (8, 16, 32)
+    bins: Annotated[int, Meta(ge=2, le=64)] = 16
+    tensors: Literal["joined", "split", "scales"] = "joined"
+    """joined: one `[1, 4 * bins + C, N]`. split: `[1, 4 * bins, N]`, then `[1, C, N]`.
+    scales: one `[1, 4 * bins + C, h, w]` a stride."""
+
+
+class EndToEnd(_Head, frozen=True, tag="end_to_end"):
+    """Tensor `[1, K, 6]`: x0 y0 x1 y1, score, class; no NMS is needed (YOLOv10, YOLO26, RT-DETR)."""
+
+    normalized: bool = False
+    """Boxes in 0..1 of the input instead of input pixels."""
+
+
+class Classification(_Head, frozen=True, tag="classification"):
+    """Tensor `[1, C + background]`."""
+
+    task: ClassVar[str] = "classification"
+
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    """What is still to be applied; `none` where the tensor holds probabilities."""
+    background: bool = False
+    """Whether class 0 of the tensor is background, and not among the names."""
+    top_k: Positive = 5
+
+
+Head = (
+    DetectionOutput | Ssd | YoloAnchor | YoloV5 | Yolox | YoloV8 | YoloV8Raw | EndToEnd | Classification
+)
+
+
+class Labels(_Table):
+    """What the classes are called, and which ids a dataset gives them."""
+
+    names: tuple[str, ...]
+    """By class id. An empty name marks an index that the model has and its dataset does not use."""
+    category_ids: tuple[int, ...] = ()
+    """By class id, the category id in the dataset that the model was trained on; may be empty."""
+
+    def name(self, class_id: int) -> str:
+        """The label of a class id; `class 12` where it has none."""
+        return self.names[class_id] or f"class {class_id}"
+
+
+class Thresholds(_Table):
+    """What is published. A score or an IoU equal to its threshold: the box is kept."""
+
+    confidence: Fraction = 0.25
+    iou: Fraction = 0.45
+    """A box is suppressed when its overlap with a better one of its class is above this."""
+    nms: Literal["iou", "diou"] = "iou"
+    agnostic: bool = False
+    """Boxes suppress those of other classes too."""
+    max_candidates: Positive = 30000
+    """The best that enter NMS."""
+    max_detections: Positive = 300
+    """The best that leave it."""
+    multi_label: bool = False
+    """Every class above the threshold makes a candidate (validation), not only the best one (serving)."""
+
+
+class Accuracy(_Table):
+    """One measured dataset."""
+
+    dataset: str
+    """sha256 of the annotations and images that were used."""
+    images: int
+    device: str
+    metrics: dict[str, float]
+    thresholds: Thresholds
+    baseline: dict[str, float] = {}
+    """The same metrics of the model that this one was quantized from."""
+
+
+class Provenance(_Table):
+    """Where the model comes from and what was done to it."""
+
+    source: dict[str, Sha256] = {}
+    """sha256 by file name of what was converted."""
+    tools: dict[str, str] = {}
+    """Version by name of what made the bundle."""
+    parent: str = ""
+    """Digest of the bundle that this one was quantized from."""
+    quantization: dict[str, str | int | float | bool | list[str]] = {}
+    target_isa: str = ""
+    """The instruction set that an INT8 model was made for; `any` is safe everywhere."""
+    calibration_digest: str = ""
+    """sha256 over the sorted hashes of the calibration images' contents."""
+    calibration_images: int = 0
+    notes: tuple[str, ...] = ()
+    """What convert inferred, and from what."""
+
+
+class Manifest(_Table, kw_only=True):
+    """bundle.toml."""
+
+    schema: Literal["qzd.bundle/1"] = "qzd.bundle/1"
+    name: Name
+    version: Name = "1"
+    task: Literal["detection", "classification"]
+    precision: Literal["fp32", "fp16", "int8", "int8-weights"]
+    input: Input
+    head: Head
+    labels: Labels
+    thresholds: Thresholds = Thresholds()
+    provenance: Provenance = Provenance()
+    accuracy: tuple[Accuracy, ...] = ()
+    files: dict[str, Sha256] = {}
+    """sha256 by relative path of every other file of the bundle."""
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise ValueError(problem)
+
+
+def _problems(m: Manifest) -> list[str]:
+    """What a type cannot say, as sentences; empty when the manifest is sound."""
+    found = []
+    if m.task != m.head.task:
+        found.append(f"task is {m.task!r} but head {type(m.head).__name__} is for {m.head.task!r}")
+    if not m.labels.names:
+        found.append("labels.names is empty: a model has at least one class")
+    ids = m.labels.category_ids
+    if ids and len(ids) != len(m.labels.names):
+        found.append(f"labels: {len(m.labels.names)} names but {len(ids)} category_ids")
+    if len(set(ids)) != len(ids):
+        found.append("labels.category_ids holds an id twice")
+    if m.input.resize == "crop" and m.input.short_side < max(m.input.width, m.input.height):
+        found.append(f"input.short_side {m.input.short_side} is smaller than what is cropped from it")
+    if isinstance(m.head, YoloAnchor):
+        found += _anchor_problems(m.head)
+    if isinstance(m.head, Yolox | YoloV8Raw) and (not m.head.strides or min(m.head.strides) < 1):
+        found.append(f"head.strides {m.head.strides} must be positive, at least one")
+    if isinstance(m.head, Ssd) and not all(math.isfinite(s) and s > 0 for s in m.head.scales):
+        found.append(f"head.scales {m.head.scales} must be positive")
+    for path in m.files:
+        if path.startswith("/") or ".." in path.split("/") or not re.fullmatch(r"[\w.\-/]+", path):
+            found.append(f"files: {path!r} is not a plain path inside the bundle")
+    return found
+
+
+def _anchor_problems(head: YoloAnchor) -> list[str]:
+    used = [i for mask in head.masks for i in mask]
+    if not used or min(used) < 0 or max(used) >= len(head.anchors):
+        return [f"head.masks {head.masks} must index the {len(head.anchors)} anchors"]
+    if any(not (math.isfinite(s) and s > 0) for anchor in head.anchors for s in anchor):
+        return ["head.anchors must be positive"]
+    if head.scale_xy and len(head.scale_xy) != len(head.masks):
+        return [f"head: {len(head.masks)} masks but {len(head.scale_xy)} values of scale_xy"]
+    return []
+
+
+def decode_manifest(text: bytes, where: str) -> Manifest:
+    """Read bundle.toml.
+
+    Parameters
+    ----------
+    text : bytes
+        The file's content.
+    where : str
+        Its path, for messages.
+
+    Raises
+    ------
+    BundleError
+        Not TOML, an unknown key, a wrong type or a contradiction; the message names the key.
+    """
+    try:
+        return msgspec.toml.decode(text, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(
+            f"{where}: {error}",
+            wanted=f"a manifest of schema {SCHEMA}",
+            fix="make the bundle again with `qzd-tools convert`, or mend the key that is named",
+        ) from error
