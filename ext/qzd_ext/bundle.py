@@ -28,7 +28,18 @@ from qzd_ext.detections import FloatArray
 from qzd_ext.errors import BundleError
 from qzd_ext.manifest import Manifest, Ssd, decode_manifest
 
-__all__ = ["MANIFEST", "MODEL", "PRIORS", "WEIGHTS", "Bundle", "Draft", "create", "locate", "read", "sha256_of"]
+__all__ = [
+    "MANIFEST",
+    "MODEL",
+    "PRIORS",
+    "WEIGHTS",
+    "Bundle",
+    "Draft",
+    "create",
+    "locate",
+    "read",
+    "sha256_of",
+]
 
 MANIFEST = "bundle.toml"
 MODEL = "model.xml"

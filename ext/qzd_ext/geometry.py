@@ -58,7 +58,7 @@ class Transform:
         offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
         scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
         limit = np.array([self.source_width, self.source_height] * 2, np.float32)
-        return np.clip((boxes - offset) / scale, np.float32(0), limit, dtype=np.float32)
+        return np.asarray(np.clip((boxes - offset) / scale, np.float32(0), limit), np.float32)
 
     def to_input(self, boxes: FloatArray) -> FloatArray:
         """Boxes in source pixels, (n, 4) float32 xyxy, to boxes in input pixels, not clipped."""

@@ -92,7 +92,8 @@ def read_golden(bundle: Bundle) -> list[GoldenFrame]:
         try:
             stored = msgspec.json.decode(picture.with_suffix(".json").read_bytes(), type=_Stored)
         except (OSError, msgspec.DecodeError) as error:
-            raise BundleError(f"{picture.with_suffix('.json')}: {error}", fix="make the bundle again") from error
+            where = picture.with_suffix(".json")
+            raise BundleError(f"{where}: {error}", fix="make the bundle again") from error
         frames.append(GoldenFrame(np.asarray(frame, np.uint8), _expected(stored, bundle.manifest.task)))
     return frames
 

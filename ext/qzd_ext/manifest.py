@@ -52,7 +52,7 @@ class _Table(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Fals
     """A table of bundle.toml."""
 
 
-class Input(_Table):
+class Input(_Table, frozen=True, kw_only=True):
     """How a frame becomes the model's input, which is always u8 NHWC BGR `[1, height, width, 3]`."""
 
     width: Side
@@ -175,7 +175,7 @@ Head = (
 )
 
 
-class Labels(_Table):
+class Labels(_Table, frozen=True, kw_only=True):
     """What the classes are called, and which ids a dataset gives them."""
 
     names: tuple[str, ...]
@@ -188,7 +188,7 @@ class Labels(_Table):
         return self.names[class_id] or f"class {class_id}"
 
 
-class Thresholds(_Table):
+class Thresholds(_Table, frozen=True, kw_only=True):
     """What is published. A score or an IoU equal to its threshold: the box is kept."""
 
     confidence: Fraction = 0.25
@@ -205,7 +205,7 @@ class Thresholds(_Table):
     """Every class above the threshold makes a candidate (validation), not only the best one (serving)."""
 
 
-class Accuracy(_Table):
+class Accuracy(_Table, frozen=True, kw_only=True):
     """One measured dataset."""
 
     dataset: str
@@ -218,7 +218,7 @@ class Accuracy(_Table):
     """The same metrics of the model that this one was quantized from."""
 
 
-class Provenance(_Table):
+class Provenance(_Table, frozen=True, kw_only=True):
     """Where the model comes from and what was done to it."""
 
     source: dict[str, Sha256] = {}
@@ -237,7 +237,7 @@ class Provenance(_Table):
     """What convert inferred, and from what."""
 
 
-class Manifest(_Table, kw_only=True):
+class Manifest(_Table, frozen=True, kw_only=True):
     """bundle.toml."""
 
     schema: Literal["qzd.bundle/1"] = "qzd.bundle/1"

@@ -1,0 +1,242 @@
+"""Frame in, detections out: preprocess, infer, decode, with the time that each took.
+
+The tools validate with this class and the daemon serves with it, so that what was measured is what runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from qzd_ext.bundle import Bundle
+from qzd_ext.decode import Decoder
+from qzd_ext.detections import Classes, Detections
+from qzd_ext.errors import DeviceError, ModelError, QzdError
+from qzd_ext.geometry import Frame, Transform, prepare
+from qzd_ext.golden import TOLERANCES, compare, read_golden
+from qzd_ext.manifest import Thresholds
+from qzd_ext.runner import Runner, RunOptions, Slot
+
+__all__ = ["Detector", "Result", "Timing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds that each stage of one frame took."""
+
+    preprocess: float
+    inference: float
+    postprocess: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What was found in a frame, and how long it took."""
+
+    found: Detections | Classes
+    timing: Timing
+
+
+class Detector:
+    """A bundle's model on a device.
+
+    One thread may start frames; results come on OpenVINO's threads, in any order.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    options : RunOptions
+    thresholds : Thresholds, optional
+        Instead of the bundle's own.
+
+    Raises
+    ------
+    ModelError
+        The model's tensors are not what the bundle's head needs.
+    DeviceError
+        The device is not there, or cannot compile the model.
+    """
+
+    def __init__(
+        self, bundle: Bundle, options: RunOptions = RunOptions(), thresholds: Thresholds | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.thresholds = thresholds or bundle.manifest.thresholds
+        self._input = bundle.manifest.input
+        self._runner = Runner(bundle.model, options)
+        try:
+            self._check_input_size()
+            self._decoder = Decoder(bundle.manifest, self._runner.output_shapes, bundle.priors)
+        except QzdError:
+            self._runner.close()
+            raise
+        self._in_flight = 0
+        self._changed = threading.Condition()
+
+    def _check_input_size(self) -> None:
+        wanted = (self._input.width, self._input.height)
+        got = self._runner.input_size
+        if got != wanted:
+            raise ModelError(
+                f"{self.bundle.model}: its input is {got[0]}x{got[1]}",
+                wanted=f"{wanted[0]}x{wanted[1]}, as the manifest's [input] says",
+                fix="make the bundle again with `qzd-tools convert`",
+            )
+
+    @property
+    def requests(self) -> int:
+        """Frames that may be under way at once."""
+        return self._runner.requests
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that really execute the model."""
+        return self._runner.devices
+
+    @property
+    def oldest_start(self) -> float | None:
+        """`time.monotonic()` at which the longest running inference began; None when none runs."""
+        return self._runner.oldest_start
+
+    def detect(self, frame: Frame) -> Result:
+        """Find what is in one frame, and wait for it.
+
+        Parameters
+        ----------
+        frame : (h, w, 3) uint8, BGR
+
+        Raises
+        ------
+        DeviceError
+            The device failed.
+        """
+        slot = self._runner.acquire()
+        assert slot is not None
+        try:
+            begin = time.perf_counter()
+            transform = prepare(frame, self._input, slot.input)
+            prepared = time.perf_counter()
+            self._runner.infer(slot)
+            return self._decode(slot, transform, begin, prepared)
+        finally:
+            self._runner.release(slot)
+
+    def acquire(self, timeout: float | None = None) -> Slot | None:
+        """Wait for an idle request to `start`; None when `timeout` seconds passed without one."""
+        return self._runner.acquire(timeout)
+
+    def release(self, slot: Slot) -> None:
+        """Give back a request that was acquired and not started."""
+        self._runner.release(slot)
+
+    def start(self, slot: Slot, frame: Frame, done: Callable[[Result | QzdError], None]) -> None:
+        """Lay a frame into an acquired request and run it.
+
+        Parameters
+        ----------
+        slot : Slot
+            From `acquire`; it is idle again when `done` is called.
+        frame : (h, w, 3) uint8, BGR
+            Not needed any more when this returns.
+        done : callable
+            Called once with the result or with what went wrong, on another thread.
+        """
+        begin = time.perf_counter()
+        try:
+            transform = prepare(frame, self._input, slot.input)
+        except BaseException:
+            self._runner.release(slot)
+            raise
+        prepared = time.perf_counter()
+        with self._changed:
+            self._in_flight += 1
+
+        def finished(slot: Slot, fault: Exception | None) -> None:
+            outcome = self._outcome(slot, fault, transform, begin, prepared)
+            self._runner.release(slot)
+            try:
+                done(outcome)
+            finally:
+                with self._changed:
+                    self._in_flight -= 1
+                    self._changed.notify_all()
+
+        self._runner.start(slot, finished)
+
+    def submit(self, frame: Frame, done: Callable[[Result | QzdError], None]) -> None:
+        """Wait for an idle request, then `start` the frame on it."""
+        slot = self.acquire()
+        assert slot is not None
+        self.start(slot, frame, done)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no frame is under way; False when `timeout` seconds were not enough."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._in_flight == 0, timeout)
+
+    def self_test(self) -> list[str]:
+        """Run the bundle's golden frames on this device.
+
+        Returns
+        -------
+        list of str
+            What differs by more than the precision's tolerance; empty when all is well, and when the
+            bundle has no golden frames.
+
+        Raises
+        ------
+        DeviceError
+            The device failed.
+        """
+        manifest = self.bundle.manifest
+        tolerance = TOLERANCES[manifest.precision]
+        problems = []
+        for index, golden in enumerate(read_golden(self.bundle)):
+            found = self._detect_golden(golden.frame)
+            differences = compare(golden.expected, found, tolerance, manifest.thresholds.confidence)
+            problems += [f"golden frame {index}: {difference}" for difference in differences]
+        return problems
+
+    def _detect_golden(self, frame: Frame) -> Detections | Classes:
+        """Golden frames were made with the bundle's own thresholds, whatever is served with."""
+        slot = self._runner.acquire()
+        assert slot is not None
+        try:
+            transform = prepare(frame, self._input, slot.input)
+            self._runner.infer(slot)
+            return self._decoder.decode(slot.outputs, transform, self.bundle.manifest.thresholds)
+        finally:
+            self._runner.release(slot)
+
+    def close(self) -> None:
+        """Wait for the frames under way, then let go of the device."""
+        self.drain()
+        self._runner.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _outcome(
+        self, slot: Slot, fault: Exception | None, transform: Transform, begin: float, prepared: float
+    ) -> Result | QzdError:
+        try:
+            if fault is None:
+                return self._decode(slot, transform, begin, prepared)
+        except Exception as error:  # noqa: BLE001 - it must reach the caller, whatever it is
+            fault = error
+        return fault if isinstance(fault, QzdError) else DeviceError(f"{type(fault).__name__}: {fault}")
+
+    def _decode(self, slot: Slot, transform: Transform, begin: float, prepared: float) -> Result:
+        inferred = time.perf_counter()
+        found = self._decoder.decode(slot.outputs, transform, self.thresholds)
+        decoded = time.perf_counter()
+        timing = Timing((prepared - begin) * 1e3, (inferred - prepared) * 1e3, (decoded - inferred) * 1e3)
+        return Result(found, timing)

@@ -1,0 +1,306 @@
+"""A compiled model and its infer requests: the only module of qzd_ext that imports OpenVINO.
+
+What may live here: devices, compilation, the pool of requests and their completion. Frames and boxes are
+not known here; a request's input and outputs are arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import openvino as ov
+
+from qzd_ext.cpus import usable_cpus
+from qzd_ext.detections import FloatArray
+from qzd_ext.errors import DeviceError, ModelError, QzdError
+from qzd_ext.geometry import Frame
+
+__all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
+
+log = logging.getLogger(__name__)
+
+FAULT_POLL_SECONDS = 0.05
+VIRTUAL_DEVICES = ("AUTO", "MULTI", "HETERO", "BATCH")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where and how a model runs.
+
+    Attributes
+    ----------
+    device : str
+        As OpenVINO names it: CPU, GPU, GPU.1, NPU, AUTO:GPU,CPU, HETERO:GPU,CPU. VPU means NPU.
+    hint : "latency" or "throughput"
+    requests : int or None
+        Infer requests that may be under way at once; None for what the device finds best.
+    threads : int or None
+        CPU threads for inference; None for as many as the process may use.
+    cache_dir : Path or None
+        Where compiled models are kept between starts.
+    """
+
+    device: str = "CPU"
+    hint: Literal["latency", "throughput"] = "throughput"
+    requests: int | None = None
+    threads: int | None = None
+    cache_dir: Path | None = None
+
+
+@functools.cache
+def _core() -> ov.Core:
+    return ov.Core()
+
+
+def available_devices() -> list[str]:
+    """Devices that OpenVINO finds here, such as CPU, GPU.0, NPU."""
+    return list(_core().available_devices)
+
+
+class Slot:
+    """One infer request with its own input and output tensors."""
+
+    __slots__ = ("_done", "_pending", "_request", "_started", "index", "started_at")
+
+    def __init__(self, index: int, request: ov.InferRequest) -> None:
+        self.index = index
+        self.started_at = 0.0
+        self._request = request
+        self._done: Callable[[Slot, Exception | None], None] | None = None
+        self._pending = threading.Lock()
+        self._started = False
+
+    @property
+    def input(self) -> Frame:
+        """The request's own input, (height, width, 3) uint8 BGR, writable, not a copy."""
+        return self._request.get_input_tensor().data[0]  # type: ignore[no-any-return]
+
+    @property
+    def outputs(self) -> tuple[FloatArray, ...]:
+        """The request's own results, float32, in the model's order; valid until it is started again."""
+        return tuple(tensor.data for tensor in self._request.output_tensors)
+
+    def _finish(self, error: Exception | None) -> None:
+        """Report the end once: the callback and the fault watcher may both come here."""
+        with self._pending:
+            done, self._done = self._done, None
+        if done is not None:
+            done(self, error)
+
+
+class Runner:
+    """A model compiled for a device, with a pool of infer requests.
+
+    Parameters
+    ----------
+    model : Path
+        model.xml of an IR with one input, u8 `[1, H, W, 3]`, and float32 results of static shape.
+    options : RunOptions
+
+    Raises
+    ------
+    ModelError
+        The IR cannot be read, or its input or results are of another form.
+    DeviceError
+        The device is not there, or cannot compile the model.
+    """
+
+    def __init__(self, model: Path, options: RunOptions = RunOptions()) -> None:
+        self.options = options
+        graph = _read(model)
+        height, width = _check_graph(graph, model)
+        self.input_size = (width, height)
+        self.output_shapes = [tuple(int(d) for d in result.shape) for result in graph.outputs]
+        self._compiled = _compile(graph, options, model)
+        self.requests = options.requests or int(
+            self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        )
+        self._slots = [Slot(i, self._compiled.create_infer_request()) for i in range(self.requests)]
+        self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for slot in self._slots:
+            slot._request.set_callback(slot._finish, None)  # None: no error
+            self._idle.put(slot)
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch_faults, name="qzd-infer-faults", daemon=True)
+        self._watcher.start()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that really execute the model, as OpenVINO reports them now."""
+        found = self._compiled.get_property("EXECUTION_DEVICES")
+        return tuple(found) if isinstance(found, list | tuple) else (str(found),)
+
+    @property
+    def oldest_start(self) -> float | None:
+        """`time.monotonic()` at which the longest running request began; None when none runs."""
+        return min((s.started_at for s in self._slots if s._done is not None), default=None)
+
+    def acquire(self, timeout: float | None = None) -> Slot | None:
+        """Wait for an idle request; None when `timeout` seconds passed without one."""
+        try:
+            return self._idle.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def release(self, slot: Slot) -> None:
+        """Give a request back to the pool."""
+        self._idle.put(slot)
+
+    def start(self, slot: Slot, done: Callable[[Slot, Exception | None], None]) -> None:
+        """Run a request whose input is filled. `done` is called once, on another thread.
+
+        The slot stays taken until `release`; its outputs are valid until then.
+        """
+        slot._started = False  # until it runs, the watcher would see the fault of the run before
+        slot.started_at = time.monotonic()
+        slot._done = done
+        try:
+            slot._request.start_async()
+            slot._started = True
+        except RuntimeError as error:
+            slot._finish(_device_fault(self.options.device, error))
+
+    def infer(self, slot: Slot) -> None:
+        """Run a request whose input is filled, and wait for it.
+
+        Raises
+        ------
+        DeviceError
+            The device failed.
+        """
+        try:
+            slot._request.infer()
+        except RuntimeError as error:
+            raise _device_fault(self.options.device, error) from error
+
+    def close(self) -> None:
+        """Wait for the requests under way, then let go of the device."""
+        self._closed.set()
+        self._watcher.join()
+        for slot in self._slots:
+            try:
+                slot._request.wait()
+            except RuntimeError as error:
+                slot._finish(_device_fault(self.options.device, error))
+            slot._request.set_callback(_ignore, None)  # breaks a cycle that no garbage collector sees
+        self._slots.clear()
+        self._idle = queue.SimpleQueue()
+        del self._compiled
+
+    def _watch_faults(self) -> None:
+        """End the requests that failed: OpenVINO calls no Python callback for those."""
+        while not self._closed.wait(FAULT_POLL_SECONDS):
+            for slot in self._slots:
+                if slot._done is None or not slot._started:
+                    continue
+                try:
+                    slot._request.wait_for(0)
+                except RuntimeError as error:
+                    slot._finish(_device_fault(self.options.device, error))
+
+
+def _ignore(_: object) -> None:
+    """The callback of a request that nobody waits for."""
+
+
+def _read(model: Path) -> ov.Model:
+    try:
+        return _core().read_model(model)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{model}: OpenVINO cannot read it: {_last_line(error)}",
+            wanted="an IR: model.xml with model.bin beside it",
+            fix="make the bundle again with `qzd-tools convert`",
+        ) from error
+
+
+def _check_graph(graph: ov.Model, model: Path) -> tuple[int, int]:
+    """Height and width of the input, in pixels."""
+    inputs = [f"{i.element_type.get_type_name()} {i.partial_shape}" for i in graph.inputs]
+    shape = graph.inputs[0].partial_shape
+    if len(inputs) != 1 or graph.inputs[0].element_type != ov.Type.u8 or shape.is_dynamic or len(shape) != 4:
+        raise _wrong_graph(model, "inputs", inputs, "one input, u8 [1,H,W,3]")
+    batch, height, width, channels = graph.inputs[0].shape
+    if (batch, channels) != (1, 3):
+        raise _wrong_graph(model, "inputs", inputs, "one input, u8 [1,H,W,3]")
+    results = [f"{o.element_type.get_type_name()} {o.partial_shape}" for o in graph.outputs]
+    if any(o.element_type != ov.Type.f32 or o.partial_shape.is_dynamic for o in graph.outputs):
+        raise _wrong_graph(model, "results", results, "float32 results of static shape")
+    return height, width
+
+
+def _wrong_graph(model: Path, what: str, found: list[str], wanted: str) -> ModelError:
+    fix = "let `qzd-tools convert` make a bundle of the model"
+    return ModelError(f"{model}: its {what} are {', '.join(found)}", wanted=wanted, fix=fix)
+
+
+def _compile(graph: ov.Model, options: RunOptions, model: Path) -> ov.CompiledModel:
+    device = _device_name(options.device)
+    threads = options.threads or usable_cpus()
+    config: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}
+    if options.requests:
+        config["PERFORMANCE_HINT_NUM_REQUESTS"] = options.requests
+    if device == "CPU":
+        config["INFERENCE_NUM_THREADS"] = threads
+    elif "CPU" in device or device == "AUTO":
+        _core().set_property("CPU", {"INFERENCE_NUM_THREADS": threads})
+    if options.cache_dir is not None:
+        try:
+            return _core().compile_model(graph, device, {**config, "CACHE_DIR": str(options.cache_dir)})
+        except RuntimeError as error:
+            log.warning(
+                "%s: the compile cache could not be used, so the model is compiled without it: %s. "
+                "Free space there or make it writable for faster starts.",
+                options.cache_dir,
+                _last_line(error),
+            )
+    try:
+        return _core().compile_model(graph, device, config)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"{model}: device {device} cannot compile it: {_last_line(error)}",
+            wanted=f"a device that runs the model; here are {', '.join(available_devices())}",
+            fix="choose another device, or update the device's driver",
+        ) from error
+
+
+def _device_name(device: str) -> str:
+    """OpenVINO's name of a device, checked against those that are here."""
+    name = device.strip().upper().replace("VPU", "NPU")
+    virtual, _, listed = name.partition(":")
+    if virtual in VIRTUAL_DEVICES:
+        parts = [part.strip().lstrip("-") for part in listed.split(",") if part.strip()]
+    else:
+        parts = [name]
+    here = available_devices()
+    for part in parts:
+        base = part.partition("(")[0]
+        if base not in here and not any(d.startswith(f"{base}.") for d in here):
+            raise DeviceError(
+                f"device {base} is not here",
+                wanted=f"one of {', '.join(here)}, or AUTO",
+                fix="correct the device's name, or install its driver and give this user access to it",
+            )
+    return name
+
+
+def _device_fault(device: str, error: RuntimeError) -> QzdError:
+    return DeviceError(
+        f"device {device} failed while running the model: {_last_line(error)}",
+        fix="look at the device's driver log; qzdctl status says which device executes",
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """The sentence that says what happened, without OpenVINO's source locations."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[-1]
