@@ -1,0 +1,84 @@
+"""`qzd-tools`: the command group, and the one place where errors become messages and exit codes.
+
+The commands themselves are the files of `commands`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from qzd_ext import __version__
+from qzd_ext.errors import InterruptedByUser, QzdError, ResourceError, UsageError
+from qzd_tools import commands
+
+__all__ = ["cli", "main"]
+
+
+class _Commands(click.Group):
+    """A group whose commands are the modules of `qzd_tools.commands`, imported when asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"{commands.__name__}.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qzd-tools")
+def cli() -> None:
+    """Make detectors small without losing what they see: convert, quantize, validate.
+
+    A bundle is a directory with a model and everything needed to run and to judge it. Exit codes: 0 done,
+    1 a gate failed, 2 wrong usage, 3 a file, model or device could not be used, 4 interrupted.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `qzd-tools`; the console script's entry.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 a gate failed, 2 wrong usage, 3 a file, model or device could not be
+        used, 4 interrupted.
+    """
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(cli.main(arguments, prog_name="qzd-tools", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        return UsageError.exit_code if isinstance(error, click.UsageError) else ResourceError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
+    except QzdError as error:
+        return _fail(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(ResourceError(f"{where}{error.strerror or error}"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(error: QzdError) -> int:
+    click.echo(f"qzd-tools: {error}", err=True)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
