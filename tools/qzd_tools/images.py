@@ -1,0 +1,98 @@
+"""Images on disk: finding, reading and fingerprinting them.
+
+What may live here: files with pictures. What is on the pictures is the business of `dataset`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from qzd_ext.bundle import sha256_of
+from qzd_ext.errors import DataError
+from qzd_ext.geometry import Frame
+
+__all__ = ["combined_digest", "content_hashes", "list_images", "read_image"]
+
+
+def list_images(directory: Path) -> list[Path]:
+    """The pictures of a directory and those below it, sorted by path. Hidden files are left out.
+
+    Whether each is a picture is found out when it is read.
+
+    Raises
+    ------
+    DataError
+        The directory is not there, or holds no file.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such directory", fix="name a directory with images")
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and not _hidden(p.relative_to(directory)))
+    if not files:
+        raise DataError(f"{directory}: no file in it", wanted="images: JPEG, PNG, BMP, WebP or TIFF")
+    return files
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def read_image(path: Path) -> Frame:
+    """Read a picture.
+
+    Returns
+    -------
+    (h, w, 3) uint8
+        BGR; grey pictures are spread over the three channels, transparency is dropped, and the EXIF
+        orientation is not applied, as COCO's annotations have it.
+
+    Raises
+    ------
+    DataError
+        It is not there, or is not a picture that OpenCV can read.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    frame = _decoded(data) if len(data) else None
+    if frame is None:
+        raise DataError(
+            f"{path}: not an image that can be read ({len(data)} bytes)",
+            wanted="JPEG, PNG, BMP, WebP or TIFF",
+            fix="remove it or put a whole one in its place; a directory of images must hold images alone",
+        )
+    return np.asarray(frame, np.uint8)
+
+
+def _decoded(data: np.typing.NDArray[np.uint8]) -> Frame | None:
+    try:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]
+    except cv2.error:  # a header that claims more pixels than OpenCV allows
+        return None
+
+
+def content_hashes(paths: Sequence[Path]) -> list[str]:
+    """Hex sha256 of each file's content, in the order of the paths.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read.
+    """
+    hashes = []
+    for path in paths:
+        try:
+            hashes.append(sha256_of(path))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return hashes
+
+
+def combined_digest(hashes: Iterable[str]) -> str:
+    """Hex sha256 over the sorted hashes: the same for the same contents in any order, under any names."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
