@@ -6,6 +6,7 @@ a box needs no `+ 1`. Scaling is exact: the scale is that of the integer size th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -31,7 +32,7 @@ class Transform:
         Of the frame, in pixels.
     scale_x, scale_y : float
         Input pixels a source pixel.
-    offset_x, offset_y : int
+    offset_x, offset_y : float
         Of the frame's top left corner in the input; negative where the frame is cropped.
     """
 
@@ -39,8 +40,8 @@ class Transform:
     source_height: int
     scale_x: float
     scale_y: float
-    offset_x: int
-    offset_y: int
+    offset_x: float
+    offset_y: float
 
     def to_source(self, boxes: FloatArray) -> FloatArray:
         """Boxes in input pixels to boxes in source pixels, clipped to the frame.
@@ -67,15 +68,41 @@ class Transform:
         return boxes * scale + offset
 
 
-def _scaled_size(width: int, height: int, spec: Input) -> tuple[int, int]:
-    """Width and height, in pixels, that a frame is resized to."""
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which region of the frame is resized, to what size, and where it then lies in the input."""
+
+    left: int
+    top: int
+    region: tuple[int, int]
+    scaled: tuple[int, int]
+    x: int
+    y: int
+
+
+def _layout(width: int, height: int, spec: Input) -> _Layout:
+    if spec.resize == "crop":
+        return _crop_layout(width, height, spec)
     if spec.resize == "stretch":
-        return spec.width, spec.height
-    if spec.resize == "letterbox":
-        ratio = min(spec.width / width, spec.height / height)
-        return min(max(round(width * ratio), 1), spec.width), min(max(round(height * ratio), 1), spec.height)
+        return _Layout(0, 0, (width, height), (spec.width, spec.height), 0, 0)
+    ratio = min(spec.width / width, spec.height / height)
+    scaled_width = min(max(round(width * ratio), 1), spec.width)
+    scaled_height = min(max(round(height * ratio), 1), spec.height)
+    x = y = 0
+    if spec.anchor == "center":
+        x, y = (spec.width - scaled_width) // 2, (spec.height - scaled_height) // 2
+    return _Layout(0, 0, (width, height), (scaled_width, scaled_height), x, y)
+
+
+def _crop_layout(width: int, height: int, spec: Input) -> _Layout:
+    """Resize no more of the frame than the crop shows: a frame of 4000x1 would become gigabytes."""
     ratio = spec.short_side / min(width, height)
-    return max(round(width * ratio), spec.width), max(round(height * ratio), spec.height)
+    left = max((width - math.ceil(spec.width / ratio)) // 2, 0)
+    top = max((height - math.ceil(spec.height / ratio)) // 2, 0)
+    region = (width - 2 * left, height - 2 * top)
+    scaled = (max(round(region[0] * ratio), spec.width), max(round(region[1] * ratio), spec.height))
+    x, y = (scaled[0] - spec.width) // 2, (scaled[1] - spec.height) // 2
+    return _Layout(left, top, region, scaled, -x, -y)
 
 
 def fit(width: int, height: int, spec: Input) -> Transform:
@@ -84,12 +111,14 @@ def fit(width: int, height: int, spec: Input) -> Transform:
     A centred letterbox with an odd rest has the larger part to the right and below, as Ultralytics'
     LetterBox has it; a centre crop leaves the smaller part to the left and above.
     """
-    new_width, new_height = _scaled_size(width, height, spec)
-    offset_x = offset_y = 0
-    if spec.resize == "crop" or (spec.resize == "letterbox" and spec.anchor == "center"):
-        offset_x = int((spec.width - new_width) / 2)
-        offset_y = int((spec.height - new_height) / 2)
-    return Transform(width, height, new_width / width, new_height / height, offset_x, offset_y)
+    return _transform(width, height, _layout(width, height, spec))
+
+
+def _transform(width: int, height: int, layout: _Layout) -> Transform:
+    scale_x = layout.scaled[0] / layout.region[0]
+    scale_y = layout.scaled[1] / layout.region[1]
+    x, y = layout.x - layout.left * scale_x, layout.y - layout.top * scale_y
+    return Transform(width, height, scale_x, scale_y, x, y)
 
 
 def prepare(frame: Frame, spec: Input, out: Frame) -> Transform:
@@ -109,18 +138,17 @@ def prepare(frame: Frame, spec: Input, out: Frame) -> Transform:
         What leads boxes back into the frame.
     """
     height, width = frame.shape[:2]
-    transform = fit(width, height, spec)
-    size = _scaled_size(width, height, spec)
+    layout = _layout(width, height, spec)
+    right, bottom = layout.x + layout.scaled[0], layout.y + layout.scaled[1]
     if spec.resize == "stretch":
-        cv2.resize(frame, size, dst=out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(frame, layout.scaled, dst=out, interpolation=cv2.INTER_LINEAR)
     elif spec.resize == "letterbox":
-        left, top = transform.offset_x, transform.offset_y
-        right, bottom = left + size[0], top + size[1]
-        out[:top] = out[bottom:] = spec.pad
-        out[top:bottom, :left] = out[top:bottom, right:] = spec.pad
-        cv2.resize(frame, size, dst=out[top:bottom, left:right], interpolation=cv2.INTER_LINEAR)
+        out[: layout.y] = out[bottom:] = spec.pad
+        out[layout.y : bottom, : layout.x] = out[layout.y : bottom, right:] = spec.pad
+        inside = out[layout.y : bottom, layout.x : right]
+        cv2.resize(frame, layout.scaled, dst=inside, interpolation=cv2.INTER_LINEAR)
     else:
-        scaled = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
-        left, top = -transform.offset_x, -transform.offset_y
-        out[:] = scaled[top : top + spec.height, left : left + spec.width]
-    return transform
+        region = frame[layout.top :, layout.left :][: layout.region[1], : layout.region[0]]
+        scaled = cv2.resize(region, layout.scaled, interpolation=cv2.INTER_LINEAR)
+        out[:] = scaled[-layout.y :, -layout.x :][: spec.height, : spec.width]
+    return _transform(width, height, layout)

@@ -1,0 +1,188 @@
+"""Bundles on disk: whole or not there, and never silently damaged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qzd_ext import bundle
+from qzd_ext.errors import BundleError
+from qzd_ext.manifest import Input, Labels, Manifest, Ssd, Yolox
+
+MANIFEST = Manifest(
+    name="small",
+    task="detection",
+    precision="fp32",
+    input=Input(width=64, height=64, resize="stretch"),
+    head=Yolox(),
+    labels=Labels(names=("bolt", "")),
+)
+
+
+def _write(
+    path: Path, manifest: Manifest = MANIFEST, *, overwrite: bool = False, model: bytes = b"<net/>"
+) -> None:
+    with bundle.create(path, overwrite=overwrite) as draft:
+        (draft.directory / "model.xml").write_bytes(model)
+        (draft.directory / "model.bin").write_bytes(bytes(range(64)))
+        draft.manifest = manifest
+
+
+def test_read_gives_what_was_written(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    found = bundle.read(tmp_path / "b")
+    assert found.manifest.head == MANIFEST.head
+    assert found.manifest.files.keys() == {"model.xml", "model.bin", "labels.txt"}
+    assert found.digest == f"sha256:{bundle.sha256_of(tmp_path / 'b' / 'bundle.toml')}"
+    assert found.size == len(b"<net/>") + 64
+    assert (tmp_path / "b" / "labels.txt").read_text() == "bolt\nclass 1\n"
+
+
+def test_create_leaves_nothing_beside_the_bundle(tmp_path: Path) -> None:
+    _write(tmp_path / "deep" / "b")
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_create_leaves_nothing_when_interrupted(tmp_path: Path, interruption: type[BaseException]) -> None:
+    with pytest.raises(interruption), bundle.create(tmp_path / "b") as draft:  # noqa: PT012
+        (draft.directory / "model.xml").write_bytes(b"half")
+        raise interruption
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_create_keeps_the_old_bundle_when_interrupted(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    before = bundle.read(tmp_path / "b").digest
+    with pytest.raises(KeyboardInterrupt), bundle.create(tmp_path / "b", overwrite=True):
+        raise KeyboardInterrupt
+    assert bundle.read(tmp_path / "b").digest == before
+
+
+def test_create_replaces_a_bundle_only_when_told(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    with pytest.raises(BundleError, match="--overwrite"):
+        _write(tmp_path / "b", model=b"<other/>")
+    _write(tmp_path / "b", overwrite=True, model=b"<other/>")
+    assert (tmp_path / "b" / "model.xml").read_bytes() == b"<other/>"
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_create_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("mine")
+    with pytest.raises(BundleError, match="something is there already"):
+        _write(tmp_path / "precious", overwrite=True)
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "mine"
+
+
+def _flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.xml", "labels.txt"])
+def test_read_names_the_file_when_one_bit_has_changed(tmp_path: Path, name: str) -> None:
+    _write(tmp_path / "b")
+    _flip_byte(tmp_path / "b" / name)
+    with pytest.raises(BundleError, match=f"{name} has sha256"):
+        bundle.read(tmp_path / "b")
+
+
+def test_read_names_the_file_when_it_is_missing(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    (tmp_path / "b" / "model.bin").unlink()
+    with pytest.raises(BundleError, match=r"model\.bin cannot be read: No such file"):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ('name = "small"', 'nam = "small"', "nam"),
+        ('kind = "yolox"', 'kind = "yolo99"', "yolo99"),
+        ('precision = "fp32"', 'precision = "fp64"', "fp64"),
+        ('task = "detection"', 'task = "classification"', "head Yolox is for 'detection'"),
+        ("qzd.bundle/1", "qzd.bundle/9", r"qzd\.bundle/9"),
+        ("strides = [", "strides = [[", "Unclosed array"),
+    ],
+)
+def test_read_refuses_a_manifest_that_is_wrong(tmp_path: Path, wrong: str, right: str, message: str) -> None:
+    _write(tmp_path / "b")
+    path = tmp_path / "b" / "bundle.toml"
+    assert wrong in path.read_text()
+    path.write_text(path.read_text().replace(wrong, right))
+    with pytest.raises(BundleError, match=message):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("name", "message"), [("b", "no bundle here"), ("c", "no such directory")])
+def test_read_says_where_it_found_no_bundle(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(BundleError, match=message):
+        bundle.read(tmp_path / name)
+
+
+def test_read_refuses_a_path_that_leaves_the_bundle(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    path = tmp_path / "b" / "bundle.toml"
+    path.write_text(path.read_text().replace('"labels.txt"', '"../labels.txt"'))
+    with pytest.raises(BundleError, match="not a plain path"):
+        bundle.read(tmp_path / "b")
+
+
+def test_read_of_a_directory_takes_the_highest_number(tmp_path: Path) -> None:
+    for version in ("2", "10", "9", "latest"):
+        _write(tmp_path / "models" / version)
+    assert bundle.read(tmp_path / "models").path.name == "10"
+
+
+def test_read_of_an_ssd_brings_its_priors(tmp_path: Path) -> None:
+    priors = np.arange(8, dtype=np.float32).reshape(2, 4)
+    with bundle.create(tmp_path / "b") as draft:
+        (draft.directory / "model.xml").write_bytes(b"x")
+        (draft.directory / "model.bin").write_bytes(b"x")
+        np.save(draft.directory / "priors.npy", priors)
+        draft.manifest = Manifest(
+            name="ssd",
+            task="detection",
+            precision="fp32",
+            input=MANIFEST.input,
+            head=Ssd(),
+            labels=MANIFEST.labels,
+        )
+    found = bundle.read(tmp_path / "b").priors
+    assert found is not None
+    np.testing.assert_array_equal(found, priors)
+
+
+def test_read_of_an_ssd_without_priors_is_refused(tmp_path: Path) -> None:
+    ssd = Manifest(
+        name="ssd",
+        task="detection",
+        precision="fp32",
+        input=MANIFEST.input,
+        head=Ssd(),
+        labels=MANIFEST.labels,
+    )
+    _write(tmp_path / "b", ssd)
+    with pytest.raises(BundleError, match=r"priors\.npy"):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_create_says_so_when_the_disk_is_full(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.system(f"mount -t tmpfs -o size=64k tmpfs {mount} 2>/dev/null") != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(BundleError, match="No space left"):
+            _write(mount / "b", model=bytes(1 << 20))
+        assert list(mount.iterdir()) == []
+    finally:
+        os.system(f"umount {mount}")

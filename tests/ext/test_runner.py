@@ -1,0 +1,134 @@
+"""Infer requests on a real device, those that fail among them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as op
+
+from qzd_ext.errors import DeviceError, ModelError
+from qzd_ext.runner import Runner, RunOptions, Slot, available_devices
+
+GOOD, BAD = 16, 112  # sums of the input: the model below can only use the first
+
+
+@pytest.fixture(scope="module")
+def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that fails at run time unless its input sums up to GOOD: a reshape that does not fit."""
+    frame = op.parameter([1, 4, 4, 3], np.uint8)
+    total = op.reduce_sum(op.convert(frame, "i64"), np.array([0, 1, 2, 3]), keep_dims=False)
+    shape = op.concat([op.unsqueeze(total, np.array(0)), op.constant(np.array([3], np.int64))], 0)
+    reshaped = op.reshape(op.convert(frame, "f32"), shape, special_zero=False)
+    result = op.reduce_sum(reshaped, np.array([0, 1]), keep_dims=False)
+    path = tmp_path_factory.mktemp("fragile") / "model.xml"
+    ov.save_model(ov.Model([op.result(result)], [frame]), path)
+    return path
+
+
+def _fill(slot: Slot, total: int) -> None:
+    slot.input[:] = 0
+    slot.input.reshape(-1)[:16] = total // 16
+
+
+def test_start_reports_results_and_faults_alike(fragile_model: Path) -> None:
+    runner = Runner(fragile_model, RunOptions(requests=2))
+    ended: queue.Queue[tuple[Exception | None, float | None]] = queue.Queue()
+
+    def done(slot: Slot, error: Exception | None) -> None:
+        ended.put((error, None if error else float(slot.outputs[0])))
+        runner.release(slot)
+
+    for total in (GOOD, BAD, GOOD, BAD, BAD, GOOD, GOOD):
+        slot = runner.acquire(timeout=10)
+        assert slot is not None
+        _fill(slot, total)
+        runner.start(slot, done)
+        error, value = ended.get(timeout=10)
+        if total == GOOD:
+            assert (error, value) == (None, GOOD)
+        else:
+            assert isinstance(error, DeviceError)
+            assert "reshape" in str(error)
+    assert runner.oldest_start is None
+    runner.close()
+
+
+def test_infer_raises_when_the_device_fails(fragile_model: Path) -> None:
+    runner = Runner(fragile_model)
+    slot = runner.acquire()
+    assert slot is not None
+    _fill(slot, BAD)
+    with pytest.raises(DeviceError, match="failed while running"):
+        runner.infer(slot)
+    runner.close()
+
+
+def test_acquire_gives_none_when_every_request_is_taken(fragile_model: Path) -> None:
+    runner = Runner(fragile_model, RunOptions(requests=1))
+    slot = runner.acquire()
+    assert slot is not None
+    assert runner.acquire(timeout=0.01) is None
+    runner.release(slot)
+    assert runner.acquire(timeout=0) is slot
+    runner.close()
+
+
+def test_close_leaves_no_thread(fragile_model: Path) -> None:
+    before = set(threading.enumerate())
+    Runner(fragile_model).close()
+    assert {t for t in threading.enumerate() if t.name.startswith("qzd")} <= before
+
+
+def test_devices_are_those_that_execute(fragile_model: Path) -> None:
+    runner = Runner(fragile_model, RunOptions(device="AUTO:CPU"))
+    assert runner.devices == ("CPU",)
+    runner.close()
+
+
+@pytest.mark.parametrize("device", ["GPU.7", "NPU", "VPU", "AUTO:CPU,GPU.7", "TOASTER"])
+def test_a_device_that_is_not_here_is_named(fragile_model: Path, device: str) -> None:
+    missing = device.replace("VPU", "NPU").removeprefix("AUTO:CPU,")
+    if any(d.startswith(missing) for d in available_devices()):
+        pytest.skip(f"{device} is here")
+    with pytest.raises(DeviceError, match=rf"{missing} is not here(.|\n)*CPU"):
+        Runner(fragile_model, RunOptions(device=device))
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_a_load(
+    fragile_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    runner = Runner(fragile_model, RunOptions(cache_dir=tmp_path / "file" / "cache"))
+    assert runner.requests >= 1
+    assert "compiled without it" in caplog.text
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot read it"), ("<net", "cannot read it")], ids=["missing", "damaged"]
+)
+def test_a_model_that_cannot_be_read_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "model.xml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ModelError, match=message):
+        Runner(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [([1, 4, 4, 3], np.float32, "f32"), ([1, 3, 4, 4], np.uint8, "u8"), ([1, 48], np.uint8, "u8")],
+    ids=["float", "nchw", "flat"],
+)
+def test_a_model_with_another_input_is_refused(
+    tmp_path: Path, shape: list[int], dtype: type, message: str
+) -> None:
+    frame = op.parameter(shape, dtype)
+    ov.save_model(ov.Model([op.result(op.convert(frame, "f32"))], [frame]), tmp_path / "model.xml")
+    with pytest.raises(ModelError, match=rf"inputs are {message}(.|\n)*one input, u8 \[1,H,W,3\]"):
+        Runner(tmp_path / "model.xml")
