@@ -16,8 +16,17 @@ __all__ = ["new_belt"]
 
 Texture = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
+Colour = tuple[float, float, float]
 
-_COLOURS = ((52, 56, 50), (40, 40, 42), (78, 92, 60), (104, 84, 62), (128, 130, 126), (150, 164, 172), (70, 70, 88))
+_COLOURS = (  # BGR: rubber, black, green, blue, grey, canvas, red
+    (52, 56, 50),
+    (40, 40, 42),
+    (78, 92, 60),
+    (104, 84, 62),
+    (128, 130, 126),
+    (150, 164, 172),
+    (70, 70, 88),
+)
 
 
 def new_belt(rng: np.random.Generator, height: int, length: int) -> Pixels:
@@ -35,8 +44,11 @@ def new_belt(rng: np.random.Generator, height: int, length: int) -> Pixels:
     """
     texture = _grain(rng, height, length)
     texture += _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, height, length)
-    colour = np.array(_COLOURS[int(rng.integers(len(_COLOURS)))]) * rng.uniform(0.8, 1.2)
-    strip = np.clip(texture[..., None] + colour.astype(np.float32), 0, 255).astype(np.uint8)
+    index = int(rng.integers(len(_COLOURS)))
+    bright = rng.uniform(0.8, 1.2)
+    colour = [level * bright for level in _COLOURS[index]]
+    shades = [cv2.convertScaleAbs(np.maximum(texture, np.float32(-level)), beta=level) for level in colour]
+    strip = np.asarray(cv2.merge(shades), np.uint8)
     for _ in range(int(rng.integers(0, 4))):
         _stain(rng, strip)
     for _ in range(int(rng.integers(0, 9) * length / 320)):
@@ -52,12 +64,13 @@ def _grain(rng: np.random.Generator, height: int, length: int) -> Texture:
     return grain
 
 
-def _plain(rng: np.random.Generator, height: int, length: int) -> Texture:
+def _plain(_: np.random.Generator, height: int, length: int) -> Texture:
     return np.zeros((height, length), np.float32)
 
 
 def _ribs(rng: np.random.Generator, height: int, length: int) -> Texture:
-    step, width, depth = int(rng.integers(14, 60)), int(rng.integers(1, 5)), rng.uniform(8, 26) * rng.choice((-1, 1))
+    step, width = int(rng.integers(14, 60)), int(rng.integers(1, 5))
+    depth = rng.uniform(8, 26) * rng.choice((-1, 1))
     row = np.where(np.arange(length) % step < width, depth, 0.0).astype(np.float32)
     return np.repeat(row[None], height, axis=0)
 
@@ -77,7 +90,7 @@ def _weave(rng: np.random.Generator, height: int, length: int) -> Texture:
 _PATTERNS: tuple[Callable[[np.random.Generator, int, int], Texture], ...] = (_plain, _ribs, _grooves, _weave)
 
 
-def _tone(rng: np.random.Generator, strip: Pixels, x: int, y: int, change: float) -> tuple[float, float, float]:
+def _tone(rng: np.random.Generator, strip: Pixels, x: int, y: int, change: float) -> Colour:
     blue, green, red = np.clip(strip[y, x] + change * rng.uniform(0.5, 1.0), 0, 255).tolist()
     return blue, green, red
 
@@ -90,7 +103,7 @@ def _scratch(rng: np.random.Generator, strip: Pixels) -> None:
     x, y = _point(rng, strip)
     turns = np.cumsum(rng.uniform(-0.35, 0.35, 6)) + rng.uniform(0, 2 * math.pi)
     steps = rng.uniform(4, 22) * np.stack([np.cos(turns), np.sin(turns)], axis=1)
-    points = np.rint((np.cumsum(steps, axis=0) + (x, y)) * 16).astype(np.int32)
+    points = np.rint((np.cumsum(steps, axis=0) + np.array([x, y])) * 16).astype(np.int32)
     colour = _tone(rng, strip, x, y, float(rng.choice((-45, 70))))
     cv2.polylines(strip, [points], False, colour, int(rng.integers(1, 3)), cv2.LINE_AA, 4)
 

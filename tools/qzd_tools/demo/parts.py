@@ -154,7 +154,8 @@ def draw(canvas: Pixels, part: Part, scale: int, light: float) -> None:
     middle = np.array([part.x, part.y])
     lean = 0.03 * part.radius * np.array([math.cos(light), math.sin(light)])
     fill(canvas, contours, _shade(part, 0.62), scale)
-    fill(canvas, [(points - middle) * 0.93 + middle + lean for points in contours[:1]] + contours[1:], part.metal, scale)
+    face = (contours[0] - middle) * 0.93 + middle + lean
+    fill(canvas, [face, *contours[1:]], part.metal, scale)
     _DETAILS[LABELS[part.kind]](_Brush(canvas, part, scale, light))
 
 
@@ -164,8 +165,8 @@ def draw(canvas: Pixels, part: Part, scale: int, light: float) -> None:
 def _bolt(part: Part) -> list[Points]:
     head, tip = -0.62 + 0.1 * part.hole, 0.93
     wide, thin = 0.36 + 0.08 * part.waist, 0.17 + 0.05 * part.waist
-    upper = [(-1.0, -wide * 0.8), (-0.95, -wide), (head, -wide), (head, -thin), (tip, -thin), (1.0, -thin * 0.6)]
-    return [np.array(upper + [(x, -y) for x, y in reversed(upper)])]
+    upper = [(-1.0, wide * 0.8), (-0.95, wide), (head, wide), (head, thin), (tip, thin), (1.0, thin * 0.6)]
+    return [np.array([(x, -y) for x, y in upper] + upper[::-1])]
 
 
 def _nut(part: Part) -> list[Points]:
@@ -186,7 +187,12 @@ def _gear(part: Part) -> list[Points]:
     return [teeth, _ring(0.2 + 0.14 * part.hole, _CIRCLE)]
 
 
-_SHAPES: dict[str, Callable[[Part], list[Points]]] = {"bolt": _bolt, "nut": _nut, "washer": _washer, "gear": _gear}
+_SHAPES: dict[str, Callable[[Part], list[Points]]] = {
+    "bolt": _bolt,
+    "nut": _nut,
+    "washer": _washer,
+    "gear": _gear,
+}
 
 
 def _ring(radius: float, corners: int) -> Points:
@@ -228,7 +234,8 @@ def _detail_bolt(brush: _Brush) -> None:
     start = head + 0.1 + 0.5 * part.hole
     threads = np.linspace(start, 0.92, part.teeth)
     brush.lines([np.array([(x, -thin), (x + 0.03, thin)]) for x in threads], 0.6, 0.8)
-    brush.lines([np.array([(-0.96, side * wide * 0.42), (head, side * wide * 0.42)]) for side in (-1, 1)], 0.7, 0.9)
+    edge = 0.42 * wide
+    brush.lines([np.array([(-0.96, y), (head, y)]) for y in (-edge, edge)], 0.7, 0.9)
     brush.lines([np.array([(head, -wide), (head, wide)])], 0.5, 1.0)
     side = -0.3 if math.sin(brush.light - part.angle) < 0 else 0.3
     brush.lines([np.array([(head + 0.05, side * thin), (0.9, side * thin)])], 1.35, 1.0)

@@ -1,6 +1,6 @@
 """Parts on a conveyor belt: pictures of a made-up factory together with the truth about them.
 
-Here lives the scene: where parts lie, what hides what, what the camera adds, and the boxes of what is left to see.
+Here lives the scene: where parts lie, what hides what, what the camera adds, and the boxes of what is seen.
 NumPy and OpenCV alone; no file is written here (dataset.py does) and nothing is known of models.
 """
 
@@ -108,7 +108,7 @@ def _new_scene(rng: np.random.Generator, height: int, width: int, length: int, p
         blur=float(rng.choice((0.0, rng.uniform(0.3, 0.9)))),
         streak=int(rng.integers(1, 4)),
         noise=float(rng.uniform(1.0, 6.0)),
-        rail=int(rng.choice((0, 0, rng.integers(5, 14)))),
+        rail=int(rng.choice((0, 0, int(rng.integers(5, 14))))),
     )
 
 
@@ -119,7 +119,7 @@ def _scatter(rng: np.random.Generator, height: int, length: int, count: int, lum
             break
         x, y = rng.uniform(-10, length + 10), rng.uniform(-5, height + 5)
         part = new_part(rng, float(x), float(y), height / 240, luma)
-        room = 0.55 if rng.random() < 0.25 else 0.85  # some may lie over others
+        room = 0.45 if rng.random() < 0.3 else 0.85  # some may lie over others
         if all(_apart(part, other, room) for other in parts):
             parts.append(part)
     return tuple(parts)
@@ -134,9 +134,8 @@ def _gain(rng: np.random.Generator, height: int, width: int) -> Floats:
     turn, slope, fall = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.3), rng.uniform(0, 0.14)
     tilt = slope * (math.cos(turn) * across[None] + math.sin(turn) * across[:, None])
     coarse = rng.uniform(0.75, 1.25) * (1 + tilt - fall * (across[None] ** 2 + across[:, None] ** 2))
-    light = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    gain: Floats = light[..., None] * rng.uniform(0.93, 1.07, 3).astype(np.float32)
-    return gain
+    tinted = (coarse[..., None] * rng.uniform(0.93, 1.07, 3)).astype(np.float32)
+    return np.asarray(cv2.resize(tinted, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 # -- one picture ----------------------------------------------------------------------------------
@@ -160,9 +159,8 @@ def _ground(scene: _Scene, parts: list[Part], offset: int) -> Pixels:
         ground[: scene.rail] = ground[height - scene.rail :] = (148, 150, 146)
     shadow = np.zeros((height, width), np.uint8)
     for part in parts:
-        away = 0.14 * part.radius
-        moved = replace(part, x=part.x - away * math.cos(scene.light), y=part.y - away * math.sin(scene.light))
-        fill(shadow, outline(moved), 110, 1)
+        x, y = 0.14 * part.radius * math.cos(scene.light), 0.14 * part.radius * math.sin(scene.light)
+        fill(shadow, outline(replace(part, x=part.x - x, y=part.y - y)), 110, 1)
     soft = cv2.cvtColor(255 - cv2.blur(shadow, (5, 5)), cv2.COLOR_GRAY2BGR)
     return np.asarray(cv2.multiply(ground, soft, scale=1 / 255), np.uint8)
 
@@ -171,8 +169,9 @@ def _expose(scene: _Scene, sharp: Pixels, rng: np.random.Generator) -> Pixels:
     seen = cv2.blur(sharp, (scene.streak, 1)) if scene.streak > 1 else sharp
     if scene.blur:
         seen = cv2.GaussianBlur(seen, (5, 5), scene.blur)
-    noise = rng.standard_normal(seen.shape, dtype=np.float32) * np.float32(scene.noise)
-    return np.clip(seen * scene.gain + noise, 0, 255).astype(np.uint8)
+    noise = rng.standard_normal(seen.shape, dtype=np.float32)
+    lit = cv2.multiply(seen, scene.gain, dtype=cv2.CV_32F)
+    return np.asarray(cv2.scaleAdd(noise, scene.noise, lit).clip(0, 255), np.uint8)
 
 
 def _truth(parts: list[Part], height: int, width: int) -> tuple[Floats, NDArray[np.int64], Floats]:
