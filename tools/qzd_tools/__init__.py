@@ -15,7 +15,7 @@ def _switch_telemetry_off() -> None:
         if name.startswith("openvino.tools.ovc.") and hasattr(module, "tm"):
             from openvino.tools.ovc import telemetry_stub  # somebody imported openvino before us
 
-            module.tm = telemetry_stub
+            module.tm = telemetry_stub  # type: ignore[attr-defined]
 
 
 _switch_telemetry_off()

@@ -1,0 +1,95 @@
+"""`qzd-tools convert`: a model of any format into a bundle."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qzd_ext.errors import UsageError
+from qzd_tools.commands import json_option, say, write_json
+
+__all__ = ["command"]
+
+HEADS = (
+    "detection_output", "ssd", "yolo_anchor", "yolo_v5", "yolox", "yolo_v8", "yolo_v8_raw", "end_to_end",
+    "classification",
+)  # fmt: skip
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them, in brackets or not."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type, counts: tuple[int, ...], what: str) -> None:
+        self.kind, self.counts, self.what = kind, counts, what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        try:
+            found = tuple(self.kind(x) for x in re.split(r"[,x\s]+", str(value).strip("[]() ")))
+        except ValueError:
+            found = ()
+        if len(found) not in self.counts:
+            self.fail(f"{value!r} is not {self.what}", param, ctx)
+        return found
+
+
+PER_CHANNEL = Numbers(float, (1, 3), "one number, or three with commas between them")
+SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas between them")
+
+
+@click.command()
+@click.argument("model", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The bundle.  [default: ./NAME-PRECISION]"
+)
+@click.option("--head", type=click.Choice(HEADS), help="What the model ends in, where it is not recognised.")
+@click.option("--labels", help="A file of names, or one of coco80, coco91, voc, imagenet.")
+@click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames are fitted.")
+@click.option("--anchor", type=click.Choice(["center", "corner"]), help="Where a letterboxed frame lies.")
+@click.option("--pad", type=click.IntRange(0, 255), help="Grey around a letterboxed frame.")
+@click.option("--short-side", type=click.IntRange(1, 16384), help="Of the frame that a crop is cut from.")
+@click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Channel order that the model expects.")
+@click.option("--mean", type=PER_CHANNEL, help="Subtracted from pixels in 0..255.")
+@click.option("--scale", type=PER_CHANNEL, help="What they are divided by then.")
+@click.option("--shape", type=SHAPE, help="HEIGHT,WIDTH, where the model leaves it open.")
+@click.option("--first-label", type=click.IntRange(0), help="Label of the first name, for detection_output.")
+@click.option("--background/--no-background", default=None, help="Whether class 0 is background.")
+@click.option("--normalized/--pixels", default=None, help="Unit of boxes that the graph decodes.")
+@click.option("--confidence", type=click.FloatRange(0, 1), help="Threshold that the bundle serves with.")
+@click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that NMS suppresses above.")
+@click.option("--fp16", is_flag=True, help="Store weights in half precision.")
+@click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="Picture, or directory of some.")
+@click.option("--name", help="Of the bundle.  [default: the model's file]")
+@click.option("--version", default="1", show_default=True, help="Of the bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@json_option
+def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None, **options: Any) -> None:
+    """Make a bundle of MODEL: IR, ONNX, TensorFlow, TFLite, PaddlePaddle or Darknet.
+
+    The weights beside the file are found by themselves, or named after it. What is inferred is printed
+    with its reason; what cannot be inferred is asked for by one of the options.
+    """
+    from qzd_tools.convert import ConvertOptions, convert
+
+    if options["name"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", options["name"]):
+        raise UsageError(
+            f"--name {options['name']}: not a name", wanted="letters, digits, dots, dashes and underscores"
+        )
+    bundle = convert(model, output, ConvertOptions(**options), say)
+    say(f"written: {bundle.path} ({bundle.size / 1e6:.1f} MB)")
+    document = {
+        "bundle": str(bundle.path),
+        "name": bundle.manifest.name,
+        "digest": bundle.digest,
+        "precision": bundle.manifest.precision,
+        "head": bundle.manifest.head,
+        "input": bundle.manifest.input,
+        "classes": len(bundle.manifest.labels.names),
+        "bytes": bundle.size,
+        "notes": bundle.manifest.provenance.notes,
+    }
+    write_json(json_file, document)

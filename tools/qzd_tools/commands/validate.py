@@ -1,0 +1,148 @@
+"""`qzd-tools validate`: measure a bundle on a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from qzd_ext.errors import UsageError
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+
+if TYPE_CHECKING:
+    from qzd_ext.manifest import Manifest
+    from qzd_tools.dataset import Dataset
+    from qzd_tools.validate import Comparison, Validation
+
+__all__ = ["command", "dataset_for", "describe"]
+
+FRACTION = click.FloatRange(0, 1)
+
+
+@click.command()
+@click.argument("bundle", type=BUNDLE)
+@click.option("--annotations", type=FILE, help="COCO annotations, for a detector.")
+@click.option(
+    "--imagenet",
+    type=click.Path(path_type=Path),
+    help="For a classifier: a list with `FILE CLASS` on each line, or a directory with a folder a class.",
+)
+@click.option("--images", type=DIRECTORY, help="Where the images lie.  [default: images/ beside the list]")
+@click.option("--confidence", type=FRACTION, default=0.001, show_default=True, help="Lowest score judged.")
+@click.option("--iou", type=FRACTION, help="Overlap that NMS suppresses from.  [default: 0.65 for plain NMS]")
+@click.option("--max-detections", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--device", default="CPU", show_default=True, help="As OpenVINO names it.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all that may be used]")
+@click.option("--baseline", type=BUNDLE, help="Compare with this bundle, class by class.")
+@click.option("--fail-under", type=FRACTION, help="Exit with 1 where mAP or top-1 is below this.")
+@click.option("--max-drop", type=FRACTION, help="Exit with 1 where it is below the baseline's by more.")
+@json_option
+def command(
+    bundle: Path,
+    annotations: Path | None,
+    imagenet: Path | None,
+    images: Path | None,
+    confidence: float,
+    iou: float | None,
+    max_detections: int,
+    device: str,
+    threads: int | None,
+    baseline: Path | None,
+    fail_under: float | None,
+    max_drop: float | None,
+    json_file: Path | None,
+) -> None:
+    """Measure BUNDLE on a dataset, through the code that the daemon runs.
+
+    Boxes are judged by pycocotools: mAP, by IoU, size and class. Classes are judged by top-1 and top-5.
+    """
+    from qzd_ext import bundle as bundles
+    from qzd_ext.runner import RunOptions
+    from qzd_tools import validate as validation
+
+    if max_drop is not None and baseline is None:
+        raise UsageError("--max-drop without --baseline", fix="name the bundle to compare with")
+    ours = bundles.read(bundle)
+    theirs = bundles.read(baseline) if baseline else None
+    dataset = dataset_for(ours.manifest, annotations, imagenet, images)
+    options = RunOptions(device=device, threads=threads)
+
+    def measure(one: bundles.Bundle) -> Validation:
+        thresholds = validation.validation_thresholds(one.manifest, confidence, iou, max_detections)
+        return validation.validate(one, dataset, thresholds, options)
+
+    result = measure(ours)
+    say(describe(result))
+    document = result.as_json()
+    comparison = None
+    if theirs is not None:
+        before = measure(theirs)
+        comparison = validation.compare(result, before, dataset)
+        say(_describe_comparison(before, comparison))
+        document["baseline"] = before.as_json()
+        document["drop"] = comparison.drop
+        document["lost"] = [{"file": f, "before": b, "now": n} for f, b, n in comparison.pictures]
+    write_json(json_file, document)
+    if fail_under is not None:
+        validation.check_floor(result, fail_under)
+    if comparison is not None and max_drop is not None:
+        validation.check_drop(comparison, max_drop)
+
+
+def dataset_for(
+    manifest: Manifest, annotations: Path | None, imagenet: Path | None, images: Path | None
+) -> Dataset:
+    """Read the dataset that the options name, of the kind that the model needs.
+
+    Raises
+    ------
+    UsageError
+        Both kinds are named, or none.
+    DataError
+        It cannot be read.
+    """
+    from qzd_tools.dataset import read_coco
+    from qzd_tools.imagenet import read_imagenet
+
+    if annotations is not None and imagenet is None:
+        return read_coco(annotations, images)
+    if imagenet is not None and annotations is None:
+        return read_imagenet(imagenet, images, manifest.labels.names)
+    raise UsageError(
+        "COCO annotations and an ImageNet list" if annotations else "no dataset to judge by",
+        wanted="one of --annotations FILE (detection) and --imagenet LABELS (classification)",
+    )
+
+
+def describe(result: Validation) -> str:
+    """The figures as text: one a line, then the classes, worst first."""
+    manifest, score = result.bundle.manifest, result.score
+    limits = result.thresholds
+    rate = f"{result.images} images, {result.images / result.seconds:.1f} a second"
+    lines = [f"{manifest.name} {manifest.precision} on {result.device}: {rate}"]
+    if manifest.task == "detection":
+        most = f"at most {limits.max_detections} boxes an image"
+        lines.append(f"  confidence {limits.confidence:g}, NMS by {limits.nms} {limits.iou:g}, {most}")
+    if result.note:
+        lines.append(f"  {result.note}")
+    lines += [f"  {name:<10} {_figure(value)}" for name, value in score.metrics.items()]
+    known = [c for c in score.classes if c.instances]
+    lines.append(f"  by class ({len(known)} with instances): " + ", ".join(
+        f"{c.label} {_figure(next(iter(c.metrics.values())))}" for c in known
+    ))
+    return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _describe_comparison(before: Validation, comparison: Comparison, limit: int = 10) -> str:
+    lines = [f"baseline {before.bundle.manifest.name}: {before.score.main:.4f}, drop {comparison.drop:+.4f}"]
+    for one, change in comparison.classes[:limit]:
+        lines.append(f"  {one.label:<20} {change:+.4f}  ({one.instances} instances)")
+    if comparison.pictures:
+        lines.append("images that lost most (objects found before, now):")
+        lines += [f"  {file:<28} {was:3d} -> {now:3d}" for file, was, now in comparison.pictures[:limit]]
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""A progress bar on a terminal, and silence elsewhere.
+
+What may live here: showing how far a long work is. Bars go to stderr; results never do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+__all__ = ["progress"]
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Callable[[str], None]]:
+    """Show a bar while the block runs.
+
+    Yields
+    ------
+    callable
+        Call it with a short text when one more of `total` is done; the text stands at the bar's end.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total, text="")
+        yield lambda text: bar.update(task, advance=1, text=text)

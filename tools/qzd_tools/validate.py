@@ -1,0 +1,286 @@
+"""How good a bundle is on a dataset, measured through the very `Detector` that the daemon serves with.
+
+What may live here: running a bundle over a dataset, and gates on the result. Judging predictions is in
+`scoring`, reading datasets in `dataset` and `imagenet`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from qzd_ext.bundle import Bundle
+from qzd_ext.detections import Classes, Detections
+from qzd_ext.detector import Detector, Result
+from qzd_ext.errors import DataError, GateError, QzdError, UsageError
+from qzd_ext.manifest import Accuracy, Manifest, Thresholds
+from qzd_ext.runner import RunOptions
+from qzd_tools.dataset import BoxDataset, ClassDataset, Dataset
+from qzd_tools.images import read_image
+from qzd_tools.progress import progress
+from qzd_tools.scoring import ClassScore, Score, match_categories, score_boxes, score_classes
+
+__all__ = [
+    "CONFIDENCE",
+    "MAX_DETECTIONS",
+    "Comparison",
+    "Validation",
+    "check_drop",
+    "check_floor",
+    "compare",
+    "validate",
+    "validation_thresholds",
+]
+
+CONFIDENCE = 0.001
+MAX_DETECTIONS = 300
+IOU = 0.65
+"""What plain NMS is validated with where no other value is asked for."""
+TOP = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What was measured, on what, and how.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    score : Score
+    images : int
+    dataset : str
+        Digest of the annotations and images.
+    device : str
+        The devices that really executed, with commas between.
+    thresholds : Thresholds
+    seconds : float
+        For reading, inference and decoding; without the judging.
+    note : str
+        What of the dataset or model was left out; may be empty.
+    """
+
+    bundle: Bundle
+    score: Score
+    images: int
+    dataset: str
+    device: str
+    thresholds: Thresholds
+    seconds: float
+    note: str
+
+    def accuracy(self, baseline: Validation | None = None) -> Accuracy:
+        """The entry of a manifest's `[[accuracy]]`."""
+        return Accuracy(
+            dataset=self.dataset,
+            images=self.images,
+            device=self.device,
+            metrics=_known(self.score),
+            thresholds=self.thresholds,
+            baseline=_known(baseline.score) if baseline else {},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` writes."""
+        manifest = self.bundle.manifest
+        bundle = {"name": manifest.name, "version": manifest.version, "digest": self.bundle.digest}
+        return {
+            "bundle": bundle | {"precision": manifest.precision, "path": str(self.bundle.path)},
+            "metrics": self.score.metrics,
+            "classes": [dataclasses.asdict(one) for one in self.score.classes],
+            "images": self.images,
+            "dataset": self.dataset,
+            "device": self.device,
+            "thresholds": msgspec.to_builtins(self.thresholds),
+            "seconds": self.seconds,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What changed from a baseline.
+
+    Attributes
+    ----------
+    drop : float
+        By which the main figure fell; negative where it rose.
+    classes : list of (ClassScore, float)
+        The baseline's classes with their change in `ap` or `top1`, worst first.
+    pictures : list of (str, int, int)
+        File, objects that the baseline found, objects found now; those that lost, worst first.
+    """
+
+    drop: float
+    classes: list[tuple[ClassScore, float]]
+    pictures: list[tuple[str, int, int]]
+
+
+def _known(score: Score) -> dict[str, float]:
+    return {name: value for name, value in score.metrics.items() if value is not None}
+
+
+def validation_thresholds(
+    manifest: Manifest,
+    confidence: float = CONFIDENCE,
+    iou: float | None = None,
+    max_detections: int = MAX_DETECTIONS,
+) -> Thresholds:
+    """The thresholds to judge with: low confidence, every class of a candidate, the bundle's kind of NMS.
+
+    `iou` is 0.65 for plain NMS where it is not given; a bundle with DIoU-NMS keeps its own, which that
+    model was published with.
+    """
+    own = manifest.thresholds
+    chosen = iou if iou is not None else (IOU if own.nms == "iou" else own.iou)
+    if manifest.task == "classification":
+        confidence = 0.0
+    return msgspec.structs.replace(
+        own, confidence=confidence, iou=chosen, max_detections=max_detections, multi_label=True
+    )
+
+
+def validate(
+    bundle: Bundle,
+    dataset: Dataset,
+    thresholds: Thresholds | None = None,
+    options: RunOptions = RunOptions(),
+    *,
+    title: str = "",
+) -> Validation:
+    """Run a bundle over a dataset and judge what it finds.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    dataset : Dataset
+        Boxes for a detector, classes for a classifier.
+    thresholds : Thresholds, optional
+        Those of `validation_thresholds` by default.
+    options : RunOptions
+    title : str
+        What the progress bar says; the bundle's name by default.
+
+    Raises
+    ------
+    UsageError
+        The dataset is of the other kind.
+    DataError
+        The labels contradict the dataset's categories, or an image cannot be read.
+    DeviceError, ModelError
+        The model cannot be run.
+    """
+    manifest = bundle.manifest
+    if (manifest.task == "detection") != isinstance(dataset, BoxDataset):
+        raise UsageError(
+            f"{bundle.path} is for {manifest.task}, {dataset.source} is not",
+            fix="give a detector COCO annotations (--annotations), a classifier a list (--imagenet)",
+        )
+    thresholds = thresholds or validation_thresholds(manifest)
+    judge, note = _judge(manifest, dataset)
+    begin = time.perf_counter()
+    with Detector(_with_enough_classes(bundle), options, thresholds) as detector:
+        found = _predict(detector, dataset, title or manifest.name)
+        device = ",".join(detector.devices)
+    seconds = time.perf_counter() - begin
+    score = judge(found)
+    return Validation(bundle, score, len(found), dataset.digest, device, thresholds, seconds, note)
+
+
+def _judge(manifest: Manifest, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:
+    """What turns predictions into a score; whether the labels fit is found out before anything runs."""
+    if isinstance(dataset, ClassDataset):
+        names = manifest.labels.names
+        return lambda found: score_classes(dataset, names, found), ""
+    categories = match_categories(manifest.labels, dataset.categories)
+    confidence = manifest.thresholds.confidence
+    return lambda found: score_boxes(dataset, categories, found, confidence), categories.note
+
+
+def _with_enough_classes(bundle: Bundle) -> Bundle:
+    """The bundle, publishing at least the five classes that top-5 needs."""
+    manifest = bundle.manifest
+    if manifest.task != "classification" or manifest.head.top_k >= TOP:  # type: ignore[union-attr]
+        return bundle
+    head = msgspec.structs.replace(manifest.head, top_k=TOP)
+    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(manifest, head=head))
+
+
+def _predict(detector: Detector, dataset: Dataset, title: str) -> list[Detections | Classes]:
+    """What is found in each picture, in the order of the pictures.
+
+    Pictures are read here while the device works on those before them; results come on other threads.
+    """
+    pictures = dataset.pictures
+    found: dict[int, Detections | Classes] = {}
+    faults: list[QzdError] = []
+    begin = time.perf_counter()
+    with progress(title, len(pictures)) as step:
+
+        def keep(index: int, outcome: Result | QzdError) -> None:
+            if isinstance(outcome, QzdError):
+                faults.append(outcome)
+                return
+            found[index] = outcome.found
+            step(f"{len(found) / (time.perf_counter() - begin):.1f} images/s")
+
+        for index, picture in enumerate(pictures):
+            if faults:
+                break
+            detector.submit(read_image(picture.path), functools.partial(keep, index))
+        detector.drain()
+    if faults:
+        raise faults[0]
+    return [found[index] for index in range(len(pictures))]
+
+
+def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> Comparison:
+    """What changed from a baseline that was measured on the same dataset.
+
+    Raises
+    ------
+    DataError
+        The two were judged on other classes.
+    """
+    ours, theirs = validation.score, baseline.score
+    if [c.category_id for c in ours.classes] != [c.category_id for c in theirs.classes]:
+        raise DataError(
+            f"{validation.bundle.path} and {baseline.bundle.path} know other classes of the dataset",
+            wanted="two bundles of one model",
+        )
+    key = "ap" if "map" in ours.metrics else "top1"
+    pairs = zip(ours.classes, theirs.classes, strict=True)
+    changes = [(b, (a.metrics[key] or 0) - (b.metrics[key] or 0)) for a, b in pairs if b.instances]
+    counts = zip(dataset.pictures, theirs.found, ours.found, strict=True)
+    lost = [(p.path.name, before, now) for p, before, now in counts if now < before]
+    return Comparison(
+        theirs.main - ours.main,
+        sorted(changes, key=lambda change: change[1]),
+        sorted(lost, key=lambda picture: picture[2] - picture[1]),
+    )
+
+
+def check_floor(validation: Validation, floor: float) -> None:
+    """Raise GateError where the main figure is below a floor."""
+    if validation.score.main < floor:
+        raise GateError(
+            f"{validation.bundle.path}: {validation.score.main:.4f} on {validation.images} images",
+            wanted=f"at least {floor:.4f}",
+        )
+
+
+def check_drop(comparison: Comparison, limit: float) -> None:
+    """Raise GateError where the main figure fell by more than a limit, with the classes that lost most."""
+    if comparison.drop <= limit:
+        return
+    worst = [f"{c.label} {change:+.3f} ({c.instances})" for c, change in comparison.classes[:8] if change < 0]
+    raise GateError(
+        f"accuracy fell by {comparison.drop:.4f}; classes that lost most (instances): {', '.join(worst)}",
+        wanted=f"at most {limit:.4f}",
+        fix="pass more calibration images, validation data and --max-drop, or another --mode",
+    )
