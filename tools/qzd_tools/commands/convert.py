@@ -27,7 +27,9 @@ class Numbers(click.ParamType):
     def __init__(self, kind: type, counts: tuple[int, ...], what: str) -> None:
         self.kind, self.counts, self.what = kind, counts, what
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
         try:
             found = tuple(self.kind(x) for x in re.split(r"[,x\s]+", str(value).strip("[]() ")))
         except ValueError:
@@ -62,7 +64,7 @@ SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas betwee
 @click.option("--confidence", type=click.FloatRange(0, 1), help="Threshold that the bundle serves with.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that NMS suppresses above.")
 @click.option("--fp16", is_flag=True, help="Store weights in half precision.")
-@click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="Picture, or directory of some.")
+@click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="A picture, or a directory.")
 @click.option("--name", help="Of the bundle.  [default: the model's file]")
 @click.option("--version", default="1", show_default=True, help="Of the bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")

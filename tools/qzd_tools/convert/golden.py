@@ -1,0 +1,88 @@
+"""Golden frames of a new bundle: pictures, and what its own model finds in them.
+
+What may live here: the choice of pictures and the running of the model over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from qzd_ext.bundle import Draft
+from qzd_ext.decode import Decoder
+from qzd_ext.detections import Classes, Detections, FloatArray
+from qzd_ext.geometry import Frame, prepare
+from qzd_ext.golden import GoldenFrame, write_golden
+from qzd_ext.manifest import Manifest
+from qzd_ext.runner import Runner, RunOptions
+from qzd_tools.images import list_images, read_image
+
+__all__ = ["MOST", "add_golden", "list_pictures"]
+
+MOST = 4
+"""Golden frames in a bundle: enough to see a wrong device, few enough to start fast."""
+
+LONGEST_SIDE = 640
+"""Pixels; larger pictures are scaled down before they become golden, to keep the bundle small."""
+
+
+def list_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The picture files that paths mean: files as they are, directories by what is in them.
+
+    Raises
+    ------
+    DataError
+        A path is not there, or a directory holds nothing.
+    """
+    return [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
+
+
+def add_golden(
+    draft: Draft, manifest: Manifest, priors: FloatArray | None, pictures: Sequence[Path]
+) -> list[Detections | Classes]:
+    """Run a draft's model over pictures and keep them with what it found.
+
+    Parameters
+    ----------
+    draft : Draft
+        Its model.xml is written already.
+    manifest : Manifest
+    priors : (N, 4) float32 or None
+        For the head `ssd`.
+    pictures : sequence of Path
+        At most `MOST` are taken, evenly over the sequence.
+
+    Returns
+    -------
+    list of Detections or Classes
+        What was found, a picture each.
+    """
+    chosen = [pictures[i * len(pictures) // MOST] for i in range(MOST)] if len(pictures) > MOST else pictures
+    runner = Runner(draft.directory / "model.xml", RunOptions(hint="latency", requests=1))
+    try:
+        decoder = Decoder(manifest, runner.output_shapes, priors)
+        results = []
+        for index, path in enumerate(chosen):
+            frame = _small(read_image(path))
+            slot = runner.acquire()
+            assert slot is not None
+            transform = prepare(frame, manifest.input, slot.input)
+            runner.infer(slot)
+            found = decoder.decode(slot.outputs, transform, manifest.thresholds)
+            runner.release(slot)
+            write_golden(draft.directory, index, GoldenFrame(frame, found))
+            results.append(found)
+        return results
+    finally:
+        runner.close()
+
+
+def _small(frame: Frame) -> Frame:
+    ratio = LONGEST_SIDE / max(frame.shape[:2])
+    if ratio >= 1:
+        return frame
+    size = (max(round(frame.shape[1] * ratio), 1), max(round(frame.shape[0] * ratio), 1))
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,156 @@
+"""The picture that a model takes: where it enters, its size, and what the first operations say of it.
+
+What may live here: everything about a graph's input side before the head is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import openvino as ov
+
+from qzd_ext.errors import ModelError, UsageError
+from qzd_tools.convert.facts import Facts, known
+from qzd_tools.convert.graph import constant, describe
+
+__all__ = ["Picture", "find_picture", "make_static"]
+
+FIRST_STEPS = 8
+"""Operations looked at behind the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A model's image input, of static shape.
+
+    Attributes
+    ----------
+    index : int
+        Among the model's inputs.
+    layout : "NCHW" or "NHWC"
+    width, height : int
+        Pixels.
+    facts : Facts
+        What the operations behind it say.
+    """
+
+    index: int
+    layout: Literal["NCHW", "NHWC"]
+    width: int
+    height: int
+    facts: Facts
+
+
+def make_static(model: ov.Model, shape: Sequence[int] | None) -> None:
+    """Give a model one image at a time and a fixed size, in place.
+
+    Parameters
+    ----------
+    model : ov.Model
+    shape : sequence of int or None
+        Height and width, or all four dimensions in the model's own order; None to keep the model's.
+
+    Raises
+    ------
+    UsageError
+        The model leaves its size open and `shape` does not give it.
+    ModelError
+        The graph cannot take that shape.
+    """
+    index, layout = _image_input(model)
+    picture = model.inputs[index]
+    dims = [d.get_length() if d.is_static else None for d in picture.partial_shape]
+    spots = (2, 3) if layout == "NCHW" else (1, 2)
+    dims[0] = 1
+    dims[6 - sum(spots)] = 3
+    if shape is not None:
+        given = shape if len(shape) == 2 else [shape[i] for i in spots]
+        dims[spots[0]], dims[spots[1]] = given
+    if None in dims:
+        raise UsageError(
+            f"the model takes pictures of any size: {picture.partial_shape}",
+            wanted="one size, since a fixed shape is faster and can be checked",
+            fix="state it with --shape HEIGHT,WIDTH",
+        )
+    if picture.partial_shape == ov.PartialShape(dims):
+        return
+    try:
+        model.reshape({picture: ov.PartialShape(dims)})
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model cannot take {dims} instead of {picture.partial_shape}",
+            wanted="a graph whose operations follow the shape of its input",
+            fix="leave --shape out, or export the model at that size",
+        ) from error
+
+
+def _image_input(model: ov.Model) -> tuple[int, Literal["NCHW", "NHWC"]]:
+    """The index and layout of the one input that is a picture."""
+    found: list[tuple[int, Literal["NCHW", "NHWC"]]] = []
+    for index, port in enumerate(model.inputs):
+        shape = port.partial_shape
+        if shape.rank.is_dynamic or len(shape) != 4:
+            continue
+        if shape[1].is_static and shape[1].get_length() == 3:
+            found.append((index, "NCHW"))
+        elif shape[3].is_static and shape[3].get_length() == 3:
+            found.append((index, "NHWC"))
+    if len(model.inputs) != 1 or len(found) != 1:
+        raise ModelError(
+            f"cannot tell which input is the picture: {describe(model)}",
+            wanted="one input, [1,3,H,W] or [1,H,W,3]",
+            fix="export the model with the picture as its only input",
+        )
+    return found[0]
+
+
+def find_picture(model: ov.Model) -> Picture:
+    """The image input of a model that `make_static` went over, and what follows it in the graph."""
+    index, layout = _image_input(model)
+    port = model.inputs[index]
+    shape = port.shape
+    height, width = shape[2:] if layout == "NCHW" else shape[1:3]
+    facts = _normalisation(port).over(_reversal(port))
+    return Picture(index, layout, width, height, facts)
+
+
+def _first_operations(port: ov.Output) -> list[ov.Node]:
+    """The operations that a picture goes through one after another, up to where its way parts."""
+    chain: list[ov.Node] = []
+    while len(chain) < FIRST_STEPS:
+        targets = [t.get_node() for t in port.get_target_inputs()]
+        targets = [t for t in targets if t.get_type_name() != "ShapeOf"]
+        if len(targets) != 1:
+            break
+        chain.append(targets[0])
+        port = targets[0].output(0)
+    return chain
+
+
+def _reversal(port: ov.Output) -> Facts:
+    """A graph that starts by turning the channels round was made to be fed with BGR."""
+    for node in _first_operations(port):
+        if node.get_type_name() == "Gather":
+            indices = constant(node.input_value(1))
+            if indices is not None and indices.data.flatten().tolist() == [2, 1, 0]:
+                return known("the graph starts by reversing the channels to RGB", color="bgr")
+        if node.get_type_name() == "Convolution":
+            break
+    return Facts()
+
+
+def _normalisation(port: ov.Output) -> Facts:
+    """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are."""
+    if port.element_type == ov.Type.u8:
+        return known("the model takes bytes", mean=(0.0,), scale=(1.0,))
+    for node in _first_operations(port):
+        kind = node.get_type_name()
+        if kind in {"Convolution", "GroupConvolution"}:
+            break
+        if kind in {"Subtract", "Add", "Multiply", "Divide"}:
+            if any(constant(value) is not None for value in node.input_values()):
+                return known("the graph normalises its input itself", mean=(0.0,), scale=(1.0,))
+            break
+    return Facts()

@@ -1,0 +1,132 @@
+"""What a model's classes are called: named sets, files, and lists that models carry.
+
+What may live here: names and the category ids of the data sets they come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from qzd_ext.errors import DataError, UsageError
+from qzd_ext.manifest import Labels
+
+__all__ = ["NAMED", "from_names", "load", "named", "usual"]
+
+NAMED = ("coco80", "coco91", "voc", "imagenet")
+
+USUAL = {80: "coco80", 90: "coco91", 20: "voc", 1000: "imagenet"}
+"""The data set that a number of classes points to."""
+
+ALIASES = {
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv",
+    "hairdryer": "hairdrier", "television": "tv", "cellularphone": "cellphone", "doughnut": "donut",
+}  # fmt: skip
+"""Other spellings of COCO's names, as Darknet and VOC have them."""
+
+
+@functools.cache
+def _sets() -> dict[str, list[str]]:
+    return tomllib.loads(resources.files(__package__).joinpath("label_sets.toml").read_text("utf-8"))
+
+
+@functools.cache
+def named(name: str) -> Labels:
+    """The labels of a well known data set.
+
+    `coco91` has 90 classes, the ids 1..90 of COCO; `coco80` the 80 of them that are used, in their order.
+    """
+    if name == "coco91":
+        return Labels(names=tuple(_sets()[name]), category_ids=tuple(range(1, 91)))
+    if name == "coco80":
+        used = [(n, i) for i, n in enumerate(_sets()["coco91"], 1) if n]
+        return Labels(names=tuple(n for n, _ in used), category_ids=tuple(i for _, i in used))
+    return Labels(names=tuple(_sets()[name]))
+
+
+def usual(classes: int) -> tuple[str, Labels] | None:
+    """The named set that this number of classes points to; None where it points to none."""
+    name = USUAL.get(classes)
+    return (name, named(name)) if name is not None else None
+
+
+def from_names(names: Sequence[str]) -> Labels:
+    """Labels from a list of names.
+
+    A list that is one of the COCO sets but for spelling (`traffic_light`, `motorbike`) becomes that set, so
+    that it has COCO's category ids.
+    """
+    for known in (named("coco80"), named("coco91")):
+        if [_plain(n) for n in names] == [_plain(n) for n in known.names]:
+            return known
+    return Labels(names=tuple(names))
+
+
+def _plain(name: str) -> str:
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return ALIASES.get(plain, plain)
+
+
+def load(text: str) -> Labels:
+    """Labels from what a person gave: a named set or a file.
+
+    A file is one name a line (a blank line marks a class without a name), a COCO annotation file
+    (`.json`, its categories by id), or a label map of the TensorFlow Object Detection API (`.pbtxt`).
+
+    Raises
+    ------
+    UsageError
+        Neither a named set nor a file.
+    DataError
+        The file holds no names.
+    """
+    if text in NAMED:
+        return named(text)
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(
+            f"labels {text}: no such file and no such set",
+            wanted=f"a file, or one of {', '.join(NAMED)}",
+            fix="correct --labels",
+        )
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+        readers = {".json": _from_coco, ".pbtxt": _from_label_map}
+        found = readers.get(path.suffix.lower(), _from_lines)(content)
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _no_names(path, f"cannot be read as labels: {error!r}") from error
+    if not any(found.names):
+        raise _no_names(path, "holds no names")
+    return found
+
+
+def _no_names(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: {what}",
+        wanted="one name a line, a COCO annotation file (.json) or a label map (.pbtxt)",
+        fix="correct the file, or name another with --labels",
+    )
+
+
+def _from_lines(content: str) -> Labels:
+    return from_names([line.strip() for line in content.rstrip().splitlines()])
+
+
+def _from_coco(content: str) -> Labels:
+    categories = sorted((int(c["id"]), str(c["name"])) for c in json.loads(content)["categories"])
+    return Labels(names=tuple(n for _, n in categories), category_ids=tuple(i for i, _ in categories))
+
+
+def _from_label_map(content: str) -> Labels:
+    """Items `item { id: 1 name: 'cat' }`, ids from 1; `display_name` is preferred."""
+    by_id: dict[int, str] = {}
+    for item in re.findall(r"item\s*\{(.*?)\}", content, re.DOTALL):
+        fields = dict(re.findall(r"(\w+)\s*:\s*[\"']?([^\"'\n]*)", item))
+        by_id[int(fields["id"])] = (fields.get("display_name") or fields["name"]).strip()
+    names = tuple(by_id.get(i, "") for i in range(1, max(by_id, default=0) + 1))
+    return Labels(names=names, category_ids=tuple(range(1, len(names) + 1)))

@@ -1,0 +1,171 @@
+"""What exporters wrote into a model beside its graph.
+
+Model API, Geti and Ultralytics leave `model_info` in an IR's rt_info; Model Optimizer left
+`conversion_parameters`; ONNX files carry metadata_props, which OpenVINO shows under `framework`. What may
+live here: reading those, and nothing that looks at operations.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+from collections.abc import Mapping
+
+import openvino as ov
+
+from qzd_ext.errors import ModelError
+from qzd_tools.convert.facts import Facts, known
+from qzd_tools.convert.labels import from_names
+
+__all__ = ["read_metadata"]
+
+RESIZE = {
+    "standard": ("stretch", None),
+    "fit_to_window": ("letterbox", "corner"),
+    "fit_to_window_letterbox": ("letterbox", "center"),
+    "crop": ("crop", None),
+}
+"""Model API's resize types as a bundle's resize and anchor."""
+
+MODEL_TYPES = {
+    "yolox": "yolox", "yolov5": "yolo_v5", "yolov8": "yolo_v8", "yolov9": "yolo_v8", "yolo11": "yolo_v8",
+    "yolov10": "end_to_end", "ssd": "detection_output", "classification": "classification",
+}  # fmt: skip
+"""Model API's model types as heads; `YOLO`, which Ultralytics writes for all of its models, says nothing."""
+
+
+def read_metadata(model: ov.Model, name: str) -> Facts:
+    """Everything that a model's metadata says.
+
+    Parameters
+    ----------
+    model : ov.Model
+    name : str
+        The model's name.
+
+    Raises
+    ------
+    ModelError
+        The metadata says that the model is for another task.
+    """
+    return (
+        _model_info(_section(model, "model_info"))
+        .over(_ultralytics(_section(model, "framework")))
+        .over(_described_input(_section(model, "framework")))
+        .over(_conversion_parameters(_section(model, "conversion_parameters")))
+        .over(_name_of_intel(name))
+    )
+
+
+def _section(model: ov.Model, name: str) -> dict[str, str]:
+    """A table of rt_info as text; empty where there is none."""
+    if not model.has_rt_info(name):
+        return {}
+    table = model.get_rt_info()[name]
+    if not isinstance(table, Mapping):
+        return {}
+    return {key: str(value.value).strip() for key, value in table.items() if not isinstance(value, Mapping)}
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    found = re.findall(r"-?\d+\.?\d*(?:[eE][-+]?\d+)?", text or "")
+    return tuple(float(x) for x in found) or None
+
+
+def _number(text: str | None) -> float | None:
+    found = _numbers(text)
+    return found[0] if found else None
+
+
+def _flag(text: str | None) -> bool | None:
+    return None if text is None else text.lower() in {"true", "1", "yes"}
+
+
+def _model_info(info: dict[str, str]) -> Facts:
+    if not info:
+        return Facts()
+    resize, anchor = RESIZE.get(info.get("resize_type", ""), (None, None))
+    reverse = _flag(info.get("reverse_input_channels"))
+    pad = _number(info.get("pad_value"))
+    names = [n.replace("_", " ") for n in info.get("labels", "").split()]
+    ours = info.get("model_type", "").lower() == "yolo"
+    embedded = _flag(info.get("embedded_processing"))
+    mean = (0.0,) if embedded else _numbers(info.get("mean_values"))
+    scale = (1.0,) if embedded else _numbers(info.get("scale_values"))
+    if ours and scale is not None:
+        mean = mean or (0.0,)
+    return known(
+        "rt_info model_info",
+        head=MODEL_TYPES.get(info.get("model_type", "").lower()),
+        color=None if reverse is None else "rgb" if reverse and not embedded else "bgr",
+        mean=mean or ((0.0,) if scale else None),
+        scale=scale or ((1.0,) if mean else None),
+        resize=resize,
+        anchor=anchor,
+        pad=None if pad is None else int(pad),
+        labels=from_names(names) if names else None,
+        confidence=_number(info.get("confidence_threshold")),
+        iou=_number(info.get("iou_threshold")),
+    )
+
+
+def _ultralytics(properties: dict[str, str]) -> Facts:
+    """`task`, `stride` and `names` as Ultralytics writes them; names is a Python dictionary's text."""
+    if not {"names", "stride"} <= properties.keys():
+        return Facts()
+    task = properties.get("task", "detect")
+    if task not in {"detect", "classify"}:
+        raise ModelError(
+            f"the model's metadata says that its task is {task!r}",
+            wanted="a detector or a classifier",
+            fix="export a model of task detect or classify",
+        )
+    names: object = None
+    with contextlib.suppress(ValueError, SyntaxError):
+        names = ast.literal_eval(properties["names"])
+    listed = [str(names[i]) for i in sorted(names)] if isinstance(names, dict) else None
+    reason = "Ultralytics metadata in the model"
+    found = known(reason, labels=from_names(listed) if listed else None)
+    if task == "classify":
+        return found.over(
+            known(reason, head="classification", color="rgb", mean=(0.0,), scale=(255.0,), resize="crop")
+        )
+    trained = known(
+        reason, color="rgb", mean=(0.0,), scale=(255.0,), resize="letterbox", anchor="center", pad=114
+    )
+    return found.over(trained)
+
+
+def _described_input(properties: dict[str, str]) -> Facts:
+    """A property `input` such as `RGB (x-127.5)/127.5 NCHW`."""
+    text = properties.get("input", "")
+    color = re.search(r"\b(RGB|BGR)\b", text)
+    formula = re.search(r"\(x\s*-\s*([\d.]+)\)\s*/\s*([\d.]+)", text)
+    return known(
+        f"the model's metadata: input = {text!r}",
+        color=color.group(1).lower() if color else None,
+        mean=(float(formula.group(1)),) if formula else None,
+        scale=(float(formula.group(2)),) if formula else None,
+    )
+
+
+def _conversion_parameters(parameters: dict[str, str]) -> Facts:
+    """What Model Optimizer folded in: reversed channels mean that BGR goes in."""
+    folded = any(parameters.get(key) for key in ("mean_values", "scale_values", "scale"))
+    reversed_ = _flag(parameters.get("reverse_input_channels"))
+    return known(
+        "rt_info conversion_parameters of Model Optimizer, which folded it in",
+        color="bgr" if reversed_ else None,
+        mean=(0.0,) if folded else None,
+        scale=(1.0,) if folded else None,
+    )
+
+
+def _name_of_intel(name: str) -> Facts:
+    """Open Model Zoo names its detectors of one class after it: person-detection-0200."""
+    match = re.fullmatch(r"(person|face|vehicle|pedestrian)-detection(?:-[a-z]+)*-\d{4}", name)
+    if match is None:
+        return Facts()
+    reason = f"the name {name}, as Open Model Zoo names its detectors of one class"
+    return known(reason, labels=from_names([match.group(1)]))

@@ -1,0 +1,145 @@
+"""Model files into an OpenVINO graph: which reader reads what.
+
+OpenVINO's frontends are called directly: `openvino.convert_model` would report to its maker. What may live
+here: formats and their files; what a model means is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import openvino as ov
+
+from qzd_ext.bundle import sha256_of
+from qzd_ext.errors import ModelError, UsageError
+from qzd_tools.convert.facts import Recognised
+from qzd_tools.convert.graph import core
+
+__all__ = ["Source", "read_source"]
+
+FORMATS = {
+    ".xml": ("OpenVINO IR", ".bin"),
+    ".onnx": ("ONNX", None),
+    ".pb": ("TensorFlow frozen graph", None),
+    ".tflite": ("TensorFlow Lite", None),
+    ".pdmodel": ("PaddlePaddle", ".pdiparams"),
+    ".cfg": ("Darknet", ".weights"),
+}
+"""By suffix: the format's name, and the suffix of the file that belongs beside it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A model as it was read, before anything was made of it.
+
+    Attributes
+    ----------
+    model : ov.Model
+    name : str
+        The file's stem, or the directory's name.
+    format : str
+    files : dict of str to str
+        sha256 by file name.
+    recognised : Recognised or None
+        Where the format itself says what the head is (Darknet, TFLite post-processing).
+    """
+
+    model: ov.Model
+    name: str
+    format: str
+    files: dict[str, str] = field(repr=False)
+    recognised: Recognised | None = None
+
+
+def read_source(paths: Sequence[Path]) -> Source:
+    """Read a model of any format.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        The model's file or SavedModel directory, and optionally the file that belongs to it, such as a
+        Darknet `.cfg` and its `.weights`; without it, the one beside the first is taken.
+
+    Raises
+    ------
+    UsageError
+        The format is not known, or the files do not belong together.
+    ModelError
+        A file is missing or cannot be read.
+    """
+    main, companion = _sort(paths)
+    if not main.exists():
+        raise ModelError(f"{main}: no such file", fix="correct the path")
+    if main.is_dir():
+        files = {p.relative_to(main).as_posix(): sha256_of(p) for p in sorted(main.rglob("*")) if p.is_file()}
+        return Source(_read_saved_model(main), main.resolve().name, "TensorFlow SavedModel", files)
+    format_name, beside = FORMATS[main.suffix.lower()]
+    if beside is not None:
+        companion = companion or main.with_suffix(beside)
+        if not companion.is_file():
+            raise ModelError(
+                f"{main}: its {companion.name} is not there",
+                wanted=f"the {beside} file with the weights, beside it",
+                fix=f"name it as well: convert {main} WEIGHTS{beside}",
+            )
+    files = {p.name: sha256_of(p) for p in (main, companion) if p is not None}
+    model, recognised = _read(main, companion)
+    return Source(model, main.stem, format_name, files, recognised)
+
+
+def _sort(paths: Sequence[Path]) -> tuple[Path, Path | None]:
+    """The model's main file, and the file with its weights where it was named."""
+    mains = [p for p in paths if p.is_dir() or p.suffix.lower() in FORMATS]
+    others = [p for p in paths if p not in mains]
+    if len(mains) != 1 or len(others) > 1:
+        raise UsageError(
+            f"cannot tell which model is meant by {', '.join(map(str, paths))}",
+            wanted=f"one model: {', '.join(FORMATS)}, or a SavedModel directory",
+            fix="name one model, and at most the file with its weights",
+        )
+    main = mains[0]
+    if others:
+        beside = None if main.is_dir() else FORMATS[main.suffix.lower()][1]
+        if others[0].suffix.lower() != beside:
+            raise UsageError(
+                f"{others[0]} does not belong to {main}",
+                wanted=f"a {beside} file" if beside else "no second file",
+                fix="leave it out, or name the right one",
+            )
+    return main, others[0] if others else None
+
+
+def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | None]:
+    return _read_openvino(main, companion), None
+
+
+def _read_openvino(path: Path, weights: Path | None = None) -> ov.Model:
+    try:
+        if weights is not None:
+            return core().read_model(path, weights)
+        return core().read_model(path)
+    except RuntimeError as error:
+        raise unreadable(path, error) from error
+
+
+def _read_saved_model(path: Path) -> ov.Model:
+    if not (path / "saved_model.pb").is_file():
+        raise ModelError(
+            f"{path}: a directory without saved_model.pb",
+            wanted=f"a SavedModel directory, or a file: {', '.join(FORMATS)}",
+            fix="name the model's file",
+        )
+    return _read_openvino(path)
+
+
+def unreadable(path: Path, error: Exception) -> ModelError:
+    """OpenVINO's refusal, without its source locations."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return ModelError(
+        f"{path}: OpenVINO cannot read it: {(telling or lines or ['no reason given'])[0]}",
+        wanted=f"a sound model: {', '.join(FORMATS)}, or a SavedModel directory",
+        fix="export it again, or to ONNX",
+    )
