@@ -1,0 +1,71 @@
+"""The command `qzd`: read the configuration, serve, and turn an error into its message and exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from qzd_daemon.config import Config, read_config
+from qzd_daemon.logs import LogFormat, set_up_logging
+from qzd_daemon.sources import open_source
+from qzd_ext import __version__, bundle
+from qzd_ext.errors import QzdError
+
+__all__ = ["main"]
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="Configuration file.")
+@click.option("--check-config", is_flag=True, help="Check it, its bundles and its sources, and exit.")
+@click.option("--until-idle", is_flag=True, help="Stop when every stream has ended.")
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least that is logged."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json", "journal")),
+    help="Form of the log; default: journal under systemd, text elsewhere.",
+)
+@click.version_option(__version__, prog_name="qzd")
+def main(
+    path: Path, check_config: bool, until_idle: bool, log_level: str, log_format: LogFormat | None
+) -> None:
+    """Run quantized detectors on streams and publish what they find over ZeroMQ.
+
+    Exit codes: 0 done, 1 a self-test failed, 2 wrong usage or configuration, 3 a file, model, device or
+    socket could not be used, 4 interrupted.
+    """
+    try:
+        config = read_config(path)
+        if check_config:
+            _check(config)
+            click.echo(f"{path}: {len(config.models)} models and {len(config.streams)} streams are in order")
+        else:
+            set_up_logging(log_level, log_format)
+            _serve(config, until_idle)
+    except QzdError as error:
+        click.echo(f"qzd: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _serve(config: Config, until_idle: bool) -> NoReturn:
+    from qzd_daemon.service import Service  # OpenVINO is loaded only when it is needed
+
+    code = Service(config, until_idle=until_idle).run()
+    logging.shutdown()
+    os._exit(code)  # a source that hangs in C code must not hold up the exit
+
+
+def _check(config: Config) -> None:
+    """What can be known without a device and without a port."""
+    for model in config.models.values():
+        bundle.read(Path(model.bundle))
+    for stream in config.streams.values():
+        open_source(stream.source).close()

@@ -1,0 +1,226 @@
+"""`qzd.toml`: typed, checked once, handed on as a frozen value.
+
+What may live here: the schema with its help, and reading it. An unknown key is an error that names the key
+and the nearest known one. Paths are relative to the configuration file; units are in the names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from qzd_ext.errors import ConfigError
+
+__all__ = ["Config", "ModelConfig", "PublishConfig", "ServiceConfig", "StreamConfig", "read_config"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of qzd.toml."""
+
+
+class PublishConfig(_Table, frozen=True):
+    """`[publish]`: where and how detections are sent."""
+
+    bind: Annotated[
+        tuple[str, ...], Meta(min_length=1, description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH.")
+    ] = ("tcp://127.0.0.1:5561",)
+    send_hwm: Annotated[
+        int, Meta(ge=1, description="Messages kept for a subscriber that is slow; more are dropped for it.")
+    ] = 1000
+    linger_ms: Annotated[
+        int, Meta(ge=0, description="How long the stop waits for subscribers to take what was sent.")
+    ] = 1000
+    heartbeat_ms: Annotated[int, Meta(ge=10, description="Interval of heartbeats.")] = 1000
+    wait_for_subscribers: Annotated[
+        int,
+        Meta(ge=0, description="Start the sources only when there are so many subscriptions to detections."),
+    ] = 0
+
+
+class ModelConfig(_Table, frozen=True):
+    """`[models.NAME]`: a bundle and the device that runs it."""
+
+    bundle: Annotated[
+        str, Meta(description="A bundle, or a directory of numbered ones (the highest is used).")
+    ]
+    device: Annotated[
+        str,
+        Meta(description="CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU, MULTI:..., HETERO:... (VPU means NPU)."),
+    ] = "AUTO"
+    hint: Annotated[Literal["latency", "throughput"], Meta(description="What the device is set up for.")] = (
+        "throughput"
+    )
+    requests: Annotated[
+        Count | None, Meta(description="Frames under way at once; default: what the device finds best.")
+    ] = None
+    threads: Annotated[
+        Count | None, Meta(description="CPU threads for inference; default: what the process may use.")
+    ] = None
+    confidence: Annotated[
+        Fraction | None, Meta(description="Least score that is published; default: the bundle's.")
+    ] = None
+    iou: Annotated[
+        Fraction | None,
+        Meta(description="Overlap above which a worse box is dropped; default: the bundle's."),
+    ] = None
+    max_detections: Annotated[
+        Count | None, Meta(description="Most boxes of a frame; default: the bundle's.")
+    ] = None
+
+
+class StreamConfig(_Table, frozen=True):
+    """`[streams.NAME]`: a source of frames and the model that looks at them."""
+
+    source: Annotated[str, Meta(min_length=1, description="A video file, or a directory of images.")]
+    model: Annotated[str, Meta(description="The name of a [models.NAME].")]
+    when_behind: Annotated[
+        Literal["drop", "wait"] | None,
+        Meta(
+            description="drop: the newest frame wins, and a file plays at its own speed. "
+            "wait: every frame, in order, as fast as the model. Default: wait for files and directories."
+        ),
+    ] = None
+    max_fps: Annotated[
+        float | None, Meta(gt=0.0, description="Most frames a second that the model looks at.")
+    ] = None
+
+    @property
+    def policy(self) -> Literal["drop", "wait"]:
+        """`when_behind`, with its default."""
+        return self.when_behind or "wait"
+
+
+class ServiceConfig(_Table, frozen=True):
+    """`[service]`: the daemon's own life."""
+
+    stop_timeout_s: Annotated[
+        float, Meta(ge=0.0, description="How long a stop waits for the frames under way.")
+    ] = 10.0
+    cache_dir: Annotated[
+        str | None, Meta(description="Where compiled models are kept, for faster starts; default: nowhere.")
+    ] = None
+
+
+class Config(_Table, frozen=True):
+    """The whole of qzd.toml, with every path absolute."""
+
+    models: dict[str, ModelConfig]
+    streams: dict[str, StreamConfig] = {}
+    publish: PublishConfig = PublishConfig()
+    service: ServiceConfig = ServiceConfig()
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, is not TOML, or has an unknown key, a wrong type or a contradiction; the message
+        names the file and the key.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}", wanted="a configuration file", fix="correct --config"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
+    config = _convert(values, Config, path, "")
+    _check_names(config, path)
+    return _resolve(config, path.absolute().parent)
+
+
+T = TypeVar("T")
+
+
+def _convert(values: Any, kind: type[T], path: Path, where: str) -> T:
+    """A TOML table to a struct. Tables go one by one, so that a message can name the key in full."""
+    if not isinstance(values, dict):
+        raise _wrong_value(path, where, f"Expected a table, got {type(values).__name__}")
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise _unknown_key(path, where, key, list(hints))
+    done = {key: _convert_field(values[key], hints[key], path, f"{where}{key}") for key in values}
+    try:
+        return msgspec.convert(done, kind)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at `$.")
+        raise _wrong_value(path, f"{where}{at.rstrip('`')}", text) from error
+
+
+def _convert_field(value: Any, hint: Any, path: Path, where: str) -> Any:
+    if isinstance(hint, type) and issubclass(hint, _Table):
+        return _convert(value, hint, path, f"{where}.")
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise _wrong_value(path, where, f"Expected tables [{where}.NAME], got {type(value).__name__}")
+        table = typing.get_args(hint)[1]
+        return {name: _convert(v, table, path, f"{where}.{name}.") for name, v in value.items()}
+    return value
+
+
+def _unknown_key(path: Path, where: str, key: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(key, known, n=1)
+    return ConfigError(
+        f"{path}: unknown key {where}{key}",
+        wanted=f"one of {', '.join(sorted(known))}",
+        fix=f"did you mean {where}{near[0]}?" if near else f"remove {where}{key}",
+    )
+
+
+def _wrong_value(path: Path, where: str, text: str) -> ConfigError:
+    return ConfigError(f"{path}: {where.rstrip('.') or 'the file'}: {text}", fix="correct the value")
+
+
+def _check_names(config: Config, path: Path) -> None:
+    for kind, names in (("models", config.models), ("streams", config.streams)):
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{path}: {kind}.{name!r}: a name that cannot be part of a topic",
+                    wanted="up to 64 of A-Z a-z 0-9 . _ -, a letter or digit first",
+                    fix="choose another name",
+                )
+    if not config.models:
+        raise ConfigError(f"{path}: no model", wanted="at least one [models.NAME]", fix="add one")
+    for name, stream in config.streams.items():
+        if stream.model not in config.models:
+            raise _unknown_model(path, name, stream.model, list(config.models))
+
+
+def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> ConfigError:
+    near = difflib.get_close_matches(model, known, n=1)
+    return ConfigError(
+        f"{path}: streams.{stream}.model: there is no model {model!r}",
+        wanted=f"one of {', '.join(known)}",
+        fix=f"did you mean {near[0]!r}?" if near else f"add [models.{model}], or name another",
+    )
+
+
+def _resolve(config: Config, base: Path) -> Config:
+    """Paths relative to the configuration file become absolute."""
+    replace = msgspec.structs.replace
+    service = config.service
+    if service.cache_dir is not None:
+        service = replace(service, cache_dir=str(base / service.cache_dir))
+    return replace(
+        config,
+        models={n: replace(m, bundle=str(base / m.bundle)) for n, m in config.models.items()},
+        streams={n: replace(s, source=str(base / s.source)) for n, s in config.streams.items()},
+        service=service,
+    )

@@ -1,0 +1,108 @@
+"""What a subscriber learns from the messages it receives, and from those that it does not.
+
+What may live here: the events and the `Tracker` that makes them. No I/O, so that any loop can drive it:
+`client` feeds it from a socket, and a test feeds it by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qzd_daemon import wire
+from qzd_daemon.wire import Detections, Heartbeat, ModelState, StreamState
+
+__all__ = ["Detections", "Event", "Gap", "ModelState", "Restarted", "StreamState", "Tracker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages of a topic were lost on the way. Each is counted in exactly one Gap.
+
+    Attributes
+    ----------
+    topic : str
+    first, last : int
+        The seqs that are missing, both included.
+    """
+
+    topic: str
+    first: int
+    last: int
+
+    @property
+    def lost(self) -> int:
+        """How many messages are missing."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The daemon has started again: counting begins anew.
+
+    Attributes
+    ----------
+    before, epoch : str
+        The uuid of the run that was known, and of the one that speaks now.
+    """
+
+    before: str
+    epoch: str
+
+
+Event = Detections | Gap | Restarted | StreamState | ModelState
+
+
+class Tracker:
+    """Turns messages into events, and finds what is missing between them.
+
+    A topic's messages count from 1 without a hole, so a jump is a loss. A heartbeat names the last seq of
+    every topic, so a loss at the end is seen too. What was sent before this subscriber was there is no
+    loss: until the first heartbeat of the first epoch, the first message of a topic sets its beginning.
+
+    Parameters
+    ----------
+    wants : callable
+        Whether a topic is subscribed to; heartbeats list them all.
+    """
+
+    def __init__(self, wants: Callable[[str], bool] = lambda _: True) -> None:
+        self._wants = wants
+        self._epoch = ""
+        self._seen: dict[str, int] = {}
+        self._complete = False  # whether a topic that is not in _seen has had no message yet
+
+    def feed(self, topic: str, payload: bytes) -> list[Event]:
+        """The events of one message, in order: what was lost before it, then what it says.
+
+        Raises
+        ------
+        msgspec.DecodeError
+            The message is not of this protocol.
+        """
+        message = wire.decode(payload)
+        events = self._check_epoch(message.epoch)
+        if isinstance(message, Heartbeat):
+            for other, seq in message.topics.items():
+                if self._wants(other):
+                    events += self._advance(other, seq, arrived=False)
+            self._complete = True
+            return events
+        events += self._advance(topic, message.seq, arrived=True)
+        return [*events, message]
+
+    def _check_epoch(self, epoch: str) -> list[Event]:
+        if epoch == self._epoch:
+            return []
+        before, self._epoch = self._epoch, epoch
+        self._seen.clear()
+        self._complete = bool(before)  # whoever saw the epoch before was there when this one began
+        return [Restarted(before, epoch)] if before else []
+
+    def _advance(self, topic: str, seq: int, *, arrived: bool) -> list[Event]:
+        """Note that seq was sent; it is not lost itself when it `arrived`."""
+        start = 0 if self._complete else seq - 1 if arrived else seq
+        before = self._seen.get(topic, start)
+        self._seen[topic] = max(seq, before)
+        last_lost = seq - 1 if arrived else seq
+        return [Gap(topic, before + 1, last_lost)] if last_lost > before else []

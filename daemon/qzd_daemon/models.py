@@ -1,0 +1,87 @@
+"""A model that is ready to serve: its bundle read, compiled for its device, and tested there.
+
+What may live here: loading, and what every message says about the model. Who feeds it is in `scheduler`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qzd_daemon import wire
+from qzd_daemon.config import ModelConfig
+from qzd_ext import bundle
+from qzd_ext.detector import Detector
+from qzd_ext.errors import GateError
+from qzd_ext.manifest import Thresholds
+from qzd_ext.runner import RunOptions
+
+__all__ = ["Served", "load"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A detector that has passed its self-test.
+
+    Attributes
+    ----------
+    detector : Detector
+    info : wire.ModelInfo
+    thresholds : wire.UsedThresholds
+        What messages say about it.
+    """
+
+    detector: Detector
+    info: wire.ModelInfo
+    thresholds: wire.UsedThresholds
+
+
+def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
+    """Read a bundle, compile it, and run its golden frames on the device that will serve it.
+
+    Raises
+    ------
+    BundleError, ModelError, DeviceError
+        The bundle is damaged, or the device cannot run it.
+    GateError
+        The device gives other boxes than the bundle's golden ones.
+    """
+    found = bundle.read(Path(config.bundle))
+    options = RunOptions(config.device, config.hint, config.requests, config.threads, cache_dir)
+    detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
+    try:
+        _self_test(name, detector)
+    except BaseException:
+        detector.close()
+        raise
+    manifest = found.manifest
+    device = ",".join(detector.devices)
+    info = wire.ModelInfo(name, manifest.version, found.digest, manifest.precision, device)
+    log.info(
+        "model %s: %s version %s (%s) runs on %s with %d requests",
+        *(name, manifest.name, manifest.version, manifest.precision, info.device, detector.requests),
+    )
+    used = wire.UsedThresholds(detector.thresholds.confidence, detector.thresholds.iou)
+    return Served(detector, info, used)
+
+
+def _thresholds(of_bundle: Thresholds, config: ModelConfig) -> Thresholds:
+    names = ("confidence", "iou", "max_detections")
+    given = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return msgspec.structs.replace(of_bundle, **given)
+
+
+def _self_test(name: str, detector: Detector) -> None:
+    problems = detector.self_test()
+    if problems:
+        device, listed = ",".join(detector.devices), "\n    ".join(problems)
+        raise GateError(
+            f"model {name}: its self-test on {device} failed:\n    {listed}",
+            wanted="the boxes that the bundle's golden frames had when it was made",
+            fix="use another device, or quantize the model for this machine's instruction set",
+        )

@@ -1,0 +1,34 @@
+"""Readiness, watchdog and status to systemd; nothing happens where it did not start us.
+
+Source: sd_notify(3). What may live here: that protocol, and no dependency.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+__all__ = ["notify", "watchdog_interval"]
+
+
+def notify(*fields: str) -> None:
+    """Tell systemd, for example `notify("READY=1", "STATUS=serving 2 streams")`."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.connect(address)
+            sender.sendall("\n".join(fields).encode())
+        except OSError:
+            return  # systemd is not listening any more: nobody is left to be told
+
+
+def watchdog_interval() -> float | None:
+    """Seconds within which systemd wants `WATCHDOG=1`; None where it does not watch this process."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) > 0 else None

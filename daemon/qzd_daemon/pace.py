@@ -1,0 +1,55 @@
+"""When a frame is handed over: at once, later, or not at all. No clock is read here; time is passed in.
+
+`wait` streams and images lose nothing: `max_fps` makes the source wait. `drop` streams run in real time: a
+file plays at its own speed, and `max_fps` leaves frames out.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Pace"]
+
+EARLY = 0.1  # of an interval: a camera at max_fps jitters, and must not lose every second frame
+
+
+class Pace:
+    """The pace of one stream.
+
+    Parameters
+    ----------
+    max_fps : float or None
+        Most frames a second.
+    real_time : bool
+        Frames that come faster are left out, and a file is slowed down to its own speed.
+    """
+
+    def __init__(self, max_fps: float | None, *, real_time: bool) -> None:
+        self._interval = 1.0 / max_fps if max_fps else 0.0
+        self._real_time = real_time
+        self._next = float("-inf")
+        self._origin: float | None = None
+
+    def wait(self, now: float, pts: float | None) -> float | None:
+        """Seconds to wait before a frame is handed over; None to leave it out.
+
+        Parameters
+        ----------
+        now : float
+            Seconds, of any steady clock.
+        pts : float or None
+            The frame's own time, for a source that must be slowed down to it.
+        """
+        if not self._real_time:
+            due = max(now, self._next)
+        else:
+            due = self._played_at(now, pts)
+            if due < self._next - EARLY * self._interval:
+                return None
+        self._next = max(self._next, due - self._interval) + self._interval
+        return max(0.0, due - now)
+
+    def _played_at(self, now: float, pts: float | None) -> float:
+        if pts is None:
+            return now
+        if self._origin is None:
+            self._origin = now - pts
+        return max(now, self._origin + pts)

@@ -1,0 +1,155 @@
+"""A lane: one stream through one model, from a captured frame to its message, in frame order.
+
+Requests end in any order; a lane holds back what came early, so that every frame is published once and in
+its turn. What may live here: order and the making of messages. Who runs what is in `scheduler`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from qzd_daemon import wire
+from qzd_daemon.mailbox import Inbox, Mail, Mailbox
+from qzd_daemon.models import Served
+from qzd_daemon.sources import Captured
+from qzd_ext.detections import Classes, Detections, FloatArray
+from qzd_ext.detector import Result
+from qzd_ext.errors import QzdError
+
+__all__ = ["Lane", "Ticket", "Work"]
+
+Publish = Callable[[str, wire.Message], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A frame of a stream on its way through one model.
+
+    Attributes
+    ----------
+    lane : Lane
+    index : int
+        Counts what the source delivered, from 0.
+    captured : Captured
+    """
+
+    lane: Lane
+    index: int
+    captured: Captured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """A frame's place in its lane's order, for `Lane.finish`."""
+
+    order: int
+    mail: Mail[Work]
+
+
+class Lane:
+    """One stream through one model.
+
+    Parameters
+    ----------
+    stream, model : str
+        Their names.
+    inbox : Inbox
+        The model's.
+    when_behind : "drop" or "wait"
+    publish : callable
+        Takes a topic and a message; called in frame order, from any thread.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        model: str,
+        inbox: Inbox[Work],
+        when_behind: Literal["drop", "wait"],
+        publish: Publish,
+    ) -> None:
+        self.stream = stream
+        self.model = model
+        self.mailbox: Mailbox[Work] = Mailbox(inbox, when_behind)
+        self._topic = wire.detections_topic(stream, model)
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._published = 0
+        self._early: dict[int, wire.Detections] = {}
+
+    def take(self, mail: Mail[Work]) -> Ticket:
+        """Give a frame its place. Called by the scheduler alone, in frame order."""
+        ticket = Ticket(self._taken, mail)
+        self._taken += 1
+        return ticket
+
+    def finish(
+        self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | QzdError | str
+    ) -> None:
+        """Publish what became of a frame, as soon as all before it are published.
+
+        Parameters
+        ----------
+        ticket : Ticket
+        served : Served
+            The model that answered.
+        queue_ms : float
+            How long the frame waited for an idle request.
+        outcome : Result, QzdError or str
+            What was found, or why nothing is known.
+        """
+        message = _message(self.stream, ticket.mail, served, queue_ms, outcome)
+        with self._lock:
+            self._early[ticket.order] = message
+            while (ready := self._early.pop(self._published, None)) is not None:
+                self._published += 1
+                self._publish(self._topic, ready)
+
+
+def _message(
+    stream: str, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | QzdError | str
+) -> wire.Detections:
+    captured = mail.item.captured
+    height, width = captured.frame.shape[:2] if captured.frame is not None else (0, 0)
+    stages = (0.0, 0.0, 0.0)
+    if isinstance(outcome, Result):
+        timing = outcome.timing
+        stages = (timing.preprocess, timing.inference, timing.postprocess)
+    return wire.Detections(
+        stream=stream,
+        frame=mail.item.index,
+        captured_ns=captured.captured_ns,
+        pts_s=captured.pts_s,
+        file=captured.file,
+        width=width,
+        height=height,
+        outcome="ok" if isinstance(outcome, Result) else "error",
+        reason=None if isinstance(outcome, Result) else str(outcome),
+        dropped_before=mail.dropped_before,
+        model=served.info,
+        timing_ms=wire.StageTimes(*(round(ms, 3) for ms in (queue_ms, *stages))),
+        thresholds=served.thresholds,
+        **(_found(outcome.found, served) if isinstance(outcome, Result) else {}),
+    )
+
+
+def _found(found: Detections | Classes, served: Served) -> dict[str, Any]:
+    """The fields of a message that hold what was found."""
+    label = served.detector.bundle.manifest.labels.name
+    classes = found.class_ids.tolist()
+    scores = _rounded(found.scores, 5)
+    if isinstance(found, Classes):
+        return {"classes": [wire.ClassScore(c, label(c), s) for c, s in zip(classes, scores, strict=True)]}
+    boxes = _rounded(found.boxes, 3)
+    listed = [wire.Box(c, label(c), s, tuple(b)) for c, s, b in zip(classes, scores, boxes, strict=True)]
+    return {"detections": listed, "truncated": found.truncated}
+
+
+def _rounded(values: FloatArray, decimals: int) -> list[Any]:
+    return np.round(values.astype(np.float64), decimals).tolist()  # type: ignore[no-any-return]

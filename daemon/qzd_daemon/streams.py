@@ -1,0 +1,117 @@
+"""A thread for each source: it reads frames, keeps the pace, and puts them into the mailboxes.
+
+What may live here: pace, counting, and the state that is published about a source. Decoding is in `sources`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from qzd_daemon import wire
+from qzd_daemon.config import StreamConfig
+from qzd_daemon.pace import Pace
+from qzd_daemon.pipeline import Lane, Publish, Work
+from qzd_daemon.sources import Captured, Source
+from qzd_ext.errors import SourceError
+
+__all__ = ["Stream"]
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """A source that is being read.
+
+    Parameters
+    ----------
+    name : str
+    config : StreamConfig
+    source : Source
+        Open; owned from here on.
+    lanes : sequence of Lane
+        Where its frames go.
+    publish : callable
+        Takes a topic and a message.
+    ended : callable
+        Called once, when no more frames will come.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: StreamConfig,
+        source: Source,
+        lanes: Sequence[Lane],
+        publish: Publish,
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.finished = self.failed = False
+        self._config = config
+        self._source = source
+        self._lanes = lanes
+        self._publish = publish
+        self._ended = ended
+        self._frames = self._damaged = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; `join` waits for it."""
+        self._stopping.set()
+        for lane in self._lanes:
+            lane.mailbox.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread; False when it hangs in its source."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._tell("running")
+        try:
+            self._read()
+            if not self._stopping.is_set():
+                self._tell("ended", self._source.end)
+        except SourceError as error:
+            self.failed = True
+            self._tell("failed", str(error))
+        finally:
+            self._source.close()
+            self.finished = True
+            self._ended()
+
+    def _read(self) -> None:
+        pace = Pace(self._config.max_fps, real_time=self._config.policy == "drop")
+        for captured in self._source.frames():
+            wait = pace.wait(time.monotonic(), captured.pts_s)
+            if self._stopping.wait(wait) if wait else self._stopping.is_set():
+                return
+            self._hand_over(captured, leave_out=wait is None)
+
+    def _hand_over(self, captured: Captured, *, leave_out: bool) -> None:
+        index = self._frames
+        self._frames += 1
+        self._damaged += captured.frame is None
+        for lane in self._lanes:
+            if leave_out:
+                lane.mailbox.skip()
+            else:
+                lane.mailbox.put(Work(lane, index, captured))
+
+    def _tell(self, state: Literal["running", "ended", "failed"], reason: str | None = None) -> None:
+        level = logging.ERROR if state == "failed" else logging.INFO
+        log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
+        message = wire.StreamState(
+            stream=self.name, state=state, reason=reason, frames=self._frames, damaged=self._damaged
+        )
+        self._publish(wire.stream_topic(self.name), message)
