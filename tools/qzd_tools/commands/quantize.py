@@ -1,0 +1,176 @@
+"""`qzd-tools quantize`: a smaller bundle, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qzd_ext.errors import UsageError
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+from qzd_tools.isa import TARGETS
+
+if TYPE_CHECKING:
+    from qzd_ext.manifest import Manifest
+    from qzd_tools.quantize import Gate, Quantized
+    from qzd_tools.recipe import Recipe
+
+__all__ = ["command"]
+
+MODES = ("int8", "int8-weights", "fp16")
+
+RECIPE = (
+    "subset_size", "preset", "target_isa", "ignored_names", "ignored_patterns", "ignored_types",
+    "model_type", "fast_bias_correction",
+)  # fmt: skip
+"""The options that are fields of `Recipe`."""
+
+
+@click.command()
+@click.argument("bundle", type=BUNDLE)
+@click.option("-o", "--output", type=BUNDLE, help="The new bundle.  [default: BUNDLE-MODE beside it]")
+@click.option("--mode", type=click.Choice(MODES), default="int8", show_default=True)
+@click.option("--images", type=DIRECTORY, help="Images to calibrate with, or those of --annotations.")
+@click.option("--annotations", type=FILE, help="COCO annotations whose images to calibrate with.")
+@click.option("--subset-size", type=click.IntRange(1), default=300, show_default=True, help="Most of them.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For choosing among more.")
+@click.option("--preset", type=click.Choice(["mixed", "performance"]), default="mixed", show_default=True)
+@click.option(
+    "--target-isa",
+    type=click.Choice(TARGETS),
+    default="any",
+    show_default=True,
+    help="CPUs that it will run on; any is safe everywhere, vnni uses all bits of the weights.",
+)
+@click.option("--ignored-name", "ignored_names", multiple=True, help="An operation to leave in float.")
+@click.option("--ignored-pattern", "ignored_patterns", multiple=True, help="A regular expression of names.")
+@click.option("--ignored-type", "ignored_types", multiple=True, help="A type of operation, as Multiply.")
+@click.option("--model-type", type=click.Choice(["transformer"]), help="Patterns to look for.")
+@click.option("--fast-bias-correction/--no-fast-bias-correction", default=True, show_default=True)
+@click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
+@click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
+@click.option("--validation-images", type=DIRECTORY, help="Where those images lie.")
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="How much mAP or top-1 may be lost.")
+@click.option("--time-budget", type=click.FloatRange(0), help="Seconds to search.  [default: 1800]")
+@click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--device", default="CPU", show_default=True, help="Where to measure.")
+@json_option
+def command(
+    bundle: Path,
+    output: Path | None,
+    mode: Any,
+    images: Path | None,
+    annotations: Path | None,
+    json_file: Path | None,
+    **given: Any,
+) -> None:
+    """Make a smaller bundle of the float one in BUNDLE.
+
+    int8 quantizes activations and weights and needs images like those that the model will see;
+    int8-weights and fp16 need none. The head's arithmetic stays in float, and weights use seven bits, so
+    that the result is right on any CPU. With validation data, what is lost is measured and written into
+    the bundle, and --max-drop makes it a gate: exit code 1 where the search ends above it.
+    """
+    from qzd_ext import bundle as bundles
+    from qzd_ext.runner import RunOptions
+    from qzd_tools.quantize import quantize
+    from qzd_tools.recipe import Recipe
+
+    parent = bundles.read(bundle)
+    recipe = Recipe(**{name: given[name] for name in RECIPE})
+    _check_data(mode, images, annotations, recipe)
+    result = quantize(
+        parent,
+        output or bundle.with_name(f"{bundle.name}-{mode}"),
+        mode=mode,
+        recipe=recipe,
+        images=_calibration_images(images, annotations) if mode == "int8" else (),
+        seed=given["seed"],
+        gate=_gate(parent.manifest, given),
+        allow_overlap=given["allow_overlap"],
+        overwrite=given["overwrite"],
+        options=RunOptions(device=given["device"]),
+        say=say,
+    )
+    say(_describe(result))
+    write_json(json_file, _document(result))
+
+
+def _check_data(mode: str, images: Path | None, annotations: Path | None, recipe: Recipe) -> None:
+    if mode == "int8" and images is None and annotations is None:
+        raise UsageError(
+            "--mode int8 without images to calibrate with",
+            wanted="some 300 images like those that the model will see",
+            fix="name them with --images DIR or --annotations FILE, or choose --mode int8-weights",
+        )
+    if mode != "int8" and (recipe.ignored_names or recipe.ignored_patterns or recipe.ignored_types):
+        raise UsageError(f"--ignored-... with --mode {mode}", fix="leave it out: it is for --mode int8")
+
+
+def _calibration_images(images: Path | None, annotations: Path | None) -> list[Path]:
+    from qzd_tools.dataset import read_coco
+    from qzd_tools.images import list_images
+
+    if annotations is not None:
+        return [picture.path for picture in read_coco(annotations, images).pictures]
+    assert images is not None
+    return list_images(images)
+
+
+def _gate(manifest: Manifest, given: dict[str, Any]) -> Gate | None:
+    from qzd_tools.commands.validate import dataset_for
+    from qzd_tools.quantize import Gate
+
+    annotations, imagenet = given["validation_annotations"], given["validation_imagenet"]
+    if annotations is None and imagenet is None:
+        for option in ("max_drop", "time_budget", "validation_images"):
+            if given[option] is not None:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} without validation data",
+                    fix="name it: --validation-annotations FILE, or --validation-imagenet LABELS",
+                )
+        return None
+    if given["time_budget"] is not None and given["max_drop"] is None:
+        raise UsageError("--time-budget without --max-drop", fix="say what may be lost: --max-drop 0.01")
+    dataset = dataset_for(manifest, annotations, imagenet, given["validation_images"])
+    budget = {} if given["time_budget"] is None else {"time_budget": given["time_budget"]}
+    return Gate(dataset=dataset, max_drop=given["max_drop"], **budget)
+
+
+def _describe(result: Quantized) -> str:
+    ours, theirs, speed = result.bundle, result.parent, result.speed
+    lines = [
+        f"written: {ours.path}",
+        f"  size        {theirs.size / 1e6:8.2f} -> {ours.size / 1e6:8.2f} MB",
+        f"  throughput  {speed.before:8.1f} -> {speed.after:8.1f} inferences a second on this machine",
+    ]
+    if result.before is not None and result.after is not None:
+        before, after = result.before.score.metrics, result.after.score.metrics
+        for name, value in list(before.items())[:2]:
+            lines.append(f"  {name:<10}  {value or 0:8.4f} -> {after[name] or 0:8.4f}")
+    if speed.after < speed.before:
+        lines.append(
+            "warning: it is slower than float on this machine, "
+            f"{speed.after:.1f} against {speed.before:.1f} a second; serve the "
+            "float bundle here, or measure on the machine that will serve"
+        )
+    return "\n".join(lines)
+
+
+def _document(result: Quantized) -> dict[str, Any]:
+    manifest = result.bundle.manifest
+    before, after = result.before, result.after
+    return {
+        "bundle": {"path": str(result.bundle.path), "name": manifest.name, "digest": result.bundle.digest},
+        "parent": result.parent.digest,
+        "precision": manifest.precision,
+        "bytes": {"before": result.parent.size, "after": result.bundle.size},
+        "throughput": {"before": result.speed.before, "after": result.speed.after},
+        "metrics": after.score.metrics if after else None,
+        "baseline": before.score.metrics if before else None,
+        "drop": before.score.main - after.score.main if before and after else None,
+        "seconds": result.seconds,
+        "provenance": manifest.provenance,
+    }

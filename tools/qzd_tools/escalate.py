@@ -1,0 +1,173 @@
+"""When the plain recipe costs too much accuracy: what else to try, in which order, and for how long.
+
+What may live here: the search. It is given ways to quantize and to judge, and knows neither bundles nor
+datasets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from qzd_ext.geometry import Frame
+from qzd_tools.progress import progress
+from qzd_tools.recipe import Recipe
+from qzd_tools.structure import constant_values, weight_port, weighted_layers
+
+__all__ = ["Attempt", "escalate", "rank_layers", "revert_layers"]
+
+RANKING_IMAGES = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One INT8 graph and what it costs.
+
+    Attributes
+    ----------
+    model : ov.Model
+    recipe : Recipe
+    reverted : tuple of str
+        Layers that were put back to float afterwards.
+    drop : float
+        By which the main figure is below that of the float model.
+    """
+
+    model: ov.Model
+    recipe: Recipe
+    reverted: tuple[str, ...]
+    drop: float
+
+
+def escalate(
+    plain: Attempt,
+    limit: float,
+    budget: float,
+    quantize: Callable[[Recipe], ov.Model],
+    judge: Callable[[ov.Model, Recipe, tuple[str, ...]], float],
+    reverts: Callable[[Attempt], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    say: Callable[[str], None],
+) -> Attempt:
+    """Try stronger recipes until one keeps within the limit or the time is over.
+
+    Parameters
+    ----------
+    plain : Attempt
+        What missed the limit.
+    limit : float
+        The drop that is allowed.
+    budget : float
+        Seconds; a step that would probably go beyond is not begun.
+    quantize : callable
+        From a recipe to an INT8 graph.
+    judge : callable
+        From an INT8 graph, its recipe and its reverted layers to its drop.
+    reverts : callable
+        From an attempt to graphs with more and more of its layers in float.
+    say : callable
+        Told of each step.
+
+    Returns
+    -------
+    Attempt
+        The best so far: the first within the limit, or the one with the least drop.
+    """
+    best, longest = plain, 0.0
+    begin = time.monotonic()
+    steps = _steps(plain, lambda: best, quantize, reverts)
+    while best.drop > limit:
+        step_begin = time.monotonic()
+        if step_begin - begin + longest > budget:
+            say(f"the time budget of {budget:g} s is used up")
+            break
+        step = next(steps, None)
+        if step is None:
+            break
+        name, recipe, reverted, model = step
+        attempt = Attempt(model, recipe, reverted, judge(model, recipe, reverted))
+        longest = max(longest, time.monotonic() - step_begin)
+        say(f"{name}: drop {attempt.drop:+.4f} ({time.monotonic() - step_begin:.0f} s)")
+        if attempt.drop < best.drop:
+            best = attempt
+    return best
+
+
+def _steps(
+    plain: Attempt,
+    best: Callable[[], Attempt],
+    quantize: Callable[[Recipe], ov.Model],
+    reverts: Callable[[Attempt], Iterator[tuple[tuple[str, ...], ov.Model]]],
+) -> Iterator[tuple[str, Recipe, tuple[str, ...], ov.Model]]:
+    recipe = dataclasses.replace(plain.recipe, float_layers=True)
+    yield "the head's last layers in float", recipe, (), quantize(recipe)
+    recipe = dataclasses.replace(best().recipe, smooth_quant=True)
+    yield "smooth quantization", recipe, (), quantize(recipe)
+    if plain.recipe.fast_bias_correction:
+        recipe = dataclasses.replace(best().recipe, fast_bias_correction=False)
+        yield "accurate bias correction", recipe, (), quantize(recipe)
+    base = best()
+    for reverted, model in reverts(base):
+        yield f"{len(reverted)} layers that cost most in float", base.recipe, reverted, model
+
+
+def rank_layers(
+    quantized: ov.Model, original: ov.Model, images: Sequence[Frame], device: str = "CPU"
+) -> list[str]:
+    """The quantized layers, those first whose return to float brings the results nearest to the original's.
+
+    Parameters
+    ----------
+    quantized, original : ov.Model
+    images : sequence of (1, H, W, 3) uint8
+        Inputs to compare the results on.
+    device : str
+    """
+    core = ov.Core()
+    inputs = images[:RANKING_IMAGES]
+
+    def results(model: ov.Model) -> list[list[np.ndarray]]:
+        compiled = core.compile_model(model, device, {"PERFORMANCE_HINT": "LATENCY"})
+        return [[np.array(v) for v in compiled(image).values()] for image in inputs]
+
+    wanted = results(original)
+
+    def distance(model: ov.Model) -> float:
+        pairs = [p for w, g in zip(wanted, results(model), strict=True) for p in zip(w, g, strict=True)]
+        return float(np.mean([np.mean((g - w) ** 2) / (np.mean(w**2) + 1e-12) for w, g in pairs]))
+
+    names = [node.get_friendly_name() for node in weighted_layers(quantized) if _activation_quantizer(node)]
+    scores = []
+    with progress("ranking layers", len(names)) as step:
+        for name in names:
+            scores.append((distance(revert_layers(quantized, original, [name])), name))
+            step(name)
+    return [name for _, name in sorted(scores)]
+
+
+def _activation_quantizer(node: ov.Node) -> ov.Node | None:
+    source = node.input_value(0).get_node()
+    return source if source.get_type_name() == "FakeQuantize" else None
+
+
+def revert_layers(quantized: ov.Model, original: ov.Model, names: Sequence[str]) -> ov.Model:
+    """A copy in which some layers have their float activations and weights again; biases stay corrected."""
+    model = quantized.clone()
+    weights = {node.get_friendly_name(): node for node in weighted_layers(original)}
+    for node in weighted_layers(model):
+        name = node.get_friendly_name()
+        quantizer = _activation_quantizer(node)
+        if name not in names or quantizer is None or name not in weights:
+            continue
+        port, _ = weight_port(weights[name])
+        values = constant_values(weights[name].input_value(port))
+        if port == 1 and values is not None:
+            node.input(0).replace_source_output(quantizer.input_value(0))
+            node.input(1).replace_source_output(ops.constant(values).output(0))
+    model.validate_nodes_and_infer_types()
+    return model

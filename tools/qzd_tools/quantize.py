@@ -1,0 +1,335 @@
+"""A float bundle into a smaller one: INT8, INT8 weights, or FP16, with proof of what it cost.
+
+`quantize` is the whole way, top to bottom. What may live here: the order of the steps and what is written
+into the bundle; each step is a module of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import openvino as ov
+
+from qzd_ext import __version__
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import Bundle, Draft
+from qzd_ext.detector import Detector
+from qzd_ext.errors import GateError, UsageError
+from qzd_ext.geometry import Frame
+from qzd_ext.golden import GoldenFrame, read_golden, write_golden
+from qzd_ext.manifest import Accuracy, Manifest
+from qzd_ext.runner import RunOptions
+from qzd_tools import isa
+from qzd_tools.calibration import FEW, Calibration, choose, overlap, preparer
+from qzd_tools.compress import compress_weights
+from qzd_tools.dataset import Dataset
+from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
+from qzd_tools.images import read_image
+from qzd_tools.recipe import Recipe, apply_recipe, make_names_unique
+from qzd_tools.speed import throughputs
+from qzd_tools.structure import is_quantized
+from qzd_tools.validate import Validation, check_drop, compare, validate
+
+__all__ = ["Gate", "Mode", "Quantized", "Speed", "quantize"]
+
+Mode = Literal["int8", "int8-weights", "fp16"]
+Say = Callable[[str], None]
+
+GOLDEN_FRAMES = 4
+"""How many calibration images become golden frames where the parent has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Validation data, and what may be lost on it.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    max_drop : float or None
+        By how much mAP or top-1 may fall; None measures and lets everything pass.
+    time_budget : float
+        Seconds for the search after the plain recipe missed.
+    """
+
+    dataset: Dataset
+    max_drop: float | None = None
+    time_budget: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Inferences a second on this machine, before and after."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What came out.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Read back, with its hashes checked.
+    parent : Bundle
+    before, after : Validation or None
+        Where there was validation data.
+    speed : Speed
+    seconds : float
+        For quantizing alone, without checks and measurements.
+    """
+
+    bundle: Bundle
+    parent: Bundle
+    before: Validation | None
+    after: Validation | None
+    speed: Speed
+    seconds: float
+
+
+def quantize(
+    parent: Bundle,
+    destination: Path,
+    *,
+    mode: Mode = "int8",
+    recipe: Recipe = Recipe(),
+    images: Sequence[Path] = (),
+    seed: int = 0,
+    gate: Gate | None = None,
+    allow_overlap: bool = False,
+    overwrite: bool = False,
+    options: RunOptions = RunOptions(),
+    say: Say = lambda _: None,
+) -> Quantized:
+    """Make a smaller bundle of a float one.
+
+    Parameters
+    ----------
+    parent : Bundle
+    destination : Path
+    mode : "int8", "int8-weights" or "fp16"
+        Activations and weights; weights alone; half precision.
+    recipe : Recipe
+        For "int8".
+    images : sequence of Path
+        To calibrate with; needed for "int8" alone.
+    seed : int
+        For the choice of images where there are more than `recipe.subset_size`.
+    gate : Gate, optional
+        Validation data: before and after are measured and written into the bundle.
+    allow_overlap : bool
+        Whether images may be in both sets.
+    overwrite : bool
+        Replace a bundle that is at the destination.
+    options : RunOptions
+        Where to measure.
+    say : callable
+        Told what is found out on the way.
+
+    Raises
+    ------
+    UsageError
+        The parent is quantized already, an ignored name matches nothing, or the two sets share images.
+    DataError
+        There are too few images, or one cannot be read.
+    GateError
+        The drop is above `gate.max_drop` after all. The best that was found is at the destination, with
+        its accuracy in it, unless there was a bundle before.
+    BundleError
+        The destination cannot be written.
+    """
+    model = _read_float(parent)
+    fresh = not destination.exists()
+    with bundles.create(destination, overwrite=overwrite) as draft:
+        job = _Job(parent, draft, mode, recipe, seed, options)
+        if mode == "int8":
+            job.calibration = choose(images, recipe.subset_size, seed)
+            _tell_about_calibration(job, gate, allow_overlap, say)
+        before = validate(parent, gate.dataset, options=options, title="float") if gate else None
+        begin = time.perf_counter()
+        graph = job.make(model, recipe)
+        seconds = time.perf_counter() - begin
+        after = job.measure(graph, recipe, (), gate.dataset) if gate else None
+        missed = None
+        if gate is not None and before is not None and after is not None:
+            after = _improve(job, model, graph, gate, before, after, say)
+            missed = _missed(gate, before, after)
+            if missed is not None and not fresh:
+                raise missed
+        else:
+            job.save(graph, recipe, ())
+        if after is not None:
+            job.record(after.accuracy(before))
+        job.write_golden(say)
+        speed = Speed(*throughputs([parent.model, draft.directory / bundles.MODEL], options))
+    bundle = bundles.read(destination)
+    if missed is not None:
+        say(f"the best that was found is at {destination}, with its accuracy in it")
+        raise missed
+    after = dataclasses.replace(after, bundle=bundle) if after else None
+    return Quantized(bundle, parent, before, after, speed, seconds)
+
+
+def _read_float(parent: Bundle) -> ov.Model:
+    """The parent's graph, with names that are unique."""
+    model = ov.Core().read_model(parent.model)
+    if is_quantized(model) or parent.manifest.precision.startswith("int8"):
+        raise UsageError(
+            f"{parent.path} is quantized already ({parent.manifest.precision})",
+            wanted="a float bundle",
+            fix="quantize the bundle that it was made from, or convert the float model",
+        )
+    make_names_unique(model)
+    return model
+
+
+def _tell_about_calibration(job: _Job, gate: Gate | None, allow_overlap: bool, say: Say) -> None:
+    assert job.calibration is not None
+    count = len(job.calibration.images)
+    few = f"; {FEW} or more make better ranges" if count < FEW else ""
+    say(f"calibrating with {count} images{few}")
+    if gate is not None:
+        shared = overlap(job.calibration, [p.path for p in gate.dataset.pictures], allowed=allow_overlap)
+        if shared:
+            say(f"warning: {shared}")
+    advice = isa.advice(job.recipe.target_isa, isa.host_isa())
+    if advice:
+        say(advice)
+
+
+class _Job:
+    """A bundle in the making: its parent, its draft, and how it is made."""
+
+    def __init__(
+        self, parent: Bundle, draft: Draft, mode: Mode, recipe: Recipe, seed: int, options: RunOptions
+    ) -> None:
+        self.parent = parent
+        self.draft = draft
+        self.mode = mode
+        self.recipe = recipe
+        self.seed = seed
+        self.options = options
+        self.calibration: Calibration | None = None
+        if parent.priors is not None:
+            shutil.copy(parent.path / bundles.PRIORS, draft.directory)
+
+    def make(self, model: ov.Model, recipe: Recipe) -> ov.Model:
+        """The smaller graph; the model itself is not changed."""
+        if self.mode == "int8":
+            assert self.calibration is not None
+            prepare = preparer(self.parent.manifest.input)
+            return apply_recipe(model, self.calibration.images, prepare, recipe)
+        if self.mode == "int8-weights":
+            model = model.clone()
+            compress_weights(model)
+        return model
+
+    def save(self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> Bundle:
+        """Put a graph into the draft, in place of what is there; the bundle that it is so far."""
+        path = self.draft.directory / bundles.MODEL
+        try:
+            ov.save_model(graph, path, compress_to_fp16=self.mode == "fp16")
+            ov.Core().read_model(path)
+        except RuntimeError as error:
+            raise OSError(None, f"the model could not be written whole: {error}", str(path)) from error
+        self.draft.manifest = self._manifest(recipe, reverted)
+        return Bundle(self.draft.directory, self.draft.manifest, self.parent.digest, self.parent.priors)
+
+    def measure(
+        self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...], dataset: Dataset
+    ) -> Validation:
+        """Save a graph and run it over a dataset."""
+        return validate(self.save(graph, recipe, reverted), dataset, options=self.options, title=self.mode)
+
+    def record(self, accuracy: Accuracy) -> None:
+        """Write a measured accuracy into the manifest."""
+        assert self.draft.manifest is not None
+        self.draft.manifest = msgspec.structs.replace(self.draft.manifest, accuracy=(accuracy,))
+
+    def _manifest(self, recipe: Recipe, reverted: tuple[str, ...]) -> Manifest:
+        own = self.parent.manifest
+        made: dict[str, str | int | float | bool | list[str]] = {"mode": self.mode}
+        tools = own.provenance.tools | {"qzd": __version__, "openvino": ov.__version__}
+        if self.calibration is not None:
+            made |= recipe.as_record() | {"seed": self.seed, "layers_reverted_to_float": list(reverted)}
+            made["host_isa"] = list(isa.host_isa())
+            tools["nncf"] = importlib.metadata.version("nncf")
+        provenance = msgspec.structs.replace(
+            own.provenance,
+            tools=tools,
+            parent=self.parent.digest,
+            quantization=made,
+            target_isa=recipe.target_isa if self.calibration else "",
+            calibration_digest=self.calibration.digest if self.calibration else "",
+            calibration_images=len(self.calibration.images) if self.calibration else 0,
+        )
+        return msgspec.structs.replace(
+            own, precision=self.mode, provenance=provenance, accuracy=(), files={}
+        )
+
+    def write_golden(self, say: Say) -> None:
+        """What the new model finds on the parent's golden frames, or else on calibration images."""
+        frames: list[Frame] = [golden.frame for golden in read_golden(self.parent)]
+        if not frames and self.calibration is not None:
+            images = self.calibration.images
+            chosen = [images[i * len(images) // GOLDEN_FRAMES] for i in range(GOLDEN_FRAMES)]
+            frames = [read_image(path) for path in dict.fromkeys(chosen)]
+        if not frames:
+            say("no golden frames: the bundle that this one is made from has none")
+            return
+        assert self.draft.manifest is not None
+        bundle = Bundle(self.draft.directory, self.draft.manifest, "", self.parent.priors)
+        with Detector(bundle, RunOptions(device=self.options.device, hint="latency")) as detector:
+            for index, frame in enumerate(frames):
+                write_golden(self.draft.directory, index, GoldenFrame(frame, detector.detect(frame).found))
+
+
+def _improve(
+    job: _Job, model: ov.Model, graph: ov.Model, gate: Gate, before: Validation, after: Validation, say: Say
+) -> Validation:
+    """Search for a better recipe where the plain one misses the gate; the best is in the draft at the end."""
+    measured = {id(graph): after}
+
+    def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> float:
+        measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
+        return before.score.main - measured[id(candidate)].score.main
+
+    def reverts(attempt: Attempt) -> Iterator[tuple[tuple[str, ...], ov.Model]]:
+        assert job.calibration is not None
+        prepare = preparer(job.parent.manifest.input)
+        inputs = [prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
+        ranked = rank_layers(attempt.model, model, inputs)
+        count = 1
+        while count <= len(ranked):
+            yield tuple(ranked[:count]), revert_layers(attempt.model, model, ranked[:count])
+            count *= 2
+
+    plain = Attempt(graph, job.recipe, (), before.score.main - after.score.main)
+    say(f"plain recipe: drop {plain.drop:+.4f}")
+    if gate.max_drop is None or plain.drop <= gate.max_drop or job.mode != "int8":
+        return after
+    make = functools.partial(job.make, model)
+    best = escalate(plain, gate.max_drop, gate.time_budget, make, judge, reverts, say)
+    job.save(best.model, best.recipe, best.reverted)
+    return measured[id(best.model)]
+
+
+def _missed(gate: Gate, before: Validation, after: Validation) -> GateError | None:
+    if gate.max_drop is None:
+        return None
+    try:
+        check_drop(compare(after, before, gate.dataset), gate.max_drop)
+    except GateError as error:
+        return error
+    return None

@@ -1,0 +1,167 @@
+"""How a float graph becomes an INT8 one: the parameters that NNCF is given, and why.
+
+What may live here: choices about quantization, and the call of NNCF. Bundles and datasets are not known
+here; a graph and an iterable of prepared inputs go in, a graph comes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import openvino as ov
+
+from qzd_ext.errors import ModelError
+from qzd_ext.geometry import Frame
+from qzd_tools.isa import saturates
+from qzd_tools.structure import find_head, match_names, match_patterns, match_types
+
+if TYPE_CHECKING:
+    import nncf
+
+__all__ = ["Recipe", "apply_recipe", "ignored_operations", "make_names_unique", "quiet_nncf"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Parameters of one quantization; named as NNCF names them.
+
+    Attributes
+    ----------
+    preset : "mixed" or "performance"
+        mixed: activations with a zero point, which leaky activations and raw heads need.
+    target_isa : str
+        One of `isa.TARGETS`; weights use seven bits where 8-bit products may saturate.
+    subset_size : int
+    fast_bias_correction : bool
+    model_type : "transformer" or None
+    ignored_names, ignored_patterns, ignored_types : tuple of str
+        Left in float, besides the head's arithmetic.
+    float_layers : bool
+        Leave the last weighted layers in float too.
+    smooth_quant : bool
+        Move the range of activations into the weights of convolutions.
+    """
+
+    preset: Literal["mixed", "performance"] = "mixed"
+    target_isa: str = "any"
+    subset_size: int = 300
+    fast_bias_correction: bool = True
+    model_type: Literal["transformer"] | None = None
+    ignored_names: tuple[str, ...] = ()
+    ignored_patterns: tuple[str, ...] = ()
+    ignored_types: tuple[str, ...] = ()
+    float_layers: bool = False
+    smooth_quant: bool = False
+
+    def as_record(self) -> dict[str, str | int | float | bool | list[str]]:
+        """The recipe for a bundle's provenance."""
+        return {
+            "preset": self.preset,
+            "subset_size": self.subset_size,
+            "fast_bias_correction": self.fast_bias_correction,
+            "model_type": self.model_type or "",
+            "ignored_names": list(self.ignored_names),
+            "ignored_patterns": list(self.ignored_patterns),
+            "ignored_types": list(self.ignored_types),
+            "overflow_fix": saturates(self.target_isa),
+            "head_arithmetic_in_float": True,
+            "head_layers_in_float": self.float_layers,
+            "smooth_quant": self.smooth_quant,
+        }
+
+
+def ignored_operations(model: ov.Model, recipe: Recipe) -> list[str]:
+    """Names of what stays in float: the head, found by structure, and what the recipe names.
+
+    Raises
+    ------
+    UsageError
+        A name, pattern or type of the recipe matches nothing.
+    """
+    head = find_head(model)
+    asked = match_names(model, recipe.ignored_names)
+    asked += match_patterns(model, recipe.ignored_patterns)
+    asked += match_types(model, recipe.ignored_types)
+    return sorted({*head.arithmetic, *(head.layers if recipe.float_layers else ()), *asked})
+
+
+def make_names_unique(model: ov.Model) -> None:
+    """Give operations that share a name names of their own; NNCF and the ignored ones go by name."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.get_ordered_ops()):
+        if node.get_friendly_name() in seen:
+            node.set_friendly_name(f"{node.get_friendly_name()}_{index}")
+        seen.add(node.get_friendly_name())
+
+
+def apply_recipe(
+    model: ov.Model, images: Sequence[Path], prepare: Callable[[Path], Frame], recipe: Recipe
+) -> ov.Model:
+    """Quantize a float graph with NNCF.
+
+    Parameters
+    ----------
+    model : ov.Model
+        With one u8 NHWC input; not changed.
+    images : sequence of Path
+        Calibration images.
+    prepare : callable
+        From a path to the input it makes, (1, H, W, 3) uint8, exactly as at run time.
+    recipe : Recipe
+
+    Returns
+    -------
+    ov.Model
+
+    Raises
+    ------
+    UsageError
+        A name, pattern or type of the recipe matches nothing.
+    ModelError
+        NNCF cannot quantize the graph.
+    """
+    import nncf
+
+    ignored = nncf.IgnoredScope(names=ignored_operations(model, recipe), validate=False)
+    try:
+        with quiet_nncf():
+            return nncf.quantize(
+                model,
+                nncf.Dataset(images, prepare),
+                preset=nncf.QuantizationPreset(recipe.preset),
+                subset_size=min(recipe.subset_size, len(images)),
+                fast_bias_correction=recipe.fast_bias_correction,
+                model_type=nncf.ModelType(recipe.model_type) if recipe.model_type else None,
+                ignored_scope=ignored,
+                advanced_parameters=_advanced(recipe),
+            )
+    except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError) as error:
+        found = f"NNCF cannot quantize the model: {error}"
+        raise ModelError(found, fix="leave the part that it names in float: --ignored-name") from error
+
+
+def _advanced(recipe: Recipe) -> nncf.AdvancedQuantizationParameters:
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+
+    fix = nncf.OverflowFix.ENABLE if saturates(recipe.target_isa) else nncf.OverflowFix.DISABLE
+    alphas = AdvancedSmoothQuantParameters(convolution=0.5 if recipe.smooth_quant else -1)
+    return nncf.AdvancedQuantizationParameters(overflow_fix=fix, smooth_quant_alphas=alphas)
+
+
+@contextlib.contextmanager
+def quiet_nncf() -> Iterator[None]:
+    """NNCF's bars on stderr where that is a terminal, and only its errors elsewhere."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    sink: Any = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with contextlib.redirect_stdout(sink):
+        yield
