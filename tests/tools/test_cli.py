@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from qzd_ext.errors import DataError, GateError, UsageError
+from qzd_tools import cli
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """`qzd-tools boom` raises what it is told to."""
+
+    def make(error: BaseException) -> None:
+        @click.command()
+        def boom() -> None:
+            raise error
+
+        monkeypatch.setattr(cli.cli, "get_command", lambda ctx, name: boom)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (GateError("too low"), 1, "too low"),
+        (UsageError("no such thing", wanted="another", fix="do this"), 2, "To fix: do this"),
+        (DataError("broken.jpg"), 3, "broken.jpg"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), 3, "/x: No such file"),
+        (KeyboardInterrupt(), 4, "interrupted"),
+    ],
+    ids=["gate", "usage", "data", "os", "ctrl-c"],
+)
+def test_main_gives_code_and_message_when_command_raises(raising, capsys, error, code, words):
+    raising(error)
+    assert cli.main(["boom"]) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["validate"], ["validate", "x", "--confidence", "7"]])
+def test_main_gives_two_when_usage_is_wrong(capsys, arguments):
+    assert cli.main(arguments) == 2
+    assert "Error" in capsys.readouterr().err
+
+
+def test_every_command_has_help_and_json(capsys):
+    context = click.Context(cli.cli)
+    names = cli.cli.list_commands(context)
+    assert {"quantize", "validate"} <= set(names)
+    for name in names:
+        command = cli.cli.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+        if name != "demo":  # its result is a table and files of its own
+            assert "--json" in {o for p in command.params for o in p.opts}, name
+
+
+def test_help_imports_no_heavy_package():
+    code = (
+        "import sys; from qzd_tools.cli import main; main(['quantize', '--help']); "
+        "heavy = {'nncf', 'openvino', 'pycocotools', 'onnx', 'torch'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_telemetry_is_off_when_tools_are_imported_after_openvino():
+    code = (
+        "import openvino, qzd_tools\n"
+        "from openvino.tools.ovc import telemetry_utils as t\n"
+        "assert t.tm.__name__.endswith('telemetry_stub'), t.tm\n"
+        "import sys\nassert sys.modules['openvino_telemetry'] is None\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_main_exits_with_four_when_signalled(tmp_path: Path, number):
+    code = (
+        "import sys, time, click\nfrom pathlib import Path\nfrom qzd_tools import cli\n"
+        "@click.command()\ndef wait():\n    Path(sys.argv[1]).touch()\n    time.sleep(30)\n"
+        "cli.cli.get_command = lambda ctx, name: wait\nsys.exit(cli.main(['wait']))\n"
+    )
+    ready = tmp_path / "ready"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(ready)], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as process:
+        while not ready.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 4
+    assert "interrupted" in err
+    assert "Traceback" not in err

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from qzd_ext.errors import DataError
+from qzd_tools.dataset import normalized, read_coco
+from qzd_tools.imagenet import read_imagenet
+from qzd_tools.images import combined_digest, content_hashes, list_images, read_image
+
+
+def picture(path: Path, width: int = 64, height: int = 48, grey: int = 90) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.full((height, width, 3), grey, np.uint8))
+    return path
+
+
+def coco(folder: Path, **changes: Any) -> Path:
+    """A COCO file of two images and three boxes, with tables replaced by `changes`."""
+    for name in ("a.png", "b.png"):
+        picture(folder / "images" / name)
+    document = {
+        "images": [
+            {"id": 2, "file_name": "b.png", "width": 64, "height": 48},
+            {"id": 1, "file_name": "a.png", "width": 64, "height": 48},
+        ],
+        "annotations": [
+            {"id": 0, "image_id": 1, "category_id": 3, "bbox": [0, 0, 64, 48], "area": 3072, "iscrowd": 0},
+            {"id": 5, "image_id": 2, "category_id": 3, "bbox": [1.5, 2, 10, 10]},
+            {"id": 6, "image_id": 2, "category_id": 9, "bbox": [1, 2, 10, 10], "iscrowd": 1},
+        ],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 9, "name": "traffic light"}],
+    }
+    file = folder / "instances.json"
+    file.write_text(json.dumps(document | changes))
+    return file
+
+
+def annotation(**changes: Any) -> dict[str, Any]:
+    return {"id": 7, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]} | changes
+
+
+def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path):
+    dataset = read_coco(coco(tmp_path))
+    assert [p.truth for p in dataset.pictures] == [1, 2]
+    assert dataset.pictures[0].path == tmp_path / "images" / "a.png"
+    assert dataset.categories == {3: "cat", 9: "traffic light"}
+    assert dataset.annotations[1].bbox == (1.5, 2, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"annotations": [annotation(category_id=4)]}, ["annotations[0] (id 7)", "category_id 4"]),
+        ({"annotations": [annotation(image_id=4)]}, ["annotations[0] (id 7)", "image_id 4"]),
+        ({"annotations": [annotation(bbox=[60, 0, 10, 10])]}, ["6 pixels outside", "64x48"]),
+        ({"annotations": [annotation(bbox=[-3, 0, 10, 10])]}, ["annotations[0]", "3 pixels outside"]),
+        ({"annotations": [annotation(bbox=[5, 5, -1, 10])]}, ["annotations[0]", "is no box"]),
+        ({"annotations": [annotation(bbox=[5, 5, 1])]}, ["$.annotations[0].bbox", "length 4"]),
+        ({"annotations": [annotation(), annotation()]}, ["annotations[1] has id 7", "annotations[0]"]),
+        ({"annotations": [{"id": 1, "image_id": 1}]}, ["missing required field", "$.annotations[0]"]),
+        ({"images": []}, ["`images` is empty"]),
+        ({"categories": []}, ["`categories` is empty"]),
+        ({"categories": [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}]}, ["categories[1] has id 3"]),
+        ({"categories": [{"id": 3, "name": "a b"}, {"id": 9, "name": "A_b"}]}, ["[1] has name 'a b'"]),
+        ({"images": [{"id": 1, "file_name": "no.png"}], "annotations": []}, ["images[0] (id 1)", "no.png"]),
+    ],
+)
+def test_read_coco_names_the_entry_when_it_is_wrong(tmp_path, changes, words):
+    with pytest.raises(DataError) as caught:
+        read_coco(coco(tmp_path, **changes))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"images": [', b"[]", b"\xff\xfe", b"{}"])
+def test_read_coco_fails_when_file_is_no_coco(tmp_path, content):
+    file = coco(tmp_path)
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=str(file)):
+        read_coco(file)
+
+
+def test_read_coco_fails_when_truncated(tmp_path):
+    file = coco(tmp_path)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match="truncated"):
+        read_coco(file)
+
+
+def test_read_coco_fails_when_nothing_is_there(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_coco(tmp_path / "no.json")
+    with pytest.raises(DataError, match="no such directory"):
+        read_coco(coco(tmp_path), tmp_path / "elsewhere")
+
+
+def test_digest_changes_when_an_image_changes_and_not_with_its_name(tmp_path):
+    first = read_coco(coco(tmp_path / "1")).digest
+    assert read_coco(coco(tmp_path / "2")).digest == first
+    file = coco(tmp_path / "3")
+    picture(tmp_path / "3" / "images" / "a.png", grey=91)
+    assert read_coco(file).digest != first
+
+
+def test_combined_digest_is_the_same_in_any_order():
+    assert combined_digest(["a", "b"]) == combined_digest(["b", "a"]) != combined_digest(["a"])
+
+
+@pytest.mark.parametrize(
+    ("name", "same"), [("Traffic_Light", "traffic light"), ("hair  drier", "hair-drier"), ("TV", "tv")]
+)
+def test_normalized_is_the_same_when_spelling_differs(name, same):
+    assert normalized(name) == normalized(same)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0broken"])
+def test_read_image_fails_when_file_is_no_image(tmp_path, content):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x.jpg: not an image"):
+        read_image(path)
+
+
+def test_read_image_gives_three_channels_when_picture_has_one_or_four(tmp_path):
+    for channels in ((), (4,)):
+        path = tmp_path / "x.png"
+        assert cv2.imwrite(str(path), np.full((5, 7, *channels), 200, np.uint8))
+        assert read_image(path).shape == (5, 7, 3)
+
+
+def test_list_images_leaves_hidden_files_out(tmp_path):
+    picture(tmp_path / "b" / "2.png")
+    picture(tmp_path / "1.png")
+    (tmp_path / ".DS_Store").touch()
+    assert [p.name for p in list_images(tmp_path)] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_list_images_fails_when_there_is_none(tmp_path, missing):
+    with pytest.raises(DataError, match=r"no such directory|no file in it"):
+        list_images(tmp_path / "no" if missing else tmp_path)
+
+
+def test_content_hashes_fail_when_a_file_is_gone(tmp_path):
+    with pytest.raises(DataError, match=r"gone.png"):
+        content_hashes([tmp_path / "gone.png"])
+
+
+NAMES = ("tench", "great white shark", "")
+
+
+def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
+    picture(tmp_path / "images" / "a file.png")
+    (tmp_path / "labels.txt").write_text("a file.png 1\n\n")
+    dataset = read_imagenet(tmp_path / "labels.txt", None, NAMES)
+    assert [(p.path.name, p.truth) for p in dataset.pictures] == [("a file.png", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.png 3\n", ":1: class 3"),
+        ("a.png 0\nb.png 0\n", ":2: .*b.png is not there"),
+        ("a.png\n", ":1: 'a.png'"),
+        ("a.png x\n", ":1: 'a.png x'"),
+        ("a.png -1\n", ":1:"),
+        ("", "no line"),
+    ],
+)
+def test_read_imagenet_names_the_line_when_it_is_wrong(tmp_path, text, words):
+    picture(tmp_path / "images" / "a.png")
+    (tmp_path / "labels.txt").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_imagenet(tmp_path / "labels.txt", None, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("folder", "truth"), [("Great_White_Shark", 1), ("2", 2), ("n01440764", 0)], ids=["label", "index", "id"]
+)
+def test_read_imagenet_takes_class_folders(tmp_path, folder, truth):
+    picture(tmp_path / folder / "x.png")
+    dataset = read_imagenet(tmp_path, None, NAMES)
+    assert [p.truth for p in dataset.pictures] == [truth]
+
+
+def test_digest_changes_when_a_class_changes(tmp_path):
+    picture(tmp_path / "tench" / "x.png")
+    before = read_imagenet(tmp_path, None, NAMES).digest
+    (tmp_path / "tench").rename(tmp_path / "1")
+    assert read_imagenet(tmp_path, None, NAMES).digest != before
+
+
+@pytest.mark.parametrize("folder", ["whale", "3", "n02102040"])
+def test_read_imagenet_fails_when_folder_is_no_class(tmp_path, folder):
+    picture(tmp_path / folder / "x.png")
+    with pytest.raises(DataError, match=f"{folder}: not a class"):
+        read_imagenet(tmp_path, None, NAMES)
