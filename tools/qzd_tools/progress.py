@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-__all__ = ["progress"]
+__all__ = ["byte_progress", "progress"]
 
 
 @contextlib.contextmanager
@@ -37,3 +37,32 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[str], N
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total, text="")
         yield lambda text: bar.update(task, advance=1, text=text)
+
+
+@contextlib.contextmanager
+def byte_progress(title: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar with bytes, speed and the time that is left while the block runs.
+
+    Yields
+    ------
+    callable
+        Call it with the number of bytes that are there.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    text = TextColumn("{task.description}")
+    columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda there: bar.update(task, completed=there)

@@ -1,0 +1,175 @@
+"""A model of the catalogue into a directory: every file fetched or copied, checked, unpacked.
+
+The directory appears under its name when all of it is there. What may live here: which files make a
+model and where they are taken from; HTTP is in `fetch`, archives are in `unpack`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from qzd_ext.errors import DataError, UsageError
+from qzd_tools.catalogue import Entry, RemoteFile
+from qzd_tools.fetch import Patience, checksum_of, fetch, is_whole
+from qzd_tools.progress import byte_progress
+from qzd_tools.unpack import unpack
+
+__all__ = ["Downloaded", "Origin", "download", "downloaded"]
+
+RECORD = "download.json"
+PATIENT = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where files are taken from, other than the catalogue's addresses.
+
+    Attributes
+    ----------
+    mirrors : tuple of str
+        Tried first: `MIRROR/MODEL/FILE`.
+    directory : Path or None
+        Instead of the network: `DIRECTORY/MODEL/FILE` or `DIRECTORY/FILE`.
+    unverified : bool
+        Files whose checksum is not known are accepted.
+    """
+
+    mirrors: tuple[str, ...] = ()
+    directory: Path | None = None
+    unverified: bool = False
+
+
+class Downloaded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`download.json`: what a model's directory holds."""
+
+    name: str
+    verified: bool
+    """Every file that was fetched had a known checksum."""
+    files: dict[str, str]
+    """Checksum by path inside the directory."""
+    model: tuple[str, ...]
+    """What convert is given."""
+
+    def paths(self, directory: Path) -> list[Path]:
+        """The files that convert is given."""
+        return [directory / path for path in self.model]
+
+
+def downloaded(directory: Path) -> Downloaded | None:
+    """What a directory holds, with every checksum verified; None where that is not whole."""
+    try:
+        record = msgspec.json.decode((directory / RECORD).read_bytes(), type=Downloaded)
+        whole = all(checksum_of(directory / path) == wanted for path, wanted in record.files.items())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return record if whole else None
+
+
+def download(
+    name: str, entry: Entry, directory: Path, origin: Origin = Origin(), patience: Patience = PATIENT
+) -> Downloaded:
+    """Bring a model into a directory; does nothing where it is there already.
+
+    Parameters
+    ----------
+    name : str
+        In the catalogue.
+    entry : Entry
+    directory : Path
+        It appears when everything is in it. Until then `.NAME.partial` beside it holds what came, and a
+        later call goes on with that.
+    origin : Origin
+    patience : Patience
+
+    Raises
+    ------
+    UsageError
+        Something else is at `directory`, or a file has no known checksum and `unverified` is not set.
+    DataError
+        A file could not be had, or is not what it should be.
+    """
+    there = downloaded(directory)
+    if there is not None and there.name == name:
+        return there
+    if directory.exists():
+        raise UsageError(
+            f"{directory}: something else is there, or an incomplete download of {name}",
+            wanted="a directory that does not exist yet",
+            fix="remove it, or choose another one with -o",
+        )
+    _check_verifiable(name, entry, origin)
+    partial = directory.with_name(f".{directory.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for file in entry.files:
+        _bring(name, file, partial, origin, patience)
+    record = _sealed(name, entry, partial)
+    partial.rename(directory)
+    return record
+
+
+def _check_verifiable(name: str, entry: Entry, origin: Origin) -> None:
+    unknown = [f.name for f in entry.files if not f.checksum]
+    if unknown and not origin.unverified:
+        raise UsageError(
+            f"{name}: the checksum of {', '.join(unknown)} is not known, and a wrong file not noticed",
+            fix="accept that with --unverified; the checksum of what comes is then recorded",
+        )
+
+
+def _bring(name: str, file: RemoteFile, directory: Path, origin: Origin, patience: Patience) -> None:
+    target = directory / file.name
+    done = directory / f".{file.name}.unpacked"
+    if done.exists() or (file.checksum and is_whole(target, file)):
+        pass
+    elif origin.directory is not None:
+        _copy(name, file, target, origin.directory)
+    else:
+        mirrored = [f"{mirror.rstrip('/')}/{name}/{file.name}" for mirror in origin.mirrors]
+        with byte_progress(file.name, file.bytes or None) as step:
+            fetch(file, target, (*mirrored, *file.addresses), patience, step)
+    if file.unpack and not done.exists():
+        unpack(target, directory)
+        done.touch()
+        target.unlink()
+
+
+def _copy(name: str, file: RemoteFile, target: Path, directory: Path) -> None:
+    candidates = [directory / name / file.name, directory / file.name]
+    source = next((c for c in candidates if c.is_file()), None)
+    if source is None or not is_whole(source, file):
+        found = "not there" if source is None else f"{source} has another content: {checksum_of(source)}"
+        raise DataError(
+            f"{file.name}: {found}",
+            wanted=f"{candidates[0]} or {candidates[1]}"
+            + (f" with {file.checksum}" if file.checksum else ""),
+            fix=f"put it there; it comes from {file.addresses[0]}",
+        )
+    shutil.copyfile(source, target)
+
+
+def _sealed(name: str, entry: Entry, partial: Path) -> Downloaded:
+    """Record what is there, and put it all on the disk."""
+    for leftover in partial.glob(".*"):
+        leftover.unlink()
+    files = sorted(p for p in partial.rglob("*") if p.is_file() and p != partial / RECORD)
+    record = Downloaded(
+        name=name,
+        verified=entry.verifiable,
+        files={p.relative_to(partial).as_posix(): checksum_of(p) for p in files},
+        model=entry.model,
+    )
+    missing = [path for path in entry.model if not (partial / path).exists()]
+    if missing:
+        raise DataError(
+            f"{name}: {', '.join(missing)} is not among what was downloaded: {', '.join(record.files)}",
+            fix="correct `model` in the catalogue",
+        )
+    (partial / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    os.sync()
+    return record
