@@ -1,0 +1,32 @@
+"""What the heads fill: a growing list of candidates that lives outside of Python."""
+
+from qzd_ext._geometry cimport Box
+
+
+cdef struct Candidate:
+    Box box
+    float score
+    int class_id
+    unsigned int index      # among equal scores the lower one is the better
+
+
+cdef struct Rules:
+    double iou
+    bint diou
+    bint agnostic
+    Py_ssize_t classes
+    Py_ssize_t max_candidates
+    Py_ssize_t max_detections
+
+
+cdef class Candidates:
+    cdef Candidate *items
+    cdef unsigned int *picks            # places of the items that remain, best first
+    cdef Py_ssize_t count, capacity, picked
+    cdef readonly Py_ssize_t dropped
+    cdef readonly bint truncated
+
+    cdef int add(self, float score, int class_id, Py_ssize_t index) except -1 nogil
+    cdef int grow(self) except -1 nogil
+    cdef bint place(self, Py_ssize_t first, double x0, double y0, double x1, double y1) noexcept nogil
+    cdef int pick(self, const Rules *rules) except -1 nogil
