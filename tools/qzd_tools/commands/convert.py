@@ -63,6 +63,7 @@ SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas betwee
 @click.option("--normalized/--pixels", default=None, help="Unit of boxes that the graph decodes.")
 @click.option("--confidence", type=click.FloatRange(0, 1), help="Threshold that the bundle serves with.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that NMS suppresses above.")
+@click.option("--nms", type=click.Choice(["iou", "diou"]), help="The overlap that NMS measures.")
 @click.option("--fp16", is_flag=True, help="Store weights in half precision.")
 @click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="A picture, or a directory.")
 @click.option("--name", help="Of the bundle.  [default: the model's file]")

@@ -34,7 +34,7 @@ __all__ = ["KINDS", "ConvertOptions", "convert"]
 
 Say = Callable[[str], None]
 
-TOLD = ("color", "mean", "scale", "resize", "anchor", "pad", "short_side", "confidence", "iou")
+TOLD = ("color", "mean", "scale", "resize", "anchor", "pad", "short_side", "confidence", "iou", "nms")
 """Facts that are said with their reasons; the head and the labels are said apart."""
 
 
@@ -56,8 +56,8 @@ class ConvertOptions:
         Height and width, or all four dimensions.
     first_label, background, normalized
         Of the heads that leave it open.
-    confidence, iou : float, optional
-        Thresholds of the bundle.
+    confidence, iou, nms
+        Thresholds of the bundle, and the overlap that its NMS measures.
     fp16 : bool
         Store weights in half precision.
     name, version : str, optional
@@ -83,6 +83,7 @@ class ConvertOptions:
     normalized: bool | None = None
     confidence: float | None = None
     iou: float | None = None
+    nms: Literal["iou", "diou"] | None = None
     fp16: bool = False
     name: str | None = None
     version: str = "1"
@@ -152,7 +153,8 @@ def convert(
     wanted(facts, "color", "mean", "scale", "resize", "labels")
     names = _checked_labels(facts, found)
     _tell(note, picture.width, picture.height, facts, found)
-    model = fold(cut(source.model, found.outputs), picture, facts)
+    raw = cut(source.model, found.outputs) if found.outputs else source.model
+    model = fold(raw, picture, facts)
     precision = _precision(model, options.fp16)
     manifest = Manifest(
         name=options.name or _plain_name(source.name),
@@ -228,7 +230,7 @@ def _plain_name(name: str) -> str:
 
 
 def _thresholds(facts: Facts) -> Thresholds:
-    stated = {n: getattr(facts, n) for n in ("confidence", "iou") if getattr(facts, n) is not None}
+    stated = {n: getattr(facts, n) for n in ("confidence", "iou", "nms") if getattr(facts, n) is not None}
     return msgspec.structs.replace(Thresholds(), **stated)
 
 

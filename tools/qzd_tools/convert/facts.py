@@ -55,6 +55,8 @@ class Facts:
         Whether decoded boxes are in 0..1 instead of input pixels.
     confidence, iou : float or None
         The thresholds that the model was exported with.
+    nms : "iou" or "diou" or None
+        The overlap that its NMS measures.
     why : mapping of str to str
         For each fact that is known, where it comes from.
     """
@@ -73,6 +75,7 @@ class Facts:
     normalized: bool | None = None
     confidence: float | None = None
     iou: float | None = None
+    nms: Literal["iou", "diou"] | None = None
     why: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, other: Facts) -> Facts:
@@ -90,7 +93,8 @@ class Recognised:
     head : Head
         As the manifest has it.
     outputs : tuple of ov.Output
-        The tensors to cut at, in the order that the head's docstring gives.
+        The tensors to cut at, in the order that the head's docstring gives; empty where the model's
+        results are just these.
     classes : int
         Classes with names, background not counted.
     reason : str

@@ -16,6 +16,7 @@ from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, Yolox
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.graph import LAYOUT, ancestors, describe, producers, skip
+from qzd_tools.convert.tfod import raw_heads
 
 __all__ = ["KINDS", "Seen", "recognise"]
 
@@ -242,6 +243,7 @@ def _classification(seen: Seen) -> Recognised | str:
 
 KINDS: dict[str, Callable[[Seen], Recognised | str]] = {
     "detection_output": _detection_output,
+    "ssd": lambda seen: raw_heads(seen.model),
     "yolox": _yolox,
     "yolo_v8": _yolo_v8,
     "yolo_v5": _yolo_v5,

@@ -14,6 +14,9 @@ import openvino as ov
 
 from qzd_ext.bundle import sha256_of
 from qzd_ext.errors import ModelError, UsageError
+from qzd_tools.convert import tflite
+from qzd_tools.convert.darknet import read_network
+from qzd_tools.convert.darknet_graph import build
 from qzd_tools.convert.facts import Recognised
 from qzd_tools.convert.graph import core
 
@@ -112,6 +115,11 @@ def _sort(paths: Sequence[Path]) -> tuple[Path, Path | None]:
 
 
 def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | None]:
+    if main.suffix.lower() == ".cfg":
+        assert companion is not None
+        return build(read_network(main, companion))
+    if main.suffix.lower() == ".tflite":
+        return tflite.read(main)
     return _read_openvino(main, companion), None
 
 
