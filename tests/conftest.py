@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tiny import write_tiny_bundle
+
 # a busy machine is no failure: no test here asserts a time
 settings.register_profile("qzd", deadline=None)
 settings.load_profile("qzd")
@@ -22,3 +24,9 @@ def data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real models and images: {path} is not there (set QZD_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a real model that compiles in milliseconds; see `tiny`."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")

@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0.0)]
 
 
 class _Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,9 +93,7 @@ class StreamConfig(_Table, frozen=True):
             "wait: every frame, in order, as fast as the model. Default: wait for files and directories."
         ),
     ] = None
-    max_fps: Annotated[
-        float | None, Meta(gt=0.0, description="Most frames a second that the model looks at.")
-    ] = None
+    max_fps: Annotated[Rate | None, Meta(description="Most frames a second that the model looks at.")] = None
 
     @property
     def policy(self) -> Literal["drop", "wait"]:

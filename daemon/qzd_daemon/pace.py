@@ -44,7 +44,8 @@ class Pace:
             due = self._played_at(now, pts)
             if due < self._next - EARLY * self._interval:
                 return None
-        self._next = max(self._next, due - self._interval) + self._interval
+        late = due - self._next
+        self._next = (self._next if late < self._interval else due) + self._interval
         return max(0.0, due - now)
 
     def _played_at(self, now: float, pts: float | None) -> float:

@@ -1,0 +1,34 @@
+"""Videos made on the spot, so that every frame of them is known."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from qzd_ext.geometry import Frame
+
+__all__ = ["cut", "write_clip"]
+
+
+def write_clip(path: Path, frames: list[Frame], fps: int = 25) -> Path:
+    """Write an intra-only video, its index in front, so that what is left of a cut file can be read."""
+    options = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(fps))
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = 1
+        stream.bit_rate = 4_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    """Keep only the first part of a file's bytes."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path

@@ -1,0 +1,94 @@
+"""`qzdctl tail` as a process, beside a real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clips import write_clip
+from process import Daemon
+from tiny import paint
+
+CONFIG = """
+[publish]
+bind = ["ENDPOINT"]
+wait_for_subscribers = 1
+[models.tiny]
+bundle = "{bundle}"
+device = "CPU"
+[streams.clip]
+source = "{source}"
+model = "tiny"
+"""
+COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl import main; main()")
+
+
+def qzdctl(*arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+@pytest.fixture
+def served(daemon: Callable[..., Daemon], tiny_bundle: Path, tmp_path: Path) -> Daemon:
+    frames = [paint((i % 8, 0, "red" if i % 2 else "blue")) for i in range(20)]
+    clip = write_clip(tmp_path / "clip.mp4", frames)
+    return daemon(CONFIG.format(bundle=tiny_bundle, source=clip)).ready()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), [f"clip/tiny frame {i}: {'red' if i % 2 else 'blue'}" for i in range(5)]),
+        (("--label", "red"), [f"clip/tiny frame {i}: red" for i in (1, 3, 5, 7, 9)]),
+        (("--stream", "clip", "--model", "tiny"), [f"clip/tiny frame {i}: " for i in range(5)]),
+    ],
+)
+def test_tail_when_frames_come_prints_a_line_for_each(
+    served: Daemon, options: tuple[str, ...], expected: list[str]
+) -> None:
+    out, err = qzdctl("--endpoint", served.endpoint, "tail", "--count", "5", *options).communicate(timeout=30)
+    lines = [line for line in out.splitlines() if not line.startswith("--")]
+    assert len(lines) == 5
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+    assert err == ""
+
+
+def test_tail_when_json_is_asked_for_prints_the_messages(served: Daemon) -> None:
+    tail = qzdctl("--endpoint", served.endpoint, "tail", "--count", "2", "--json")
+    out, _ = tail.communicate(timeout=30)
+    messages = [json.loads(line) for line in out.splitlines()]
+    frames = [m["frame"] for m in messages if m["schema"] == "qzd.detections/1"]
+    assert (frames, tail.returncode) == ([0, 1], 0)
+
+
+def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path) -> None:
+    tail = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "tail")
+    assert tail.stderr is not None
+    assert "nothing is heard from" in tail.stderr.readline()
+    tail.send_signal(signal.SIGINT)
+    tail.communicate(timeout=30)
+    assert tail.returncode == 4
+
+
+def test_tail_when_the_endpoint_is_none_names_it() -> None:
+    tail = qzdctl("--endpoint", "nonsense", "tail")
+    _, err = tail.communicate(timeout=30)
+    assert "nonsense: cannot be connected to" in err
+    assert tail.returncode == 3
+
+
+@pytest.mark.parametrize("arguments", [("tail", "--nonsense"), ("nonsense",), ("tail", "--count", "0")])
+def test_qzdctl_when_used_wrongly_exits_with_2(arguments: tuple[str, ...]) -> None:
+    tail = qzdctl(*arguments)
+    tail.communicate(timeout=30)
+    assert tail.returncode == 2

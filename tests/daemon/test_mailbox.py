@@ -1,0 +1,77 @@
+"""What waits for a model: newest wins or nobody is lost, and everyone has a turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from qzd_daemon.mailbox import WAITING_FRAMES, Inbox, Mailbox
+
+
+def test_take_when_dropping_gives_the_newest_and_counts_the_others() -> None:
+    inbox: Inbox[int] = Inbox()
+    mailbox = Mailbox(inbox, "drop")
+    for item in range(5):
+        mailbox.put(item)
+    mail = inbox.take(0)
+    assert mail is not None
+    assert (mail.item, mail.dropped_before) == (4, 4)
+    assert inbox.take(0) is None
+
+
+def test_take_when_items_were_skipped_counts_them_once() -> None:
+    inbox: Inbox[int] = Inbox()
+    mailbox = Mailbox(inbox, "drop")
+    mailbox.skip()
+    mailbox.put(1)
+    first = inbox.take(0)
+    mailbox.put(2)
+    second = inbox.take(0)
+    assert first is not None
+    assert second is not None
+    assert (first.dropped_before, second.dropped_before) == (1, 0)
+
+
+def test_put_when_waiting_blocks_until_there_is_room_and_loses_nothing() -> None:
+    inbox: Inbox[int] = Inbox()
+    mailbox = Mailbox(inbox, "wait")
+    producer = threading.Thread(target=lambda: [mailbox.put(i) for i in range(50)])
+    producer.start()
+    taken = [inbox.take(5) for _ in range(50)]
+    producer.join(5)
+    assert [mail.item for mail in taken if mail] == list(range(50))
+    assert all(mail.dropped_before == 0 for mail in taken if mail)
+
+
+def test_close_when_a_put_blocks_lets_it_go_and_keeps_what_waits() -> None:
+    inbox: Inbox[int] = Inbox()
+    mailbox = Mailbox(inbox, "wait")
+    producer = threading.Thread(target=lambda: [mailbox.put(i) for i in range(WAITING_FRAMES + 1)])
+    producer.start()
+    while not inbox.ready:
+        time.sleep(0.001)
+    mailbox.close()
+    producer.join(5)
+    assert not producer.is_alive()
+    taken = [mail.item for _ in range(WAITING_FRAMES) if (mail := inbox.take(0))]
+    assert taken == list(range(WAITING_FRAMES))
+    assert inbox.take(0) is None
+
+
+def test_put_when_closed_throws_the_item_away() -> None:
+    inbox: Inbox[int] = Inbox()
+    mailbox = Mailbox(inbox, "drop")
+    mailbox.close()
+    mailbox.put(1)
+    assert inbox.take(0) is None
+
+
+def test_take_when_one_stream_is_busy_serves_the_others_in_turn() -> None:
+    inbox: Inbox[str] = Inbox()
+    busy, quiet, third = (Mailbox(inbox, "wait") for _ in range(3))
+    busy.put("busy 1")
+    busy.put("busy 2")
+    quiet.put("quiet")
+    third.put("third")
+    taken = [mail.item for _ in range(4) if (mail := inbox.take(0))]
+    assert taken == ["busy 1", "quiet", "third", "busy 2"]

@@ -1,0 +1,48 @@
+"""When a frame is handed over, without a clock."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from qzd_daemon.pace import Pace
+
+
+def play(pace: Pace, frames: list[tuple[float, float | None]]) -> list[float]:
+    """The times at which those that are not left out are handed over."""
+    waits = [(now, pace.wait(now, pts)) for now, pts in frames]
+    return [round(now + wait, 6) for now, wait in waits if wait is not None]
+
+
+def test_wait_when_nothing_limits_hands_over_at_once() -> None:
+    assert play(Pace(None, real_time=False), [(0.0, 0.0), (0.001, 0.04)]) == [0.0, 0.001]
+
+
+def test_wait_when_max_fps_is_set_spaces_frames_and_leaves_none_out() -> None:
+    assert play(Pace(10, real_time=False), [(5.0, None), (5.0, None), (5.1, None), (9.0, None)]) == [
+        5.0,
+        5.1,
+        5.2,
+        9.0,
+    ]
+
+
+def test_wait_when_in_real_time_plays_a_file_at_its_own_speed() -> None:
+    assert play(Pace(None, real_time=True), [(7.0, 1.0), (7.0, 1.04), (7.5, 1.08)]) == [7.0, 7.04, 7.5]
+
+
+def test_wait_when_in_real_time_leaves_out_what_is_faster_than_max_fps() -> None:
+    taken = play(Pace(10, real_time=True), [(i / 25, None) for i in range(250)])
+    assert len(taken) == pytest.approx(100, abs=1)
+    assert min(b - a for a, b in itertools.pairwise(taken)) > 0.07
+
+
+def test_wait_when_a_camera_at_max_fps_jitters_takes_every_frame() -> None:
+    jitter = [0.004, -0.004, 0.003, -0.002, 0.0]
+    assert len(play(Pace(10, real_time=True), [(i / 10 + jitter[i % 5], None) for i in range(100)])) == 100
+
+
+def test_wait_when_a_source_was_silent_does_not_catch_up() -> None:
+    taken = play(Pace(10, real_time=True), [(0.0, None), *((5 + i / 100, None) for i in range(50))])
+    assert len(taken) == 7

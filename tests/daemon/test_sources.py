@@ -1,0 +1,100 @@
+"""Files and directories, whole, damaged and absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from clips import cut, write_clip
+from qzd_daemon.sources import Captured, Source, open_source
+from qzd_ext.errors import SourceError
+from tiny import paint
+
+FRAMES = [paint((i % 8, i // 8, "green")) for i in range(40)]
+
+
+def read(source: Source) -> list[Captured]:
+    frames = list(source.frames())
+    source.close()
+    return frames
+
+
+def test_frames_of_a_file_are_those_that_opencv_reads(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    video = cv2.VideoCapture(str(clip))
+    for captured in read(open_source(str(clip))):
+        np.testing.assert_array_equal(video.read()[1], captured.frame)
+    assert not video.read()[0]
+    video.release()
+
+
+def test_frames_of_a_file_have_their_own_time(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", FRAMES, fps=10)
+    assert [c.pts_s for c in read(open_source(str(clip)))[:3]] == pytest.approx([0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv"])
+def test_end_of_a_file_when_it_is_whole_promises_no_more(tmp_path: Path, name: str) -> None:
+    source = open_source(str(write_clip(tmp_path / name, FRAMES)))
+    assert len(read(source)) == 40
+    assert source.end == "end of file after 40 frames"
+
+
+def test_end_of_a_file_when_its_index_promises_more_says_so(tmp_path: Path) -> None:
+    source = open_source(str(cut(write_clip(tmp_path / "clip.mp4", FRAMES), 0.7)))
+    frames = read(source)
+    assert 10 < len(frames) < 40
+    assert "its header promises 40" in source.end
+
+
+def test_frames_of_a_file_when_its_middle_is_damaged_go_on_behind_it(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES)
+    content = bytearray(clip.read_bytes())
+    middle = content.find(b"mdat") + (len(content) - content.find(b"mdat")) // 2
+    content[middle : middle + 300] = bytes(300)
+    clip.write_bytes(content)
+    frames = read(open_source(str(clip)))
+    assert len(frames) >= 39
+    np.testing.assert_array_equal(frames[-1].frame is not None, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("nowhere.mp4", None, "no such file or directory"),
+        ("text.mp4", b"this is no video", "Invalid data"),
+        ("empty.mp4", b"", "Invalid data"),
+    ],
+)
+def test_open_when_there_is_no_video_names_the_file(
+    tmp_path: Path, name: str, content: bytes | None, expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=expected) as caught:
+        open_source(str(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        cv2.imwrite(str(tmp_path / name), FRAMES[0])
+    (tmp_path / "c.jpg").write_bytes(b"this is no image")
+    (tmp_path / "d.jpg").write_bytes(b"")
+    (tmp_path / ".hidden").write_bytes(b"")
+    source = open_source(str(tmp_path))
+    assert [(c.file, c.reason) for c in read(source)] == [
+        ("a.png", None),
+        ("b.png", None),
+        ("c.jpg", "c.jpg: not an image"),
+        ("d.jpg", "d.jpg: not an image"),
+    ]
+    assert source.end == "end of directory after 2 images, 2 more files could not be decoded"
+
+
+def test_open_when_the_directory_is_empty_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no file in it"):
+        open_source(str(tmp_path))

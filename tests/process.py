@@ -1,0 +1,78 @@
+"""A real `qzd` process for a test: started, awaited, stopped, its log kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["Daemon"]
+
+COMMAND = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
+
+
+class Daemon:
+    """`qzd --config DIRECTORY/qzd.toml`, with readiness told over a real notify socket.
+
+    The word ENDPOINT in the configuration stands for an ipc endpoint in the directory.
+    """
+
+    def __init__(self, directory: Path, config: str, *options: str) -> None:
+        self.endpoint = f"ipc://{directory}/detections"
+        path = directory / "qzd.toml"
+        path.write_text(config.replace("ENDPOINT", self.endpoint))
+        self._log = (directory / "log").open("w+b")
+        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = directory / "notify"
+        address.unlink(missing_ok=True)
+        self._notices.bind(str(address))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "NOTIFY_SOCKET": str(address),
+        }
+        arguments = [*COMMAND, "--config", str(path), *options]
+        self.process = subprocess.Popen(arguments, stdout=self._log, stderr=self._log, env=environment)
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return os.pread(self._log.fileno(), 2**24, 0).decode()
+
+    def notice(self, field: str, timeout: float = 30) -> str:
+        """Wait until it tells systemd such a field, for example READY=1; returns the whole notice."""
+        self._notices.settimeout(timeout)
+        while True:
+            try:
+                notice = self._notices.recv(4096).decode()
+            except TimeoutError:
+                raise AssertionError(f"no {field} in {timeout} s; its log:\n{self.log}") from None
+            if field in notice.splitlines():
+                return notice
+
+    def ready(self) -> Daemon:
+        """Wait until it serves."""
+        self.notice("READY=1")
+        return self
+
+    def wait(self, timeout: float = 30) -> int:
+        """Wait for its end; returns the exit code."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout} s; its log:\n{self.log}") from None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to stop, and wait; returns the exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+        self._notices.close()

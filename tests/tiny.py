@@ -1,0 +1,69 @@
+"""A real model that compiles in milliseconds: each 8x8 cell of a 64x64 frame is a box of its colour.
+
+Its head is `yolo_v8`, its classes are blue, green and red, and a cell's score is the mean of that channel.
+So a test paints what it wants to be found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from openvino import opset13 as ops
+
+from qzd_ext.bundle import MODEL, create
+from qzd_ext.detections import Detections
+from qzd_ext.geometry import Frame
+from qzd_ext.golden import GoldenFrame, write_golden
+from qzd_ext.manifest import Input, Labels, Manifest, Thresholds, YoloV8
+
+SIDE = 64
+CELL = 8
+COLOURS = ("blue", "green", "red")
+
+
+def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
+    """A black frame with cells of a colour; a cell is its column and row."""
+    frame = np.zeros((side, side, 3), np.uint8)
+    for column, row, colour in cells:
+        frame[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL, COLOURS.index(colour)] = 255
+    return frame
+
+
+def build_model() -> ov.Model:
+    """u8 `[1, 64, 64, 3]` to `[1, 4 + 3, 64]`."""
+    frame = ops.parameter([1, SIDE, SIDE, 3], ov.Type.u8, name="frame")
+    planes = ops.transpose(ops.convert(frame, ov.Type.f32), np.array([0, 3, 1, 2]))
+    means = ops.avg_pool(planes, [CELL, CELL], [0, 0], [0, 0], [CELL, CELL], exclude_pad=False)
+    count = (SIDE // CELL) ** 2
+    scores = ops.reshape(
+        ops.divide(means, np.float32(255)), np.array([1, len(COLOURS), count]), special_zero=False
+    )
+    rows, columns = np.divmod(np.arange(count), SIDE // CELL)
+    middle = np.stack([columns, rows]) * CELL + CELL / 2
+    boxes = np.concatenate([middle, np.full((2, count), CELL)]).astype(np.float32)[None]
+    return ov.Model([ops.concat([ops.constant(boxes), scores], 1)], [frame], "tiny")
+
+
+def write_tiny_bundle(directory: Path, *, golden_label: str = "red", version: str = "1") -> Path:
+    """Write a bundle of it with one golden frame, a red cell; another golden label makes it fail its test."""
+    with create(directory) as draft:
+        ov.save_model(build_model(), draft.directory / MODEL, compress_to_fp16=False)
+        found = Detections(
+            np.array([[8, 16, 16, 24]], np.float32),
+            np.ones(1, np.float32),
+            np.array([COLOURS.index(golden_label)], np.int32),
+        )
+        write_golden(draft.directory, 0, GoldenFrame(paint((1, 2, "red")), found))
+        draft.manifest = Manifest(
+            name="tiny",
+            version=version,
+            task="detection",
+            precision="fp32",
+            input=Input(width=SIDE, height=SIDE, resize="stretch"),
+            head=YoloV8(),
+            labels=Labels(names=COLOURS),
+            thresholds=Thresholds(confidence=0.5),
+        )
+    return directory
