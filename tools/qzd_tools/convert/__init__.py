@@ -23,6 +23,7 @@ from qzd_ext.errors import UsageError
 from qzd_ext.manifest import Labels, Manifest, Provenance, Thresholds
 from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
+from qzd_tools.convert.golden import add_golden, list_pictures
 from qzd_tools.convert.graph import cut, simplify
 from qzd_tools.convert.heads import KINDS, Seen, recognise
 from qzd_tools.convert.inputs import find_picture, make_static
@@ -131,8 +132,6 @@ def convert(
     ModelError
         The model cannot be read, or its head is not known.
     """
-    from qzd_tools.convert.golden import add_golden, list_pictures
-
     pictures = list_pictures(options.golden)
     given = label_sets.load(options.labels) if options.labels is not None else None
     source = read_source(sources)
