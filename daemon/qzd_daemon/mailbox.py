@@ -61,7 +61,7 @@ class Mailbox(Generic[T]):
         self._wait = when_full == "wait"
         self._items: collections.deque[T] = collections.deque()
         self._room = threading.Condition(inbox.lock)
-        self._dropped = 0
+        self._dropped = self._taken = 0
         self._closed = False
 
     def put(self, item: T) -> None:
@@ -90,8 +90,14 @@ class Mailbox(Generic[T]):
             self._closed = True
             self._room.notify_all()
 
+    def is_done(self, finished: int) -> bool:
+        """Whether nothing waits, and so many were taken as were `finished`."""
+        with self._inbox.lock:
+            return not self._items and self._taken == finished
+
     def _pop(self) -> Mail[T]:
         mail = Mail(self._items.popleft(), self._dropped)
         self._dropped = 0
+        self._taken += 1
         self._room.notify()
         return mail

@@ -89,6 +89,11 @@ class Lane:
         self._taken += 1
         return ticket
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was put into the mailbox has been published."""
+        return self.mailbox.is_done(self._published)
+
     def finish(
         self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | QzdError | str
     ) -> None:
@@ -108,8 +113,8 @@ class Lane:
         with self._lock:
             self._early[ticket.order] = message
             while (ready := self._early.pop(self._published, None)) is not None:
-                self._published += 1
                 self._publish(self._topic, ready)
+                self._published += 1
 
 
 def _message(

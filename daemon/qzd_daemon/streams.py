@@ -20,6 +20,8 @@ from qzd_ext.errors import SourceError
 
 __all__ = ["Stream"]
 
+LOOK_UP_SECONDS = 0.01
+
 log = logging.getLogger(__name__)
 
 
@@ -80,6 +82,7 @@ class Stream:
         self._tell("running")
         try:
             self._read()
+            self._await_lanes()
             if not self._stopping.is_set():
                 self._tell("ended", self._source.end)
         except SourceError as error:
@@ -107,6 +110,11 @@ class Stream:
                 lane.mailbox.skip()
             else:
                 lane.mailbox.put(Work(lane, index, captured))
+
+    def _await_lanes(self) -> None:
+        """A stream has ended when its last frame is published, not when it was read."""
+        while not all(lane.idle for lane in self._lanes) and not self._stopping.wait(LOOK_UP_SECONDS):
+            pass
 
     def _tell(self, state: Literal["running", "ended", "failed"], reason: str | None = None) -> None:
         level = logging.ERROR if state == "failed" else logging.INFO
