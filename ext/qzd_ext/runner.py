@@ -139,6 +139,14 @@ class Runner:
         return tuple(found) if isinstance(found, list | tuple) else (str(found),)
 
     @property
+    def threads(self) -> int | None:
+        """CPU threads that OpenVINO infers with, as it reports them; None where the device has none."""
+        try:
+            return int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        except RuntimeError:
+            return None
+
+    @property
     def oldest_start(self) -> float | None:
         """`time.monotonic()` at which the longest running request began; None when none runs."""
         return min((s.started_at for s in self._slots if s._done is not None), default=None)
