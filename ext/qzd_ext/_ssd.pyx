@@ -1,13 +1,12 @@
-"""The SSD heads, and those whose graph has left final boxes: tensors to candidates.
+"""The SSD head, and the heads whose graph has left final boxes: tensors to candidates.
 
 What may live here: the heads; what becomes of the candidates is in `_nms`.
 """
 
-from libc.math cimport INFINITY, exp, isnan
-from qzd_ext._geometry cimport Box, round_box
+from libc.math cimport INFINITY, exp, isnan, log
 from qzd_ext._nms cimport Candidates
 from qzd_ext._scores cimport (
-    BLOCK, NONE, SIGMOID, SOFTMAX, Activation, Wanted, add_labels, qzd_row_hits, wanted,
+    BLOCK, NONE, SIGMOID, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_row_hits, wanted,
 )
 
 __all__ = ["scan_boxes", "scan_ssd"]
@@ -38,9 +37,11 @@ def scan_boxes(const float[:, ::1] rows not None, int label_column, int score_co
         The first label that is none of the model's; the rows after it are not read.
     """
     cdef Py_ssize_t i, first
-    cdef const float *row
+    cdef const float *row = NULL
     cdef float score, label
     cdef bint strange = False
+    if max(label_column, score_column, box_column + 3, end_column) >= rows.shape[1]:
+        raise ValueError(f"rows: {rows.shape[1]} columns are too few")
     with nogil:
         for i in range(rows.shape[0]):
             row = &rows[i, 0]
@@ -61,3 +62,117 @@ def scan_boxes(const float[:, ::1] rows not None, int label_column, int score_co
             row += box_column
             out.place(first, row[0] * width, row[1] * height, row[2] * width, row[3] * height)
     return float(row[label_column]) if strange else None
+
+
+cdef struct Prior:              # how box codes are read
+    const float *codes          # ty tx th tw an anchor
+    const float *priors         # yc xc h w
+    double scales[4]
+    double width, height        # of the input
+
+
+def scan_ssd(const float[:, :, ::1] codes not None, const float[:, :, ::1] scores not None,
+             const float[:, ::1] priors not None, tuple scales not None, double width, double height,
+             int activation, bint background, Candidates out not None, float confidence,
+             bint every_label):
+    """SSD: box codes about priors, as the FasterRcnnBoxCoder of the TF Object Detection API.
+
+    Parameters
+    ----------
+    codes : (1, N, 4) float32
+        ty tx th tw.
+    scores : (1, N, C + background) float32
+    priors : (N, 4) float32
+        yc xc h w in 0..1.
+    scales : 4 float
+        Divisors of ty tx th tw.
+    width, height : float
+        Of the input, in pixels.
+    activation : int
+        0: none, 1: sigmoid, 2: softmax over all classes; still to be applied to the scores.
+    background : bool
+        The first score is that of the background. It is not read but for the softmax.
+    out : Candidates
+    confidence : float
+        The least score.
+    every_label : bool
+        Every class that passes makes a candidate, not only the best one.
+    """
+    cdef Py_ssize_t n = scores.shape[1], depth = scores.shape[2]
+    cdef Prior prior
+    cdef Wanted want = wanted(confidence, every_label, <Activation> activation)
+    if codes.shape[1] != n or codes.shape[2] != 4 or priors.shape[0] != n or priors.shape[1] != 4:
+        raise ValueError(
+            f"wanted codes (1, {n}, 4) and priors ({n}, 4), got (1, {codes.shape[1]}, {codes.shape[2]}) "
+            f"and ({priors.shape[0]}, {priors.shape[1]})"
+        )
+    prior.scales = scales
+    if n == 0 or depth <= background:
+        return
+    prior.codes, prior.priors = &codes[0, 0, 0], &priors[0, 0]
+    prior.width, prior.height = width, height
+    with nogil:
+        scan_anchors(out, &scores[0, 0, 0], n, depth, <Activation> activation, background, &want, &prior)
+
+
+cdef int scan_anchors(
+    Candidates out, const float *scores, Py_ssize_t n, Py_ssize_t depth, Activation activation,
+    bint background, const Wanted *want, const Prior *prior
+) except -1 nogil:
+    cdef unsigned int rows[BLOCK]
+    cdef Py_ssize_t block, begin, i, k, anchor, first
+    cdef bint relative = activation == SOFTMAX and background
+    cdef float least = -INFINITY if activation == SOFTMAX and not background else want.raw
+    cdef const float *row
+    for block in range(blocks(n)):
+        begin = block * BLOCK
+        k = qzd_row_hits(scores + begin * depth + background, min(n - begin, BLOCK), depth,
+                         depth - background, least, relative, rows)
+        for i in range(k):
+            anchor = begin + rows[i]
+            row = scores + anchor * depth + background
+            first = out.count
+            if activation == SOFTMAX:
+                add_softmax(out, row, depth - background, background, want, anchor)
+            else:
+                add_labels(out, row, 1, depth - background, 1, activation, want, anchor)
+            if out.count > first:
+                place_code(out, first, anchor, prior)
+    return 0
+
+
+cdef int add_softmax(
+    Candidates out, const float *values, Py_ssize_t classes, bint background, const Wanted *want,
+    Py_ssize_t anchor
+) except -1 nogil:
+    """Append an anchor's candidates under a softmax that the background, at values[-1], takes part in."""
+    cdef Py_ssize_t c, best = 0
+    cdef double largest = values[-1] if background else values[0], total = 0, least
+    cdef float score
+    for c in range(-<Py_ssize_t> background, classes):
+        if not values[c] < INFINITY:
+            out.dropped += 1
+            return 0
+        largest = max(largest, values[c])
+        if c > 0 and values[c] > values[best]:
+            best = c
+    for c in range(-<Py_ssize_t> background, classes):
+        total += exp(values[c] - largest)
+    least = log(want.confidence * total * (1 - 1e-6)) - 1e-9 if want.confidence > 0 else -INFINITY
+    for c in range(classes):
+        if (want.every_label or c == best) and values[c] - largest >= least:
+            score = <float> (exp(values[c] - largest) / total)
+            if score >= want.confidence:
+                out.add(score, <int> c, anchor * classes + c)
+    return 0
+
+
+cdef bint place_code(Candidates out, Py_ssize_t first, Py_ssize_t anchor, const Prior *p) noexcept nogil:
+    cdef const float *code = p.codes + 4 * anchor
+    cdef const float *prior = p.priors + 4 * anchor
+    cdef double y = code[0] / p.scales[0] * prior[2] + prior[0]
+    cdef double x = code[1] / p.scales[1] * prior[3] + prior[1]
+    cdef double h = exp(code[2] / p.scales[2]) * prior[2]
+    cdef double w = exp(code[3] / p.scales[3]) * prior[3]
+    return out.place(first, (x - w / 2) * p.width, (y - h / 2) * p.height,
+                     (x + w / 2) * p.width, (y + h / 2) * p.height)

@@ -1,0 +1,240 @@
+"""What the kernels must give, in plain NumPy and double precision, from the definitions alone.
+
+Nothing here is shared with the kernels: it is slow, sees every value, and decides in the obvious order.
+Sources: the box coder of the TensorFlow Object Detection API; YOLOv3 (Redmon and Farhadi, 2018), YOLOv4
+(Bochkovskiy et al., 2020), YOLOX (Ge et al., 2021), YOLOv8 with Generalized Focal Loss (Li et al., 2020);
+DIoU (Zheng et al., 2020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qzd_ext import manifest as m
+
+__all__ = ["Anchors", "Found", "anchors_of", "decode", "final_boxes", "nms", "overlap"]
+
+
+@dataclass
+class Anchors:
+    """Every anchor of a frame: (n, 4) xyxy in input pixels, (n, C) scores, and what they come from."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    values: np.ndarray
+    """(n, C) as the tensor has them; with a softmax's background before them."""
+    objectness: np.ndarray | None = None
+    raw_objectness: np.ndarray | None = None
+
+
+@dataclass
+class Found:
+    boxes: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    truncated: bool
+    dropped: int
+
+
+def sigmoid(x):
+    x = np.asarray(x, np.float64)
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def softmax(x, axis=-1):
+    x = np.asarray(x, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        e = np.exp(x - x.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True)
+
+
+def _corners(x, y, w, h):
+    return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
+
+
+def _grid(width, height, strides):
+    cells = [(x, y, s) for s in strides for y in range(height // s) for x in range(width // s)]
+    return np.array(cells, np.float64).T
+
+
+# --- every head: tensors to anchors
+
+
+def _ssd(head, tensors, size, priors):
+    codes, values = (t[0].astype(np.float64) for t in tensors)
+    yc, xc, h, w = priors.astype(np.float64).T
+    ty, tx, th, tw = (codes / np.array(head.scales)).T
+    boxes = _corners(tx * w + xc, ty * h + yc, np.exp(tw) * w, np.exp(th) * h) * np.array([*size, *size])
+    scores = {"none": values, "sigmoid": sigmoid(values), "softmax": softmax(values)}[head.activation]
+    first = int(head.background)
+    return Anchors(boxes, scores[:, first:], values if head.activation == "softmax" else values[:, first:])
+
+
+def _yolo_anchor(head, tensors, size, classes):
+    parts = []
+    for i, (tensor, mask) in enumerate(zip(tensors, head.masks, strict=True)):
+        grid = tensor[0] if head.layout == "nchw" else tensor[0].transpose(2, 0, 1)
+        rows, columns = grid.shape[1:]
+        scale = head.scale_xy[i] if head.scale_xy else 1.0
+        y, x = np.mgrid[:rows, :columns]
+        for a, group in zip(mask, grid.reshape(len(mask), 5 + classes, rows, columns), strict=True):
+            t = group.astype(np.float64)
+            aw, ah = np.float32(head.anchors[a]).astype(np.float64)
+            bx = (x + sigmoid(t[0]) * scale - (scale - 1) / 2) * (size[0] / columns)
+            by = (y + sigmoid(t[1]) * scale - (scale - 1) / 2) * (size[1] / rows)
+            boxes = _corners(bx, by, np.exp(t[2]) * aw, np.exp(t[3]) * ah)
+            parts.append((boxes.reshape(-1, 4), t[5:].reshape(classes, -1).T, t[4].ravel()))
+    boxes, values, objectness = (np.concatenate(p) for p in zip(*parts, strict=True))
+    scores = sigmoid(objectness)[:, None] * sigmoid(values)
+    return Anchors(boxes, scores, values, sigmoid(objectness), objectness)
+
+
+def _yolo_v5(head, tensors, size):
+    t = tensors[0][0].astype(np.float64)
+    scale = np.array([*size, *size]) if head.normalized else 1.0
+    boxes = _corners(*(t[:, :4] * scale).T)
+    return Anchors(boxes, t[:, 4:5] * t[:, 5:], t[:, 5:], t[:, 4], t[:, 4])
+
+
+def _yolox(head, tensors, size):
+    t = tensors[0][0].astype(np.float64)
+    x, y, s = _grid(*size, head.strides)
+    boxes = _corners((t[:, 0] + x) * s, (t[:, 1] + y) * s, np.exp(t[:, 2]) * s, np.exp(t[:, 3]) * s)
+    return Anchors(boxes, t[:, 4:5] * t[:, 5:], t[:, 5:], t[:, 4], t[:, 4])
+
+
+def _yolo_v8(head, tensors, size):
+    t = tensors[0][0].astype(np.float64)
+    t = t.T if head.layout == "channels_first" else t
+    scale = np.array([*size, *size]) if head.normalized else 1.0
+    return Anchors(_corners(*(t[:, :4] * scale).T), t[:, 4:], t[:, 4:])
+
+
+def _yolo_v8_raw(head, tensors, size):
+    if head.tensors == "split":
+        t = np.concatenate([tensors[0][0], tensors[1][0]])
+    else:
+        t = np.concatenate([x[0].reshape(x.shape[1], -1) for x in tensors], 1)
+    t = t.astype(np.float64)
+    bins = head.bins
+    distances = softmax(t[: 4 * bins].reshape(4, bins, -1), 1)
+    left, top, right, bottom = (distances * np.arange(bins)[None, :, None]).sum(1)
+    x, y, s = _grid(*size, head.strides)
+    x, y = x + 0.5, y + 0.5
+    boxes = np.stack([(x - left) * s, (y - top) * s, (x + right) * s, (y + bottom) * s], -1)
+    return Anchors(boxes, sigmoid(t[4 * bins :].T), t[4 * bins :].T)
+
+
+def anchors_of(manifest, tensors, priors=None):
+    head, size = manifest.head, (manifest.input.width, manifest.input.height)
+    with np.errstate(all="ignore"):
+        match head:
+            case m.Ssd():
+                return _ssd(head, tensors, size, priors)
+            case m.YoloAnchor():
+                return _yolo_anchor(head, tensors, size, len(manifest.labels.names))
+            case m.YoloV5():
+                return _yolo_v5(head, tensors, size)
+            case m.Yolox():
+                return _yolox(head, tensors, size)
+            case m.YoloV8():
+                return _yolo_v8(head, tensors, size)
+            case m.YoloV8Raw():
+                return _yolo_v8_raw(head, tensors, size)
+    raise AssertionError(head)
+
+
+# --- anchors to what is found
+
+
+def _poison(values):
+    """NaN or +inf: a network that is broken. -inf is a class that is ruled out."""
+    return np.isnan(values) | (values == np.inf)
+
+
+def _round(boxes):
+    """float32, as they are published; a box that ends before it begins is empty."""
+    boxes = boxes.astype(np.float32)
+    boxes[:, 2:] = np.where(boxes[:, 2:] < boxes[:, :2], boxes[:, :2], boxes[:, 2:])
+    return boxes
+
+
+def _candidates(anchors, thresholds):
+    """Anchor and class of all that passes, in the order of anchor and class, and what was dropped."""
+    confidence = np.float32(thresholds.confidence)
+    with np.errstate(all="ignore"):
+        boxes, scores = _round(anchors.boxes), anchors.scores.astype(np.float32)
+        if anchors.objectness is None:
+            seen, bad = np.ones(len(boxes), bool), np.zeros(len(boxes), bool)
+        else:
+            bad = _poison(anchors.raw_objectness)
+            seen = ~bad & (anchors.objectness.astype(np.float32) >= confidence)
+    bad |= seen & _poison(anchors.values).any(1)
+    passed = scores >= confidence
+    passed[bad | ~seen] = False
+    if not thresholds.multi_label:
+        first = anchors.values.shape[1] - scores.shape[1]
+        best = anchors.values[:, first:].argmax(1)
+        passed &= np.arange(scores.shape[1]) == best[:, None]
+    finite = np.isfinite(boxes).all(1)
+    bad |= passed.any(1) & ~finite
+    passed[~finite] = False
+    index, label = np.nonzero(passed)
+    return boxes[index], scores[index, label], label, int(bad.sum())
+
+
+def overlap(box, others, diou=False):
+    """IoU, or DIoU, of one box with (n, 4) others, in double; 0 where one of two is empty."""
+    box, others = box.astype(np.float64), others.astype(np.float64)
+    w = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    h = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    both = np.where((w > 0) & (h > 0), w * h, 0)
+    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    union = (box[2] - box[0]) * (box[3] - box[1]) + areas - both
+    iou = np.divide(both, union, out=np.zeros_like(both), where=both > 0)
+    if not diou:
+        return iou
+    apart = (((box[:2] + box[2:]) - (others[:, :2] + others[:, 2:])) / 2) ** 2
+    hull = np.maximum(box[2:], others[:, 2:]) - np.minimum(box[:2], others[:, :2])
+    diagonal = (hull**2).sum(1)
+    return iou - np.divide(apart.sum(1), diagonal, out=np.zeros_like(iou), where=diagonal > 0)
+
+
+def nms(boxes, scores, class_ids, iou, diou=False, agnostic=False, limit=None):
+    """Indices of what remains, best score first, equal ones by lower index; `limit` of them enter."""
+    order = np.lexsort((np.arange(len(scores)), -(scores.astype(np.float64))))[:limit]
+    keep = []
+    while len(order):
+        best, order = order[0], order[1:]
+        keep.append(best)
+        rival = np.full(len(order), True) if agnostic else class_ids[order] == class_ids[best]
+        order = order[~(rival & (overlap(boxes[best], boxes[order], diou) > iou))]
+    return np.array(keep, np.int64)
+
+
+def decode(manifest, tensors, thresholds, priors=None):
+    """The boxes of a frame in input pixels, not clipped, best first."""
+    t = thresholds
+    boxes, scores, labels, dropped = _candidates(anchors_of(manifest, tensors, priors), t)
+    keep = nms(boxes, scores, labels, t.iou, t.nms == "diou", t.agnostic, t.max_candidates)
+    truncated = len(scores) > t.max_candidates or len(keep) > t.max_detections
+    keep = keep[: t.max_detections]
+    return Found(boxes[keep], scores[keep], labels[keep], truncated, dropped)
+
+
+def final_boxes(rows, thresholds, score, label, box, size, first_label=0):
+    """Rows that hold final boxes, each with one label; `score`, `label`, `box` say where."""
+    with np.errstate(all="ignore"):
+        bad = np.isnan(rows[:, score]) | (rows[:, score] == np.inf)
+        passed = ~bad & (rows[:, score] >= np.float32(thresholds.confidence))
+        boxes = _round(rows[:, box : box + 4].astype(np.float64) * np.array([*size, *size]))
+    bad |= passed & ~(np.isfinite(boxes).all(1) & np.isfinite(rows[:, label]))
+    passed &= ~bad
+    order = np.flatnonzero(passed)
+    order = order[np.argsort(-rows[order, score], kind="stable")]
+    keep = order[: thresholds.max_detections]
+    labels = rows[keep, label].astype(int) - first_label
+    return Found(boxes[keep], rows[keep, score], labels, len(order) > len(keep), int(bad.sum()))
