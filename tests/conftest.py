@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from process import Daemon
 from tiny import write_tiny_bundle
 
 # a busy machine is no failure: no test here asserts a time
@@ -30,3 +32,17 @@ def data() -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a real model that compiles in milliseconds; see `tiny`."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start `qzd` with a configuration; every one that was started is killed at the end."""
+    started: list[Daemon] = []
+
+    def start(config: str, *options: str) -> Daemon:
+        started.append(Daemon(tmp_path, config, *options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
