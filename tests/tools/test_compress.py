@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from qzd_tools.compress import compress_weights
+
+RNG = np.random.default_rng(0)
+IMAGE = (1, 8, 6, 6)
+ZERO, ONE = [0, 0], [1, 1]
+
+
+def weights(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def model_of(kind: str, values: np.ndarray, port_first: bool = False) -> ov.Model:
+    flat = kind.startswith("matmul")
+    source = ops.parameter([1, 8] if flat else list(IMAGE), ov.Type.f32)
+    constant = ops.constant(values)
+    made = {
+        "convolution": lambda: ops.convolution(source, constant, ONE, ZERO, ZERO, ONE),
+        "group": lambda: ops.group_convolution(source, constant, ONE, ZERO, ZERO, ONE),
+        "deconvolution": lambda: ops.convolution_backprop_data(source, constant, ONE),
+        "group deconvolution": lambda: ops.group_convolution_backprop_data(source, constant, ONE),
+        "matmul": lambda: ops.matmul(source, constant, False, False),
+        "matmul transposed": lambda: ops.matmul(source, constant, False, True),
+        "matmul weight first": lambda: ops.matmul(constant, source, False, True),
+    }[kind]()
+    return ov.Model([made], [source], kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "channels"),
+    [
+        ("convolution", (16, 8, 3, 3), 16),
+        ("group", (4, 4, 2, 3, 3), 16),
+        ("deconvolution", (8, 16, 2, 2), 16),
+        ("group deconvolution", (4, 2, 4, 2, 2), 16),
+        ("matmul", (8, 16), 16),
+        ("matmul transposed", (16, 8), 16),
+        ("matmul weight first", (16, 8), 16),
+    ],
+)
+def test_compress_weights_keeps_results_and_has_a_scale_an_output_channel(kind, shape, channels):
+    values = weights(*shape)
+    original, compressed = model_of(kind, values), model_of(kind, values)
+    assert compress_weights(compressed) == 1
+    source = RNG.normal(size=original.inputs[0].shape).astype(np.float32)
+    core = ov.Core()
+    exact = core.compile_model(original, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(source)[0]
+    found = core.compile_model(compressed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(source)[0]
+    assert np.abs(found - exact).max() < 0.02 * np.abs(exact).max()
+    constants = [n for n in compressed.get_ordered_ops() if n.get_type_name() == "Constant"]
+    stored = next(n for n in constants if n.get_element_type() == ov.Type.i8)
+    scale = next(n for n in constants if n.get_element_type() == ov.Type.f32 and n.data.ndim == len(shape))
+    assert stored.data.size == values.size
+    assert scale.data.size == channels
+    assert np.abs(stored.data * scale.data - values).max() <= scale.data.max() / 2 + 1e-6
+
+
+def test_compress_weights_leaves_small_and_integer_constants():
+    model = model_of("matmul", weights(8, 2))
+    assert compress_weights(model) == 0
+
+
+def test_compress_weights_survives_a_channel_of_zeros():
+    values = weights(16, 8, 3, 3)
+    values[3] = 0
+    model = model_of("convolution", values)
+    assert compress_weights(model) == 1
+    assert np.isfinite(ov.Core().compile_model(model, "CPU")(np.ones(IMAGE, np.float32))[0]).all()
