@@ -63,8 +63,8 @@ TRAINING = {
 OFF = {
     "antialiasing": 0, "assisted_excitation": 0, "binary": 0, "xnor": 0, "bin_output": 0, "cbn": 0,
     "flipped": 0, "dot": 0, "sway": 0, "rotate": 0, "stretch": 0, "stretch_sway": 0, "reverse": 0,
-    "coordconv": 0, "maxpool_depth": 0, "out_channels": 1, "new_coords": 0, "dontload": 0, "dontloadscales": 0,
-    "time_steps": 1,
+    "coordconv": 0, "maxpool_depth": 0, "out_channels": 1, "new_coords": 0, "dontload": 0,
+    "dontloadscales": 0, "time_steps": 1,
 }  # fmt: skip
 """Options that change the results, and the value with which they do not."""
 

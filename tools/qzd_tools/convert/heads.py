@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import openvino as ov
 
 from qzd_ext.errors import ModelError, UsageError
-from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, Yolox
+from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, YoloV8Raw, Yolox
+from qzd_tools.convert.dfl import raw_distributions
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.graph import LAYOUT, ancestors, describe, producers, skip
 from qzd_tools.convert.tfod import raw_heads
@@ -180,6 +181,27 @@ def _yolo_v8(seen: Seen) -> Recognised | str:
     )
 
 
+def _yolo_v8_raw(seen: Seen) -> Recognised | str:
+    output = seen.only_output
+    whole = _yolo_v8(seen)
+    if output is None or isinstance(whole, str):
+        return str(whole)
+    rows, columns = _shape(output)[1:]
+    cells = columns if seen.grids(columns) else rows
+    cut = raw_distributions(output, cells, whole.classes)
+    strides = seen.grids(cells)
+    if cut is None or strides is None:
+        return "no distributions (DFL) behind its boxes"
+    return Recognised(
+        YoloV8Raw(strides=strides, bins=cut[1], tensors="joined"),
+        (cut[0],),
+        whole.classes,
+        f"[1,{rows},{columns}], cut off before its DFL: {cells} grid cells, each 4 distributions over "
+        f"{cut[1]} bins and {whole.classes} class logits",
+        ULTRALYTICS,
+    )
+
+
 def _channels(output: ov.Output, classes: int) -> int:
     """Class channels of a Sigmoid; 1 for an objectness beside several classes."""
     return classes if classes == 1 or classes in _shape(output) else 1
@@ -245,6 +267,7 @@ KINDS: dict[str, Callable[[Seen], Recognised | str]] = {
     "detection_output": _detection_output,
     "ssd": lambda seen: raw_heads(seen.model),
     "yolox": _yolox,
+    "yolo_v8_raw": _yolo_v8_raw,
     "yolo_v8": _yolo_v8,
     "yolo_v5": _yolo_v5,
     "end_to_end": _end_to_end,
