@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from painted import write_painted_bundle, write_painted_classes, write_painted_dataset
+from qzd_ext import bundle as bundles
+from qzd_ext.errors import DataError, GateError, UsageError
+from qzd_ext.manifest import Thresholds
+from qzd_tools.cli import main
+from qzd_tools.dataset import read_coco
+from qzd_tools.validate import check_drop, check_floor, compare, validate, validation_thresholds
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the painted model as detector and classifier, and pictures for both."""
+    folder = tmp_path_factory.mktemp("painted")
+    write_painted_bundle(folder / "detector")
+    write_painted_bundle(folder / "classifier", classifier=True)
+    write_painted_dataset(folder / "boxes", 8)
+    write_painted_classes(folder / "classes", 9)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def test_validate_finds_everything_in_painted_pictures(painted, tmp_path, capsys):
+    file = tmp_path / "result.json"
+    annotations = painted / "boxes" / "instances.json"
+    assert run("validate", painted / "detector", "--annotations", annotations, "--json", file) == 0
+    result = json.loads(file.read_text())
+    bundle = bundles.read(painted / "detector")
+    assert result["metrics"]["map"] == pytest.approx(1)
+    assert result["metrics"]["map50"] == pytest.approx(1)
+    assert result["images"] == 8
+    assert result["device"] == "CPU"
+    assert result["thresholds"]["confidence"] == 0.001
+    assert result["thresholds"]["max_detections"] == 300
+    assert result["bundle"] == {
+        "name": "painted",
+        "version": "1",
+        "digest": bundle.digest,
+        "precision": "fp32",
+        "path": str(bundle.path),
+    }
+    assert result["dataset"] == read_coco(annotations).digest
+    assert "map        1.0000" in capsys.readouterr().out
+
+
+def test_validate_counts_classes(painted, tmp_path):
+    file = tmp_path / "result.json"
+    listed = painted / "classes" / "labels.txt"
+    assert run("validate", painted / "classifier", "--imagenet", listed, "--json", file) == 0
+    assert json.loads(file.read_text())["metrics"] == {"top1": 1.0, "top5": 1.0}
+
+
+def test_validate_has_no_colour_on_stdout_and_nothing_on_stderr_when_piped(painted, capsys):
+    assert run("validate", painted / "detector", "--annotations", painted / "boxes" / "instances.json") == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out
+    assert captured.err == ""
+
+
+def options(**given: object) -> list[str]:
+    return [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "given", "code", "words"),
+    [
+        ("detector", {}, 2, "no dataset"),
+        ("detector", {"annotations": "boxes/instances.json", "imagenet": "classes/labels.txt"}, 2, "and"),
+        ("detector", {"imagenet": "classes/labels.txt"}, 2, "is for detection"),
+        ("classifier", {"annotations": "boxes/instances.json"}, 2, "is for classification"),
+        ("detector", {"annotations": "boxes/instances.json", "max_drop": "0.1"}, 2, "--baseline"),
+        ("detector", {"annotations": "boxes/no.json"}, 3, "no.json"),
+        ("detector", {"annotations": "boxes/instances.json", "images": "classes/images"}, 3, "is not there"),
+        ("detector", {"annotations": "boxes/instances.json", "device": "TPU"}, 3, "TPU is not here"),
+        ("boxes", {"annotations": "boxes/instances.json"}, 3, "no bundle here"),
+        ("detector", {"annotations": "boxes/instances.json", "json": "no/such/file"}, 2, "cannot be written"),
+    ],
+)
+def test_validate_says_what_is_wrong(painted, monkeypatch, capsys, bundle, given, code, words):
+    monkeypatch.chdir(painted)
+    assert run("validate", bundle, *options(**given)) == code
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_validate_names_the_image_when_one_is_damaged(painted, tmp_path, capsys):
+    file = write_painted_dataset(tmp_path / "boxes", 3)
+    (tmp_path / "boxes" / "images" / "002.png").write_bytes(b"no picture")
+    assert run("validate", painted / "detector", "--annotations", file) == 3
+    assert "002.png: not an image" in capsys.readouterr().err
+
+
+def test_validate_fails_when_a_byte_of_the_model_has_changed(tmp_path, capsys):
+    write_painted_bundle(tmp_path / "bundle")
+    weights = tmp_path / "bundle" / bundles.WEIGHTS
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    file = write_painted_dataset(tmp_path / "boxes", 3)
+    assert run("validate", tmp_path / "bundle", "--annotations", file) == 3
+    assert "model.bin has sha256" in capsys.readouterr().err
+
+
+def test_validate_refuses_labels_that_contradict_the_dataset(painted, tmp_path, capsys):
+    write_painted_bundle(tmp_path / "bundle", labels=("blau", "green", "red"))
+    assert run("validate", tmp_path / "bundle", "--annotations", painted / "boxes" / "instances.json") == 3
+    error = capsys.readouterr().err
+    assert "does not have: blau" in error
+    assert "does not have: blue" in error
+
+
+def test_validate_judges_on_what_the_model_knows(painted, tmp_path):
+    """Of three classes the model names one; the others of the dataset do not count."""
+    write_painted_bundle(tmp_path / "bundle", labels=("blue", "", ""))
+    dataset = read_coco(painted / "boxes" / "instances.json")
+    result = validate(bundles.read(tmp_path / "bundle"), dataset)
+    assert result.score.main == pytest.approx(1)
+    assert [c.label for c in result.score.classes] == ["blue"]
+    assert "knows 1 of the dataset's 3 categories" in result.note
+
+
+def test_compare_says_which_classes_and_pictures_lost(painted, tmp_path):
+    dataset = read_coco(painted / "boxes" / "instances.json")
+    whole = bundles.read(painted / "detector")
+    # the same model, whose labels are changed about: green and red are never right
+    write_painted_bundle(tmp_path / "bundle", labels=("blue", "red", "green"))
+    before = validate(whole, dataset)
+    after = validate(bundles.read(tmp_path / "bundle"), dataset)
+    comparison = compare(after, before, dataset)
+    assert comparison.drop == pytest.approx(2 / 3, abs=0.01)
+    assert {c.label for c, change in comparison.classes if change < -0.9} == {"green", "red"}
+    assert all(was > now for _, was, now in comparison.pictures)
+    losses = [was - now for _, was, now in comparison.pictures]
+    assert losses == sorted(losses, reverse=True)
+    with pytest.raises(GateError, match=r"accuracy fell by 0.66.*green -1.000"):
+        check_drop(comparison, 0.5)
+    check_drop(comparison, 0.7)
+
+
+def test_validate_with_baseline_gates_on_the_drop(painted, tmp_path, capsys):
+    write_painted_bundle(tmp_path / "bundle", labels=("blue", "red", "green"))
+    arguments = ("--annotations", painted / "boxes" / "instances.json", "--baseline", painted / "detector")
+    file = tmp_path / "result.json"
+    assert run("validate", tmp_path / "bundle", *arguments, "--max-drop", 0.1, "--json", file) == 1
+    captured = capsys.readouterr()
+    assert "accuracy fell by" in captured.err
+    assert "images that lost most" in captured.out
+    result = json.loads(file.read_text())
+    assert result["drop"] == pytest.approx(0.666, abs=0.01)
+    assert result["baseline"]["metrics"]["map"] == pytest.approx(1)
+    assert run("validate", painted / "detector", *arguments, "--max-drop", 0) == 0
+
+
+@pytest.mark.parametrize(("floor", "code"), [(0.9, 0), (1.0, 1)])
+def test_validate_fails_under_a_floor(painted, tmp_path, capsys, floor, code):
+    file = write_painted_dataset(tmp_path / "boxes", 12, seed=4)
+    document = json.loads(file.read_text())
+    document["annotations"].append({"id": 999, "image_id": 1, "category_id": 1, "bbox": [0, 0, 60, 60]})
+    file.write_text(json.dumps(document))  # one object that the model cannot find
+    assert run("validate", painted / "detector", "--annotations", file, "--fail-under", floor) == code
+    assert ("Wanted: at least 1.0000" in capsys.readouterr().err) == bool(code)
+
+
+def test_check_floor_names_the_figure(painted):
+    result = validate(bundles.read(painted / "detector"), read_coco(painted / "boxes" / "instances.json"))
+    check_floor(result, 0.99)
+    with pytest.raises(GateError, match="on 8 images"):
+        check_floor(result, 1.01)
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "iou"),
+    [({}, None, 0.65), ({}, 0.5, 0.5), ({"nms": "diou", "iou": 0.5}, None, 0.5), ({"iou": 0.3}, None, 0.65)],
+)
+def test_validation_thresholds_keep_the_kind_of_nms(painted, own, given, iou):
+    manifest = bundles.read(painted / "detector").manifest
+    manifest = msgspec.structs.replace(manifest, thresholds=Thresholds(**own))
+    chosen = validation_thresholds(manifest, iou=given)
+    assert (chosen.confidence, chosen.iou, chosen.multi_label) == (0.001, iou, True)
+
+
+def test_validate_raises_what_a_reader_of_images_raises(painted, tmp_path):
+    file = write_painted_dataset(tmp_path / "boxes", 2)
+    dataset = read_coco(file)
+    (tmp_path / "boxes" / "images" / "001.png").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        validate(bundles.read(painted / "detector"), dataset)
+
+
+def test_validate_raises_when_the_dataset_is_of_the_other_kind(painted):
+    with pytest.raises(UsageError, match="is for classification"):
+        validate(bundles.read(painted / "classifier"), read_coco(painted / "boxes" / "instances.json"))
