@@ -198,7 +198,10 @@ class Runner:
                 slot._request.wait()
             except RuntimeError as error:
                 slot._finish(_device_fault(self.options.device, error))
-            slot._request.set_callback(_ignore, None)  # breaks a cycle that no garbage collector sees
+            # request -> callback -> slot -> request is a cycle that no garbage collector sees. Giving the
+            # request another callback would break it too, but OpenVINO's thread then drops the old one late,
+            # and aborts a process that is ending
+            del slot._request
         self._slots.clear()
         self._idle = queue.SimpleQueue()
         del self._compiled
@@ -213,10 +216,6 @@ class Runner:
                     slot._request.wait_for(0)
                 except RuntimeError as error:
                     slot._finish(_device_fault(self.options.device, error))
-
-
-def _ignore(_: object) -> None:
-    """The callback of a request that nobody waits for."""
 
 
 def _read(model: Path) -> ov.Model:

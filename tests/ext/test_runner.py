@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -132,3 +135,23 @@ def test_a_model_with_another_input_is_refused(
     ov.save_model(ov.Model([op.result(op.convert(frame, "f32"))], [frame]), tmp_path / "model.xml")
     with pytest.raises(ModelError, match=rf"inputs are {message}(.|\n)*one input, u8 \[1,H,W,3\]"):
         Runner(tmp_path / "model.xml")
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from qzd_ext.runner import Runner, RunOptions
+runner = Runner(Path(sys.argv[1]), RunOptions(requests=4, cache_dir=Path(sys.argv[2])))
+for _ in range(40):
+    slot = runner.acquire()
+    runner.start(slot, lambda slot, error: runner.release(slot))
+runner.close()
+"""
+
+
+def test_a_process_that_ends_after_close_ends_well(tiny_bundle: Path, tmp_path: Path) -> None:
+    for _ in range(3):
+        words = [sys.executable, "-c", ENDING, str(tiny_bundle / "model.xml"), str(tmp_path)]
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        ended = subprocess.run(words, capture_output=True, text=True, env=paths)
+        assert (ended.returncode, ended.stderr) == (0, "")
