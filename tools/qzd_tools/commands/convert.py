@@ -19,7 +19,7 @@ HEADS = (
 )  # fmt: skip
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
     """Numbers with commas between them, in brackets or not."""
 
     name = "numbers"
@@ -34,12 +34,35 @@ class Numbers(click.ParamType):
             found = tuple(self.kind(x) for x in re.split(r"[,x\s]+", str(value).strip("[]() ")))
         except ValueError:
             found = ()
-        if len(found) not in self.counts:
+        if not found or (self.counts and len(found) not in self.counts):
             self.fail(f"{value!r} is not {self.what}", param, ctx)
         return found
 
 
+class Pairs(Numbers):
+    """Numbers that belong together two by two."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        flat = super().convert(value, param, ctx)
+        if len(flat) % 2:
+            self.fail(f"{value!r} is not {self.what}", param, ctx)
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+
+class Groups(Numbers):
+    """Groups of numbers with slashes between them."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        return tuple(super(Groups, self).convert(group, param, ctx) for group in str(value).split("/"))
+
+
 PER_CHANNEL = Numbers(float, (1, 3), "one number, or three with commas between them")
+ANCHORS = Pairs(float, (), "WIDTH,HEIGHT,WIDTH,HEIGHT,...")
+MASKS = Groups(int, (), "0,1,2/3,4,5, a group for each output")
 SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas between them")
 
 
@@ -49,7 +72,7 @@ SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas betwee
     "-o", "--output", type=click.Path(path_type=Path), help="The bundle.  [default: ./NAME-PRECISION]"
 )
 @click.option("--head", type=click.Choice(HEADS), help="What the model ends in, where it is not recognised.")
-@click.option("--labels", help="A file of names, or one of coco80, coco91, voc, imagenet.")
+@click.option("--labels", help="A file, coco80, coco91, voc, imagenet, or names with commas.")
 @click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames are fitted.")
 @click.option("--anchor", type=click.Choice(["center", "corner"]), help="Where a letterboxed frame lies.")
 @click.option("--pad", type=click.IntRange(0, 255), help="Grey around a letterboxed frame.")
@@ -61,6 +84,9 @@ SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas betwee
 @click.option("--first-label", type=click.IntRange(0), help="Label of the first name, for detection_output.")
 @click.option("--background/--no-background", default=None, help="Whether class 0 is background.")
 @click.option("--normalized/--pixels", default=None, help="Unit of boxes that the graph decodes.")
+@click.option("--anchors", type=ANCHORS, help="WIDTH,HEIGHT,... in input pixels, for yolo_anchor.")
+@click.option("--masks", type=MASKS, help="Anchors of each output, such as 0,1,2/3,4,5/6,7,8.")
+@click.option("--scale-xy", type=Numbers(float, (), "numbers"), help="Of each output: Darknet's scale_x_y.")
 @click.option("--confidence", type=click.FloatRange(0, 1), help="Threshold that the bundle serves with.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that NMS suppresses above.")
 @click.option("--nms", type=click.Choice(["iou", "diou"]), help="The overlap that NMS measures.")

@@ -27,9 +27,10 @@ from qzd_tools.convert.golden import add_golden, list_pictures
 from qzd_tools.convert.graph import cut, simplify
 from qzd_tools.convert.heads import KINDS, Seen, recognise
 from qzd_tools.convert.inputs import find_picture, make_static
-from qzd_tools.convert.metadata import read_metadata
+from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.preprocess import fold, input_of
 from qzd_tools.convert.sources import Source, read_source
+from qzd_tools.convert.tfod import input_size
 
 __all__ = ["KINDS", "ConvertOptions", "convert"]
 
@@ -55,7 +56,7 @@ class ConvertOptions:
         What the model was trained on: `(pixel - mean) / scale` of pixels in 0..255.
     shape : sequence of int, optional
         Height and width, or all four dimensions.
-    first_label, background, normalized
+    first_label, background, normalized, anchors, masks, scale_xy
         Of the heads that leave it open.
     confidence, iou, nms
         Thresholds of the bundle, and the overlap that its NMS measures.
@@ -82,6 +83,9 @@ class ConvertOptions:
     first_label: int | None = None
     background: bool | None = None
     normalized: bool | None = None
+    anchors: tuple[tuple[float, float], ...] | None = None
+    masks: tuple[tuple[int, ...], ...] | None = None
+    scale_xy: tuple[float, ...] | None = None
     confidence: float | None = None
     iou: float | None = None
     nms: Literal["iou", "diou"] | None = None
@@ -142,7 +146,7 @@ def convert(
         say(text)
 
     note(f"source: {source.format}")
-    make_static(source.model, options.shape)
+    make_static(source.model, options.shape, read_size(source.model) or input_size(source.model))
     picture = find_picture(source.model)
     facts = known(f"--labels {options.labels}", labels=given).over(options.facts())
     facts = facts.over(read_metadata(source.model, source.name)).over(picture.facts)

@@ -53,6 +53,8 @@ class Facts:
         Whether class 0 of the scores is background, for `ssd` and `classification`.
     normalized : bool or None
         Whether decoded boxes are in 0..1 instead of input pixels.
+    anchors, masks, scale_xy
+        Of the head `yolo_anchor`, as in the manifest.
     confidence, iou : float or None
         The thresholds that the model was exported with.
     nms : "iou" or "diou" or None
@@ -73,6 +75,9 @@ class Facts:
     first_label: int | None = None
     background: bool | None = None
     normalized: bool | None = None
+    anchors: tuple[tuple[float, float], ...] | None = None
+    masks: tuple[tuple[int, ...], ...] | None = None
+    scale_xy: tuple[float, ...] | None = None
     confidence: float | None = None
     iou: float | None = None
     nms: Literal["iou", "diou"] | None = None

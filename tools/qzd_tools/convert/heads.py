@@ -14,6 +14,7 @@ import openvino as ov
 
 from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, YoloV8Raw, Yolox
+from qzd_tools.convert.anchors import anchor_grids
 from qzd_tools.convert.dfl import raw_distributions
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.graph import LAYOUT, ancestors, describe, producers, skip
@@ -271,6 +272,7 @@ KINDS: dict[str, Callable[[Seen], Recognised | str]] = {
     "yolo_v8": _yolo_v8,
     "yolo_v5": _yolo_v5,
     "end_to_end": _end_to_end,
+    "yolo_anchor": lambda seen: anchor_grids(seen.model, seen.facts),
     "classification": _classification,
 }
 """By kind; tried in this order."""

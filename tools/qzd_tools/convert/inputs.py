@@ -43,7 +43,9 @@ class Picture:
     facts: Facts
 
 
-def make_static(model: ov.Model, shape: Sequence[int] | None) -> None:
+def make_static(
+    model: ov.Model, shape: Sequence[int] | None, trained: tuple[int, int] | None = None
+) -> None:
     """Give a model one image at a time and a fixed size, in place.
 
     Parameters
@@ -51,6 +53,8 @@ def make_static(model: ov.Model, shape: Sequence[int] | None) -> None:
     model : ov.Model
     shape : sequence of int or None
         Height and width, or all four dimensions in the model's own order; None to keep the model's.
+    trained : tuple of int, optional
+        Height and width that the model was trained at, for one that leaves its size open.
 
     Raises
     ------
@@ -65,6 +69,8 @@ def make_static(model: ov.Model, shape: Sequence[int] | None) -> None:
     spots = (2, 3) if layout == "NCHW" else (1, 2)
     dims[0] = 1
     dims[6 - sum(spots)] = 3
+    if shape is None and None in dims:
+        shape = trained
     if shape is not None:
         given = shape if len(shape) == 2 else [shape[i] for i in spots]
         dims[spots[0]], dims[spots[1]] = given

@@ -73,7 +73,7 @@ def _plain(name: str) -> str:
 
 
 def load(text: str) -> Labels:
-    """Labels from what a person gave: a named set or a file.
+    """Labels from what a person gave: a named set, a file, or names with commas between them.
 
     A file is one name a line (a blank line marks a class without a name), a COCO annotation file
     (`.json`, its categories by id), or a label map of the TensorFlow Object Detection API (`.pbtxt`).
@@ -81,17 +81,19 @@ def load(text: str) -> Labels:
     Raises
     ------
     UsageError
-        Neither a named set nor a file.
+        Neither a named set nor a file, nor several names.
     DataError
         The file holds no names.
     """
     if text in NAMED:
         return named(text)
     path = Path(text)
+    if "," in text and not path.exists():
+        return from_names([name.strip() for name in text.split(",")])
     if not path.is_file():
         raise UsageError(
             f"labels {text}: no such file and no such set",
-            wanted=f"a file, or one of {', '.join(NAMED)}",
+            wanted=f"a file, one of {', '.join(NAMED)}, or names such as person,cat,dog",
             fix="correct --labels",
         )
     try:

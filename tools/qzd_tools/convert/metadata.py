@@ -18,7 +18,7 @@ from qzd_ext.errors import ModelError
 from qzd_tools.convert.facts import Facts, known
 from qzd_tools.convert.labels import from_names
 
-__all__ = ["read_metadata"]
+__all__ = ["read_metadata", "read_size"]
 
 RESIZE = {
     "standard": ("stretch", None),
@@ -56,6 +56,12 @@ def read_metadata(model: ov.Model, name: str) -> Facts:
         .over(_conversion_parameters(_section(model, "conversion_parameters")))
         .over(_name_of_intel(name))
     )
+
+
+def read_size(model: ov.Model) -> tuple[int, int] | None:
+    """Height and width that Ultralytics says the model was exported at; None where it says nothing."""
+    size = _numbers(_section(model, "framework").get("imgsz"))
+    return (int(size[0]), int(size[-1])) if size else None
 
 
 def _section(model: ov.Model, name: str) -> dict[str, str]:
