@@ -158,7 +158,8 @@ def _poison(values):
 def _round(boxes):
     """float32, as they are published; a box that ends before it begins is empty."""
     boxes = boxes.astype(np.float32)
-    boxes[:, 2:] = np.where(boxes[:, 2:] < boxes[:, :2], boxes[:, :2], boxes[:, 2:])
+    ends_early = np.isfinite(boxes[:, 2:]) & (boxes[:, 2:] < boxes[:, :2])
+    boxes[:, 2:] = np.where(ends_early, boxes[:, :2], boxes[:, 2:])
     return boxes
 
 
@@ -203,11 +204,14 @@ def overlap(box, others, diou=False):
     return iou - np.divide(apart.sum(1), diagonal, out=np.zeros_like(iou), where=diagonal > 0)
 
 
-def nms(boxes, scores, class_ids, iou, diou=False, agnostic=False, limit=None):
-    """Indices of what remains, best score first, equal ones by lower index; `limit` of them enter."""
+def nms(boxes, scores, class_ids, iou, diou=False, agnostic=False, limit=None, enough=None):
+    """Indices of what remains, best score first, equal ones by lower index.
+
+    `limit` of them enter; when `enough` have been found, the rest is left.
+    """
     order = np.lexsort((np.arange(len(scores)), -(scores.astype(np.float64))))[:limit]
     keep = []
-    while len(order):
+    while len(order) and len(keep) != enough:
         best, order = order[0], order[1:]
         keep.append(best)
         rival = np.full(len(order), True) if agnostic else class_ids[order] == class_ids[best]
@@ -219,7 +223,8 @@ def decode(manifest, tensors, thresholds, priors=None):
     """The boxes of a frame in input pixels, not clipped, best first."""
     t = thresholds
     boxes, scores, labels, dropped = _candidates(anchors_of(manifest, tensors, priors), t)
-    keep = nms(boxes, scores, labels, t.iou, t.nms == "diou", t.agnostic, t.max_candidates)
+    enough = t.max_detections + 1
+    keep = nms(boxes, scores, labels, t.iou, t.nms == "diou", t.agnostic, t.max_candidates, enough)
     truncated = len(scores) > t.max_candidates or len(keep) > t.max_detections
     keep = keep[: t.max_detections]
     return Found(boxes[keep], scores[keep], labels[keep], truncated, dropped)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import oracle
 from qzd_ext._nms import Candidates, nms
 
 THRESHOLDS = st.sampled_from([0.0, 0.1, 1 / 3, 0.45, 0.5, 0.65, 0.9, 1.0])
@@ -120,7 +120,7 @@ def test_nms_of_two_boxes_when(reason, a, b, iou, left):
 def test_nms_prefers_the_lower_index_when_scores_tie():
     boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (100, 1))
     scores = np.full(100, 0.5, np.float32)
-    assert [0] == nms(boxes, scores, np.zeros(100, np.int32), iou=0.5).tolist()
+    assert nms(boxes, scores, np.zeros(100, np.int32), iou=0.5).tolist() == [0]
     assert list(range(100)) == nms(boxes, scores, np.arange(100, dtype=np.int32), iou=0.5).tolist()
 
 
@@ -130,15 +130,15 @@ def test_nms_leaves_out_what_is_not_finite():
     scores = np.array([0.1, 1, 1, np.nan, np.inf, -np.inf], np.float32)
     candidates = Candidates()
     candidates.extend(boxes, scores, np.zeros(6, np.int32))
-    assert (1, 5) == (len(candidates), candidates.dropped)
-    assert [0] == nms(boxes, scores, np.zeros(6, np.int32), iou=0.5).tolist()
+    assert (len(candidates), candidates.dropped) == (1, 5)
+    assert nms(boxes, scores, np.zeros(6, np.int32), iou=0.5).tolist() == [0]
 
 
 def test_nms_reads_arrays_that_cannot_be_written():
     boxes, scores, ids = np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.zeros(2, np.int32)
     for array in (boxes, scores, ids):
         array.flags.writeable = False
-    assert [0, 1] == nms(boxes, scores, ids, iou=0.5).tolist()
+    assert nms(boxes, scores, ids, iou=0.5).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

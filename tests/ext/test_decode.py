@@ -1,0 +1,225 @@
+"""The door: what a decoder refuses, what it copies, and what it does with final boxes."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from cases import KINDS, POISON, make_case, manifest_of, plain
+from qzd_ext import manifest as m
+from qzd_ext.decode import Decoder
+from qzd_ext.detections import Classes
+from qzd_ext.errors import ModelError
+from qzd_ext.geometry import Transform
+from qzd_ext.manifest import Thresholds
+
+ANCHORS = {"anchors": ((9.0, 7.0), (20.0, 31.0)), "masks": ((0,), (1,))}
+REFUSED = [
+    (m.DetectionOutput(), [(1, 1, 100, 6)], "(1, 1, N, 7)"),
+    (m.DetectionOutput(), [], "(1, 1, N, 7)"),
+    (m.EndToEnd(), [(1, 300, 7)], "(1, K, 6)"),
+    (m.EndToEnd(), [(2, 300, 6)], "(1, K, 6)"),
+    (m.Ssd(), [(1, 10, 4), (1, 10, 3)], "(1, 10, 4), (1, 10, 4) with 3 names and a background"),
+    (m.Ssd(), [(1, 10, 4), (1, 11, 4)], "(1, 10, 4), (1, 10, 4)"),
+    (m.Ssd(background=False), [(1, 10, 4), (1, 10, 4)], "(1, 10, 3) with 3 names"),
+    (m.YoloAnchor(**ANCHORS), [(1, 8, 4, 6)], "(1, 8, h, w), (1, 8, h, w)"),
+    (m.YoloAnchor(**ANCHORS), [(1, 8, 4, 6), (1, 9, 2, 3)], "(1, 8, h, w), (1, 8, h, w)"),
+    (m.YoloAnchor(**ANCHORS, layout="nhwc"), [(1, 8, 4, 6), (1, 8, 2, 3)], "(1, h, w, 8)"),
+    (m.YoloV5(), [(1, 10, 7)], "(1, N, 8) with 3 names"),
+    (m.YoloV5(), [(1, 0, 8)], "(1, N, 8) with 3 names"),
+    (m.Yolox(), [(1, 125, 8)], "(1, 126, 8) with 3 names and 126 cells of strides (8, 16, 32)"),
+    (m.Yolox(strides=(32,)), [(1, 126, 8)], "(1, 6, 8)"),
+    (m.YoloV8(), [(1, 10, 7)], "(1, 7, N) with 3 names, channels_first"),
+    (m.YoloV8(layout="channels_last"), [(1, 7, 10)], "(1, N, 7)"),
+    (m.YoloV8Raw(), [(1, 67, 125)], "(1, 67, 126)"),
+    (m.YoloV8Raw(tensors="split"), [(1, 64, 126), (1, 4, 126)], "(1, 64, 126), (1, 3, 126)"),
+    (m.YoloV8Raw(tensors="scales"), [(1, 67, 8, 12), (1, 67, 4, 6), (1, 67, 3, 2)], "(1, 67, 2, 3)"),
+    (m.Classification(background=True), [(1, 3)], "(1, 4) with 3 names"),
+]
+
+
+@pytest.mark.parametrize(("head", "shapes", "wanted"), REFUSED)
+def test_decoder_is_refused_when_shapes_are_not_the_heads(head, shapes, wanted):
+    with pytest.raises(ModelError) as error:
+        Decoder(manifest_of(head, 3), shapes)
+    assert type(head).__struct_config__.tag in error.value.found
+    assert all(str(shape) in error.value.found for shape in shapes)
+    assert wanted in error.value.wanted
+
+
+@pytest.mark.parametrize(
+    ("priors", "found"),
+    [
+        (None, "no priors"),
+        (np.zeros((9, 4), np.float32), "priors float32 (9, 4)"),
+        (np.zeros((10, 4)), "priors float64 (10, 4)"),
+    ],
+)
+def test_decoder_is_refused_when_priors_are_not_the_models(priors, found):
+    with pytest.raises(ModelError) as error:
+        Decoder(manifest_of(m.Ssd(), 3), [(1, 10, 4), (1, 10, 4)], priors)
+    assert found in error.value.found
+    assert "float32 (10, 4)" in error.value.wanted
+
+
+def decoder_of(case):
+    return Decoder(case.manifest, [t.shape for t in case.tensors], case.priors)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda t: t.astype(np.float64),
+        lambda t: t.astype(np.float16),
+        lambda t: t[:, :-1],
+        lambda t: t[0],
+    ],
+    ids=["float64", "float16", "a row less", "a dimension less"],
+)
+def test_decode_refuses_a_tensor_that_is_not_what_was_announced(wrong):
+    case = make_case("v5")
+    with pytest.raises(ModelError) as error:
+        decoder_of(case).decode([wrong(case.tensors[0])], plain(case.manifest), Thresholds())
+    assert "the model gave" in error.value.found
+    assert "float32 (1, 60, 10)" in error.value.wanted
+
+
+def test_decode_refuses_another_number_of_tensors():
+    case = make_case("v5")
+    with pytest.raises(ModelError, match="the model gave nothing"):
+        decoder_of(case).decode([], plain(case.manifest), Thresholds())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_reads_tensors_that_are_not_contiguous(kind):
+    case = make_case(kind)
+    strided = [np.repeat(t, 2, axis=-1)[..., ::2] for t in case.tensors]
+    decoder, transform = decoder_of(case), plain(case.manifest)
+    expected = decoder.decode(case.tensors, transform, Thresholds())
+    found = decoder.decode(strided, transform, Thresholds())
+    assert len(found)
+    assert np.array_equal(expected.boxes, found.boxes)
+    assert np.array_equal(expected.scores, found.scores)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_leaves_the_tensors_as_they_were(kind):
+    case = make_case(kind, poison=10)
+    before = [t.copy() for t in case.tensors]
+    decoder_of(case).decode(case.tensors, plain(case.manifest), Thresholds(confidence=0))
+    for was, tensor in zip(before, case.tensors, strict=True):
+        np.testing.assert_array_equal(was, tensor)
+
+
+@pytest.mark.parametrize("kind", ["v8 columns", "anchor nchw"])
+def test_decode_leads_boxes_back_into_the_frame_as_the_transform_does(kind):
+    case = make_case(kind)
+    transform = Transform(1920, 1080, 0.05, 0.059259, 0, -7)
+    thresholds = Thresholds(confidence=0.3)
+    raw = oracle.decode(case.manifest, case.tensors, thresholds)
+    found = decoder_of(case).decode(case.tensors, transform, thresholds)
+    np.testing.assert_array_equal(transform.to_source(raw.boxes), found.boxes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_gives_the_same_on_many_threads_at_once(kind):
+    case = make_case(kind, n=400)
+    decoder, transform = decoder_of(case), plain(case.manifest)
+    expected = decoder.decode(case.tensors, transform, Thresholds()).boxes
+    different = []
+
+    def work():
+        for _ in range(20):
+            if not np.array_equal(expected, decoder.decode(case.tensors, transform, Thresholds()).boxes):
+                different.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not different
+
+
+# --- heads that end in final boxes
+
+
+def final_rows(seed, n, poison, levels=None):
+    """(n, 7) rows of a DetectionOutput: image, label 1..3, score, corners in 0..1."""
+    rng = np.random.default_rng(seed)
+    rows = rng.random((n, 7)).astype(np.float32)
+    rows[:, 0], rows[:, 1] = 0, rng.integers(1, 4, n)
+    if levels:
+        rows[:, 2] = np.floor(rows[:, 2] * levels) / levels
+    for _ in range(poison if n else 0):
+        rows[rng.integers(n), rng.integers(2, 7)] = rng.choice(np.float32(POISON))
+    return rows
+
+
+FINAL = {
+    "seed": st.integers(0, 2**32 - 1),
+    "n": st.sampled_from([1, 5, 200]),
+    "poison": st.sampled_from([0, 3, 40]),
+    "levels": st.sampled_from([None, 2, 5]),
+    "confidence": st.sampled_from([0.0, 0.3, 1.0]),
+    "limit": st.sampled_from([1, 300]),
+}
+
+
+def check_final(found, expected):
+    assert expected.class_ids.tolist() == found.class_ids.tolist()
+    assert expected.scores.tolist() == found.scores.tolist()
+    np.testing.assert_allclose(found.boxes, np.clip(expected.boxes, 0, [96, 64] * 2), rtol=1e-4)
+    assert (expected.truncated, expected.dropped) == (found.truncated, found.dropped_nonfinite)
+
+
+@given(**FINAL, end=st.integers(1, 200))
+def test_detection_output_gives_what_the_oracle_gives(seed, n, poison, levels, confidence, limit, end):
+    rows = final_rows(seed, n, poison, levels)
+    rows[end:, 0] = -1
+    manifest = manifest_of(m.DetectionOutput(first_label=1), 3)
+    thresholds = Thresholds(confidence=confidence, max_detections=limit)
+    found = Decoder(manifest, [(1, 1, n, 7)]).decode([rows[None, None]], plain(manifest), thresholds)
+    check_final(found, oracle.final_boxes(rows[:end], thresholds, 2, 1, 3, (96, 64), first_label=1))
+
+
+@given(**FINAL, normalized=st.booleans())
+def test_end_to_end_gives_what_the_oracle_gives(seed, n, poison, levels, confidence, limit, normalized):
+    size = (96, 64) if normalized else (1, 1)
+    rows = np.ascontiguousarray(final_rows(seed, n, poison, levels)[:, [3, 4, 5, 6, 2, 1]])
+    manifest = manifest_of(m.EndToEnd(normalized=normalized), 4)
+    thresholds = Thresholds(confidence=confidence, max_detections=limit)
+    found = Decoder(manifest, [(1, n, 6)]).decode([rows[None]], plain(manifest), thresholds)
+    check_final(found, oracle.final_boxes(rows, thresholds, 4, 5, 0, size))
+
+
+@pytest.mark.parametrize("label", [0, 4, -1, 1e30])
+def test_detection_output_is_an_error_when_a_label_has_no_name(label):
+    rows = final_rows(0, 5, 0)
+    rows[3, 1:3] = label, 0.9
+    manifest = manifest_of(m.DetectionOutput(first_label=1), 3)
+    with pytest.raises(ModelError, match=re.escape(f"label {label:g}\n")) as error:
+        Decoder(manifest, [(1, 1, 5, 7)]).decode([rows[None, None]], plain(manifest), Thresholds())
+    assert "1 to 3" in error.value.wanted
+
+
+def test_detection_output_passes_over_a_label_without_a_name_when_its_score_is_low():
+    rows = final_rows(0, 1, 0)
+    rows[0, 1:3] = 99, 0.1
+    manifest = manifest_of(m.DetectionOutput(), 3)
+    found = Decoder(manifest, [(1, 1, 1, 7)]).decode([rows[None, None]], plain(manifest), Thresholds())
+    assert len(found) == 0
+
+
+def test_classification_gives_its_best_classes():
+    manifest = manifest_of(m.Classification(background=True, top_k=2), 3)
+    values = np.array([[9, 1, 3, 2]], np.float32)
+    found = Decoder(manifest, [(1, 4)]).decode([values], plain(manifest), Thresholds())
+    assert isinstance(found, Classes)
+    assert found.class_ids.tolist() == [1, 2]

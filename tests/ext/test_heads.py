@@ -1,0 +1,82 @@
+"""Every head against the oracle, with ordinary and with difficult tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from cases import KINDS, make_case, plain
+from qzd_ext.decode import Decoder
+from qzd_ext.manifest import Thresholds
+
+
+def check(case, thresholds):
+    """The decoder's boxes are the oracle's: the same ones, in the same order."""
+    manifest = case.manifest
+    decoder = Decoder(manifest, [t.shape for t in case.tensors], case.priors)
+    for tensor in case.tensors:
+        tensor.flags.writeable = False
+    found = decoder.decode(case.tensors, plain(manifest), thresholds)
+    expected = oracle.decode(manifest, case.tensors, thresholds, case.priors)
+    limit = np.float32([manifest.input.width, manifest.input.height] * 2)
+    assert expected.class_ids.tolist() == found.class_ids.tolist()
+    assert expected.scores.tolist() == found.scores.tolist()
+    np.testing.assert_allclose(found.boxes, np.clip(expected.boxes, 0, limit), rtol=1e-4, atol=1e-5)
+    assert (expected.truncated, expected.dropped) == (found.truncated, found.dropped_nonfinite)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.sampled_from([1, 2, 30, 90]),
+    classes=st.sampled_from([1, 2, 7, 40]),
+    levels=st.sampled_from([None, 1, 2, 9]),
+    poison=st.sampled_from([0, 0, 1, 40]),
+    confidence=st.sampled_from([0.0, 0.001, 0.25, 0.5, 1 / 3, 0.9, 1.0]),
+    iou=st.sampled_from([0.0, 0.45, 0.5, 1.0]),
+    multi_label=st.booleans(),
+    agnostic=st.booleans(),
+    diou=st.booleans(),
+    limits=st.sampled_from([(30000, 300), (30000, 5), (7, 300), (1, 1)]),
+)
+def test_head_gives_what_the_oracle_gives(
+    kind, seed, n, classes, levels, poison, confidence, iou, multi_label, agnostic, diou, limits
+):
+    thresholds = Thresholds(
+        confidence=confidence,
+        iou=iou,
+        nms="diou" if diou else "iou",
+        agnostic=agnostic,
+        multi_label=multi_label,
+        max_candidates=limits[0],
+        max_detections=limits[1],
+    )
+    check(make_case(kind, seed, n, classes, levels, poison), thresholds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_head_gives_what_the_oracle_gives_when_there_are_1000_classes(kind, multi_label):
+    check(make_case(kind, 1, 50, 1000), Thresholds(confidence=0.6, multi_label=multi_label))
+
+
+@pytest.mark.parametrize("kind", ["v8 columns", "v8 rows", "v5", "ssd sigmoid", "ssd softmax"])
+def test_head_gives_what_the_oracle_gives_of_100000_anchors(kind):
+    check(make_case(kind, 2, 100_000, 3), Thresholds(confidence=0.7, max_detections=20))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_gives_all_where_the_oracle_does_at_confidence_0(kind):
+    thresholds = Thresholds(confidence=0, iou=1, multi_label=True, max_detections=10**6)
+    check(make_case(kind, 5, 30, 4, poison=5), thresholds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_finds_nothing_when_no_score_is_enough(kind):
+    case = make_case(kind, 3, levels=2)
+    decoder = Decoder(case.manifest, [t.shape for t in case.tensors], case.priors)
+    found = decoder.decode(case.tensors, plain(case.manifest), Thresholds(confidence=1.0))
+    assert (found.boxes.shape, found.scores.shape, found.class_ids.shape) == ((0, 4), (0,), (0,))
