@@ -71,11 +71,14 @@ class Score:
     classes : tuple of ClassScore
     found : tuple of int
         By picture: objects found at IoU 0.5 with a score that is published, or 1 where top-1 is right.
+    curve : tuple of float
+        Precision at IoU 0.5 for recalls 0, 0.01, ... 1, the mean of the classes; empty for a classifier.
     """
 
     metrics: dict[str, float | None]
     classes: tuple[ClassScore, ...]
     found: tuple[int, ...]
+    curve: tuple[float, ...] = ()
 
     @property
     def main(self) -> float:
@@ -153,7 +156,8 @@ def score_boxes(
         evaluation.accumulate()
         evaluation.summarize()
     figures = {name: _or_none(value) for name, value in zip(STATISTICS, evaluation.stats, strict=True)}
-    return Score(figures, _class_scores(dataset, evaluation), _objects_found(evaluation, confidence))
+    found_by_picture = _objects_found(evaluation, confidence)
+    return Score(figures, _class_scores(dataset, evaluation), found_by_picture, _curve(evaluation))
 
 
 def _coco(dataset: BoxDataset, ids: list[int], entries: list[dict[str, Any]]) -> Any:
@@ -218,6 +222,12 @@ def _class_scores(dataset: BoxDataset, evaluation: Any) -> tuple[ClassScore, ...
 def _mean(precision: Any) -> float | None:
     known = precision[precision > -1]
     return float(np.mean(known)) if known.size else None
+
+
+def _curve(evaluation: Any) -> tuple[float, ...]:
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]  # recall, class; IoU 0.5, all sizes, 100 boxes
+    known = precision[:, (precision > -1).all(axis=0)]
+    return tuple(known.mean(axis=1).tolist()) if known.size else ()
 
 
 def _objects_found(evaluation: Any, confidence: float) -> tuple[int, ...]:

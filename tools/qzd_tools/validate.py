@@ -93,6 +93,7 @@ class Validation:
             "bundle": bundle | {"precision": manifest.precision, "path": str(self.bundle.path)},
             "metrics": self.score.metrics,
             "classes": [dataclasses.asdict(one) for one in self.score.classes],
+            "curve": self.score.curve,
             "images": self.images,
             "dataset": self.dataset,
             "device": self.device,
