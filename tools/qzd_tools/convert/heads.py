@@ -162,13 +162,14 @@ def _yolo_v8(seen: Seen) -> Recognised | str:
     if output is None or not _is_rows(output):
         return "not one output [1,4+C,N] or [1,N,4+C]"
     rows, columns = _shape(output)[1:]
-    first = seen.grids(columns) is not None
+    asked_for = seen.facts.head is not None
+    first = seen.grids(columns) is not None or (asked_for and seen.grids(rows) is None and rows < columns)
     cells, channels = (columns, rows) if first else (rows, columns)
-    if seen.grids(cells) is None or channels < 5:
+    if channels < 5 or (seen.grids(cells) is None and not asked_for):
         return f"neither {rows} nor {columns} is the number of grid cells of {seen.width}x{seen.height}"
     ends = producers(output)
     sigmoids = [p for p in ends if p.get_node().get_type_name() == "Sigmoid"]
-    if seen.facts.head is None and (not sigmoids or 1 in {_channels(p, channels - 4) for p in sigmoids}):
+    if not asked_for and (not sigmoids or 1 in {_channels(p, channels - 4) for p in sigmoids}):
         return "its classes do not all come from Sigmoid, or there is an objectness"
     return Recognised(
         YoloV8(

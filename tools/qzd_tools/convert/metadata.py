@@ -71,7 +71,12 @@ def _section(model: ov.Model, name: str) -> dict[str, str]:
     table = model.get_rt_info()[name]
     if not isinstance(table, Mapping):
         return {}
-    return {key: str(value.value).strip() for key, value in table.items() if not isinstance(value, Mapping)}
+    return {key: _text(value.value) for key, value in table.items() if not isinstance(value, Mapping)}
+
+
+def _text(value: object) -> str:
+    """As an IR has it: lists with spaces between their items."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value).strip()
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+
+import graphs
+from qzd_ext.errors import ModelError, UsageError
+from qzd_ext.manifest import (
+    Classification,
+    DetectionOutput,
+    EndToEnd,
+    YoloAnchor,
+    YoloV5,
+    YoloV8,
+    YoloV8Raw,
+    Yolox,
+)
+from qzd_tools.convert.facts import Facts, Recognised, known
+from qzd_tools.convert.graph import cut, simplify
+from qzd_tools.convert.heads import Seen, recognise
+from qzd_tools.convert.labels import from_names
+
+REGION = tuple((float(i), float(i + 1)) for i in range(1, 13, 2))
+ANCHORS = tuple((float(i), float(i + 1)) for i in range(6))
+
+
+def see(model: ov.Model, facts: Facts | None = None) -> Recognised:
+    simplify(model)
+    return recognise(Seen(model, graphs.SIDE, graphs.SIDE, facts or Facts()))
+
+
+@pytest.mark.parametrize(
+    ("model", "head", "classes"),
+    [
+        (graphs.yolox(80), Yolox(strides=(8, 16, 32)), 80),
+        (graphs.yolox(1), Yolox(strides=(8, 16, 32)), 1),
+        (graphs.yolo_v8(80), YoloV8Raw(strides=(8, 16, 32), bins=16), 80),
+        (graphs.yolo_v8(3, bins=8), YoloV8Raw(strides=(8, 16, 32), bins=8), 3),
+        (graphs.yolo_v8(3, last=True), YoloV8Raw(strides=(8, 16, 32), bins=16), 3),
+        (graphs.yolo_v8(80, dfl=False), YoloV8(), 80),
+        (graphs.yolo_v8(2, dfl=False, last=True), YoloV8(layout="channels_last"), 2),
+        (graphs.yolo_v5(80), YoloV5(), 80),
+        (graphs.yolo_v5(2, anchors=1), YoloV5(), 2),
+        (graphs.detection_output(91, 0), DetectionOutput(first_label=1), 90),
+        (graphs.detection_output(2, 1), DetectionOutput(first_label=0), 1),
+        (graphs.detection_output(3, -1), DetectionOutput(first_label=0), 3),
+        (graphs.anchor_grids(region=True), YoloAnchor(anchors=REGION, masks=((0, 1, 2), (3, 4, 5))), 2),
+        (graphs.classifier(10), Classification(activation="none"), 10),
+        (graphs.classifier(10, softmax=False), Classification(activation="softmax"), 10),
+        (graphs.classifier(10, spatial=True), Classification(activation="none"), 10),
+        (graphs.classifier(1001), Classification(activation="none", background=True), 1000),
+    ],
+    ids=[
+        "yolox", "yolox of one class", "v8", "v8 with 8 bins", "v8 transposed", "v8 without dfl",
+        "v8 transposed without dfl", "v5", "yolox decoded in the graph", "ssd with background first",
+        "ssd with background last", "ssd without background", "region", "classifier", "logits", "1x1 maps",
+        "imagenet and background",
+    ],
+)  # fmt: skip
+def test_recognise_names_the_head_when_its_structure_is_there(model, head, classes):
+    found = see(model)
+    assert (head, classes) == (found.head, found.classes)
+    assert found.reason
+
+
+def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
+    found = see(graphs.end_to_end(), known("flag", normalized=False, labels=from_names(["a", "b"])))
+    assert (EndToEnd(), 2) == (found.head, found.classes)
+
+
+@pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
+def test_recognise_takes_anchors_from_flags_when_grids_are_bare(nhwc):
+    found = see(graphs.anchor_grids(nhwc=nhwc), known("flag", anchors=ANCHORS))
+    layout = "nhwc" if nhwc else "nchw"
+    assert YoloAnchor(anchors=ANCHORS, masks=((0, 1, 2), (3, 4, 5)), layout=layout) == found.head
+    assert found.classes == 2
+
+
+def test_recognise_asks_for_anchors_when_grids_are_bare():
+    with pytest.raises(UsageError, match="--anchors"):
+        see(graphs.anchor_grids())
+
+
+def test_recognise_refuses_masks_when_they_do_not_fit_the_channels():
+    masks = ((0, 1), (2, 3))
+    with pytest.raises(UsageError, match="21 channels"):
+        see(graphs.anchor_grids(), known("flag", anchors=ANCHORS, masks=masks))
+
+
+def test_recognise_lists_what_was_seen_when_no_head_fits():
+    with pytest.raises(ModelError) as caught:
+        see(graphs.unknown())
+    text = str(caught.value)
+    assert "[1,3,64,64]" in text
+    assert "Tanh" in text
+    assert all(f"{kind}: " in text for kind in ("yolox", "ssd", "detection_output", "classification"))
+
+
+def test_recognise_follows_the_flag_when_a_head_is_asked_for():
+    assert YoloV8() == see(graphs.yolo_v8(), known("flag", head="yolo_v8")).head
+
+
+def test_recognise_says_why_not_when_the_head_asked_for_does_not_fit():
+    with pytest.raises(ModelError, match=r"yolox: .*rows"):
+        see(graphs.yolo_v8(3), known("flag", head="yolox"))
+
+
+def test_recognise_refuses_a_head_when_it_does_not_exist():
+    with pytest.raises(UsageError, match="no head yolo_v99"):
+        see(graphs.yolo_v8(), known("flag", head="yolo_v99"))
+
+
+def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():
+    model = graphs.yolo_v8(3)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    frame = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    boxes = ov.Core().compile_model(model, "CPU", exact)(frame)[0][0]
+    found = see(model)
+    raw = ov.Core().compile_model(cut(model, found.outputs), "CPU", exact)(frame)[0][0]
+    logits, sides = raw[64:], raw[:64].reshape(4, 16, -1)
+    share = np.exp(sides) / np.exp(sides).sum(1, keepdims=True)
+    reach = (share * np.arange(16).reshape(1, 16, 1)).sum(1)
+    cells, stride = graphs._cells()
+    first, second = cells[0] - reach[:2], cells[0] + reach[2:]
+    expected = np.concatenate([(first + second) / 2, second - first]) * stride[0]
+    np.testing.assert_allclose(boxes[:4], expected, atol=1e-3)
+    np.testing.assert_allclose(boxes[4:], 1 / (1 + np.exp(-logits)), atol=1e-5)
