@@ -141,21 +141,24 @@ def _until_ended(
 ) -> Iterator[dict[str, Any]]:
     """What the subscriber prints, until the clip has ended."""
     assert tail.stdout is not None
-    overdue = threading.Timer(SERVE_SECONDS, tail.kill)
-    overdue.start()
-    try:
-        for text in tail.stdout:
-            line = json.loads(text)
-            yield line
-            if line.get("schema") == "qzd.stream/1" and line["state"] in ("ended", "failed"):
-                return
-    finally:
-        overdue.cancel()
+    overdue = time.monotonic() + SERVE_SECONDS
+
+    def watch() -> None:
+        while qzd.poll() is None and time.monotonic() < overdue:
+            time.sleep(0.1)
+        tail.kill()
+
+    threading.Thread(target=watch, daemon=True).start()
+    for text in tail.stdout:
+        line = json.loads(text)
+        yield line
+        if line.get("schema") == "qzd.stream/1" and line["state"] in ("ended", "failed"):
+            return
     log = (directory / "daemon.log").read_text(encoding="utf-8")[-2000:]
     ended = "is still running" if qzd.poll() is None else f"ended with {qzd.returncode}"
     raise ResourceError(
-        f"serve: the clip's end was not received within {SERVE_SECONDS} s; the daemon {ended}:\n{log}",
-        wanted="a message that the stream has ended",
+        f"serve: the clip's end was not received; the daemon {ended}:\n{log}",
+        wanted=f"a message within {SERVE_SECONDS} s that the stream has ended",
         fix=f"read {directory / 'daemon.log'}",
     )
 
