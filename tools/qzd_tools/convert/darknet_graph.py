@@ -209,6 +209,7 @@ def build(network: Network) -> tuple[ov.Model, Recognised]:
             raise fault(section, "OpenVINO cannot build it", "sizes that fit together") from error
     if not builder.yolos:
         raise fault(network.net, "no [yolo] section", "a YOLOv3 or YOLOv4 detector")
+    found = _recognised(network.net, [section for section, _ in builder.yolos])
     network.weights.check()
     results = []
     for section, grid in builder.yolos:
@@ -216,7 +217,7 @@ def build(network: Network) -> tuple[ov.Model, Recognised]:
         result.output(0).set_names({f"yolo_{network.layers.index(section)}"})
         results.append(result)
     model = ov.Model(results, [builder.picture], network.net.file.stem)
-    return model, _recognised(network.net, [section for section, _ in builder.yolos])
+    return model, found
 
 
 def _recognised(net: Section, yolos: Sequence[Section]) -> Recognised:
