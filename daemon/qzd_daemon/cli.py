@@ -49,16 +49,16 @@ def main(
             click.echo(f"{path}: {len(config.models)} models and {len(config.streams)} streams are in order")
         else:
             set_up_logging(log_level, log_format)
-            _serve(config, until_idle)
+            _serve(path, config, until_idle)
     except QzdError as error:
         click.echo(f"qzd: {error}", err=True)
         sys.exit(error.exit_code)
 
 
-def _serve(config: Config, until_idle: bool) -> NoReturn:
+def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     from qzd_daemon.service import Service  # OpenVINO is loaded only when it is needed
 
-    code = Service(config, until_idle=until_idle).run()
+    code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit
 

@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
+Names = Annotated[tuple[str, ...], Meta(min_length=1)]
 Rate = Annotated[float, Meta(gt=0.0)]
 
 
@@ -60,6 +61,9 @@ class ModelConfig(_Table, frozen=True):
         str,
         Meta(description="CPU, GPU, GPU.1, NPU, AUTO, AUTO:GPU,CPU, MULTI:..., HETERO:... (VPU means NPU)."),
     ] = "AUTO"
+    fallback: Annotated[
+        tuple[str, ...], Meta(description="Devices to try in this order when the device cannot serve.")
+    ] = ()
     hint: Annotated[Literal["latency", "throughput"], Meta(description="What the device is set up for.")] = (
         "throughput"
     )
@@ -82,10 +86,10 @@ class ModelConfig(_Table, frozen=True):
 
 
 class StreamConfig(_Table, frozen=True):
-    """`[streams.NAME]`: a source of frames and the model that looks at them."""
+    """`[streams.NAME]`: a source of frames and the models that look at them."""
 
     source: Annotated[str, Meta(min_length=1, description="A video file, or a directory of images.")]
-    model: Annotated[str, Meta(description="The name of a [models.NAME].")]
+    model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
     when_behind: Annotated[
         Literal["drop", "wait"] | None,
         Meta(
@@ -94,6 +98,11 @@ class StreamConfig(_Table, frozen=True):
         ),
     ] = None
     max_fps: Annotated[Rate | None, Meta(description="Most frames a second that the model looks at.")] = None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """`model`, always as a tuple."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
     @property
     def policy(self) -> Literal["drop", "wait"]:
@@ -107,6 +116,9 @@ class ServiceConfig(_Table, frozen=True):
     stop_timeout_s: Annotated[
         float, Meta(ge=0.0, description="How long a stop waits for the frames under way.")
     ] = 10.0
+    inference_timeout_s: Annotated[
+        float, Meta(gt=0.0, description="After this long an inference under way is given up as an error.")
+    ] = 30.0
     cache_dir: Annotated[
         str | None, Meta(description="Where compiled models are kept, for faster starts; default: nowhere.")
     ] = None
@@ -198,8 +210,11 @@ def _check_names(config: Config, path: Path) -> None:
     if not config.models:
         raise ConfigError(f"{path}: no model", wanted="at least one [models.NAME]", fix="add one")
     for name, stream in config.streams.items():
-        if stream.model not in config.models:
-            raise _unknown_model(path, name, stream.model, list(config.models))
+        for model in stream.models:
+            if model not in config.models:
+                raise _unknown_model(path, name, model, list(config.models))
+        if len(set(stream.models)) != len(stream.models):
+            raise _wrong_value(path, f"streams.{name}.model", "a model is named twice")
 
 
 def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> ConfigError:

@@ -14,12 +14,13 @@ import msgspec
 from qzd_daemon import wire
 from qzd_daemon.config import ModelConfig
 from qzd_ext import bundle
+from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
-from qzd_ext.errors import GateError
+from qzd_ext.errors import DeviceError, GateError, QzdError
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import RunOptions
 
-__all__ = ["Served", "load"]
+__all__ = ["Served", "load", "self_test"]
 
 log = logging.getLogger(__name__)
 
@@ -34,40 +35,55 @@ class Served:
     info : wire.ModelInfo
     thresholds : wire.UsedThresholds
         What messages say about it.
+    device : str
+        The one of the configuration's devices that was taken; `info.device` says what executes.
     """
 
     detector: Detector
     info: wire.ModelInfo
     thresholds: wire.UsedThresholds
+    device: str
 
 
 def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
     """Read a bundle, compile it, and run its golden frames on the device that will serve it.
 
+    The first device of the configuration that passes is taken.
+
     Raises
     ------
     BundleError, ModelError, DeviceError
-        The bundle is damaged, or the device cannot run it.
+        The bundle is damaged, or its last device cannot run it.
     GateError
-        The device gives other boxes than the bundle's golden ones.
+        Its last device gives other boxes than the bundle's golden ones.
     """
     found = bundle.read(Path(config.bundle))
-    options = RunOptions(config.device, config.hint, config.requests, config.threads, cache_dir)
+    *others, last = (config.device, *config.fallback)
+    for device in others:
+        try:
+            return _load_on(device, name, config, cache_dir, found)
+        except (DeviceError, GateError) as error:
+            log.warning("model %s: %s is not used, the next device is tried: %s", name, device, error)
+    return _load_on(last, name, config, cache_dir, found)
+
+
+def _load_on(device: str, name: str, config: ModelConfig, cache_dir: Path | None, found: Bundle) -> Served:
+    options = RunOptions(device, config.hint, config.requests, config.threads, cache_dir)
     detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
     try:
-        _self_test(name, detector)
-    except BaseException:
+        self_test(name, detector)
+    except QzdError:
         detector.close()
         raise
     manifest = found.manifest
-    device = ",".join(detector.devices)
-    info = wire.ModelInfo(name, manifest.version, found.digest, manifest.precision, device)
+    executes = ",".join(detector.devices)
+    info = wire.ModelInfo(name, manifest.version, found.digest, manifest.precision, executes)
     log.info(
         "model %s: %s version %s (%s) runs on %s with %d requests",
-        *(name, manifest.name, manifest.version, manifest.precision, info.device, detector.requests),
+        *(name, manifest.name, manifest.version, manifest.precision, executes, detector.requests),
     )
     used = wire.UsedThresholds(detector.thresholds.confidence, detector.thresholds.iou)
-    return Served(detector, info, used)
+    return Served(detector, info, used, device)
 
 
 def _thresholds(of_bundle: Thresholds, config: ModelConfig) -> Thresholds:
@@ -76,7 +92,14 @@ def _thresholds(of_bundle: Thresholds, config: ModelConfig) -> Thresholds:
     return msgspec.structs.replace(of_bundle, **given)
 
 
-def _self_test(name: str, detector: Detector) -> None:
+def self_test(name: str, detector: Detector) -> None:
+    """Run a model's golden frames on the device that serves it.
+
+    Raises
+    ------
+    GateError
+        They have other boxes than when the bundle was made.
+    """
     problems = detector.self_test()
     if problems:
         device, listed = ",".join(detector.devices), "\n    ".join(problems)

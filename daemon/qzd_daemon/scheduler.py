@@ -1,7 +1,7 @@
 """One thread a model: it waits for an idle request, then gives it the frame whose turn it is.
 
 The request comes first and the frame second, so that the frame is the newest there is. What may live here:
-this loop. What waits is in `mailbox`, what becomes of a result in `pipeline`.
+this loop, and what it knows of frames under way. What waits is in `mailbox`, results go to `pipeline`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Publish, Work
+from qzd_daemon.pipeline import Lane, Publish, Ticket, Work
 from qzd_ext.detector import Result
-from qzd_ext.errors import QzdError
+from qzd_ext.errors import DeviceError, QzdError
 from qzd_ext.runner import Slot
 
 __all__ = ["Scheduler"]
@@ -23,6 +25,18 @@ __all__ = ["Scheduler"]
 log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
+FAULTS_IN_A_ROW = 3  # of a device, before it is given up
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnderWay:
+    """A frame that a device is busy with."""
+
+    lane: Lane
+    ticket: Ticket
+    served: Served
+    queue_ms: float
+    started: float
 
 
 class Scheduler:
@@ -34,12 +48,20 @@ class Scheduler:
         The model's.
     served : Served
         Owned from here on.
+    failed : callable
+        Called once, with the model that serves, when its device has failed several times in a row.
     """
 
-    def __init__(self, name: str, served: Served) -> None:
+    def __init__(self, name: str, served: Served, failed: Callable[[Served], None]) -> None:
         self.name = name
         self.served = served
+        self._failed = failed
+        self._faults = 0
         self._inbox: Inbox[Work] = Inbox()
+        self._given_up = 0  # frames of the present model whose requests have not come back
+        self._under_way: dict[Ticket, _UnderWay] = {}
+        self._next: Served | None = None
+        self._switched = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"qzd-model-{name}", daemon=True)
 
@@ -51,27 +73,55 @@ class Scheduler:
         """Begin to serve."""
         self._thread.start()
 
+    def swap(self, served: Served, timeout: float) -> None:
+        """Serve with another model from the next frame on, then let go of the one before.
+
+        No frame is lost or answered twice: those under way end on the model that they were started on.
+        """
+        before = self.served
+        self._switched.clear()
+        self._next = served
+        while not self._switched.wait(LOOK_UP_SECONDS) and self._thread.is_alive():
+            pass
+        _let_go(self.name, before, timeout)
+
+    @property
+    def hung(self) -> bool:
+        """Whether every request of the model is busy with a frame that was given up."""
+        return self._given_up >= self.served.detector.requests
+
+    def give_up(self, older_than: float) -> int:
+        """Answer for the frames that a device has been busy with for so many seconds; returns how many."""
+        now = time.monotonic()
+        late = [u for u in list(self._under_way.values()) if now - u.started > older_than]
+        for frame in late:
+            if self._under_way.pop(frame.ticket, None) is None:
+                continue
+            self._given_up += frame.served is self.served
+            reason = f"the device {frame.served.info.device} has not answered for {now - frame.started:.1f} s"
+            frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, reason)
+        return len(late)
+
     def stop(self, timeout: float) -> bool:
         """Finish the frames that wait and those under way, and let go of the model.
 
         Returns
         -------
         bool
-            False when `timeout` seconds were not enough; the model is then left as it is.
+            False when `timeout` seconds were not enough; the frames under way are then given up.
         """
         end = time.monotonic() + timeout
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        detector = self.served.detector
-        if self._thread.is_alive() or not detector.drain(max(0.0, end - time.monotonic())):
-            log.error("model %s: frames were still under way after %g s", self.name, timeout)
+        if self._thread.is_alive() or not _let_go(self.name, self.served, end - time.monotonic()):
+            self.give_up(0.0)
             return False
-        detector.close()
         return True
 
     def _run(self) -> None:
         while True:
+            self._switch()
             slot = self.served.detector.acquire(LOOK_UP_SECONDS)
             if slot is None:
                 continue
@@ -81,23 +131,50 @@ class Scheduler:
                 continue
             self.served.detector.release(slot)
             if self._stopping.is_set():
+                self._switch()
                 return
+
+    def _switch(self) -> None:
+        """Between two frames, take the model that was put beside the one that serves."""
+        if self._next is not None:
+            self.served, self._next = self._next, None
+            self._faults = self._given_up = 0
+            self._switched.set()
 
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
         served = self.served
         lane, captured = mail.item.lane, mail.item.captured
         ticket = lane.take(mail)
         queue_ms = (time.perf_counter() - captured.ready) * 1e3
-
-        def done(outcome: Result | QzdError) -> None:
-            lane.finish(ticket, served, queue_ms, outcome)
-
         if captured.frame is None:
             served.detector.release(slot)
             lane.finish(ticket, served, queue_ms, captured.reason or "the frame could not be decoded")
             return
+        frame = _UnderWay(lane, ticket, served, queue_ms, time.monotonic())
+        self._under_way[ticket] = frame
         try:
-            served.detector.start(slot, captured.frame, done)
+            served.detector.start(slot, captured.frame, lambda outcome: self._done(frame, outcome))
         except Exception as error:  # one frame must not end the model's service
             log.exception("model %s: a frame of stream %s could not be started", self.name, lane.stream)
-            lane.finish(ticket, served, queue_ms, f"{type(error).__name__}: {error}")
+            self._done(frame, DeviceError(f"{type(error).__name__}: {error}"))
+
+    def _done(self, frame: _UnderWay, outcome: Result | QzdError) -> None:
+        if self._under_way.pop(frame.ticket, None) is None:  # it was given up, and is answered for
+            self._given_up -= frame.served is self.served
+            return
+        frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, outcome)
+        if isinstance(outcome, Result):
+            self._faults = 0
+        elif isinstance(outcome, DeviceError) and frame.served is self.served:
+            self._faults += 1
+            if self._faults == FAULTS_IN_A_ROW:
+                self._failed(frame.served)
+
+
+def _let_go(name: str, served: Served, timeout: float) -> bool:
+    """Wait for a model's frames under way and close it; False when it is left as it is."""
+    if not served.detector.drain(max(0.0, timeout)):
+        log.error("model %s: frames were still under way after %g s", name, timeout)
+        return False
+    served.detector.close()
+    return True

@@ -14,21 +14,19 @@ import threading
 import time
 from pathlib import Path
 
-from qzd_daemon import models, wire
-from qzd_daemon.config import Config
-from qzd_daemon.notify import notify
+from qzd_daemon.config import Config, read_config
+from qzd_daemon.engine import Engine
+from qzd_daemon.notify import notify, watchdog_interval
 from qzd_daemon.publisher import Publisher
-from qzd_daemon.scheduler import Scheduler
 from qzd_daemon.signals import Signals
-from qzd_daemon.sources import open_source
-from qzd_daemon.streams import Stream
-from qzd_ext.errors import InterruptedByUser, ResourceError
+from qzd_ext.errors import ConfigError, InterruptedByUser, QzdError, ResourceError
 
 __all__ = ["Service"]
 
 log = logging.getLogger(__name__)
 
-LOOK_UP_SECONDS = 0.1
+TICK_SECONDS = 0.5
+TICK = "nothing has happened"
 STREAM_ENDED = "a stream has ended"
 THREAD_DIED = "a thread has died"
 
@@ -38,18 +36,20 @@ class Service:
 
     Parameters
     ----------
+    path : Path
+        The configuration file; it is read again on SIGHUP.
     config : Config
+        What it says now.
     until_idle : bool
         Stop when every stream has ended.
     """
 
-    def __init__(self, config: Config, *, until_idle: bool = False) -> None:
+    def __init__(self, path: Path, config: Config, *, until_idle: bool = False) -> None:
+        self._path = path
         self._config = config
         self._until_idle = until_idle
         self._words: queue.SimpleQueue[signal.Signals | str] = queue.SimpleQueue()
-        self._signalled = False
-        self._schedulers: dict[str, Scheduler] = {}
-        self._streams: dict[str, Stream] = {}
+        self._stop_asked = False
 
     def run(self) -> int:
         """Start, serve and stop.
@@ -65,8 +65,9 @@ class Service:
             Something that the configuration names cannot be used.
         """
         threading.excepthook = self._thread_died
-        with Signals((signal.SIGTERM, signal.SIGINT), self._signal):
+        with Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._signal):
             self._publisher = Publisher(self._config.publish)
+            self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
             try:
                 self._start_up()
                 code = self._serve()
@@ -76,70 +77,104 @@ class Service:
             return code if self._shut_down() else ResourceError.exit_code
 
     def _start_up(self) -> None:
-        """What fails fast comes first: ports, then sources, then models."""
-        config, publisher = self._config, self._publisher
-        log.info("publishing on %s, epoch %s", ", ".join(publisher.endpoints), publisher.epoch)
-        opened = {name: open_source(stream.source) for name, stream in config.streams.items()}
-        publisher.start()
-        cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
-        for name, model in config.models.items():
-            served = models.load(name, model, cache_dir)
-            self._schedulers[name] = Scheduler(name, served)
-            self._schedulers[name].start()
-            publisher.publish(wire.model_topic(name), wire.ModelState(model=served.info, state="loaded"))
-        for name, stream in config.streams.items():
-            lane = self._schedulers[stream.model].lane(name, stream.policy, publisher.publish)
-            self._streams[name] = Stream(
-                name, stream, opened[name], [lane], publisher.publish, lambda: self._words.put(STREAM_ENDED)
-            )
-        notify("READY=1", f"STATUS={len(self._streams)} streams through {len(self._schedulers)} models")
-        log.info("READY: %d streams through %d models", len(self._streams), len(self._schedulers))
+        log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
+        self._publisher.start()
+        self._engine.apply(self._config)
+        notify("READY=1", f"STATUS={self._summary()}")
+        log.info("READY: %s", self._summary())
 
     def _serve(self) -> int:
         """Serve until a word says to stop; returns the exit code."""
-        self._await_subscribers()
-        for stream in self._streams.values():
-            stream.start()
+        waits_for = self._config.publish.wait_for_subscribers
+        if waits_for:
+            log.info("the sources start when %d subscriptions are there", waits_for)
+        started = False
         while True:
-            match self._words.get():
-                case signal.Signals() as number:
-                    log.info("%s: stopping", number.name)
-                    return InterruptedByUser.exit_code if number is signal.SIGINT else 0
-                case word if word == THREAD_DIED:
-                    return ResourceError.exit_code
-                case _ if self._until_idle and all(s.finished for s in self._streams.values()):
-                    log.info("every stream has ended: stopping")
-                    return ResourceError.exit_code if any(s.failed for s in self._streams.values()) else 0
+            if not started and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
+                started = True
+                self._engine.start_streams()
+            code = self._heed(self._next_word(TICK_SECONDS if started else 0.0))
+            if code is not None:
+                return code
 
-    def _await_subscribers(self) -> None:
-        count = self._config.publish.wait_for_subscribers
-        if count:
-            log.info("the sources start when %d subscriptions are there", count)
-        while not self._publisher.wait_for_subscriptions(count, LOOK_UP_SECONDS):
-            if not self._words.empty():
-                return
+    def _next_word(self, timeout: float) -> signal.Signals | str:
+        try:
+            return self._words.get(timeout=timeout) if timeout else self._words.get_nowait()
+        except queue.Empty:
+            return TICK
+
+    def _heed(self, word: signal.Signals | str) -> int | None:
+        """Do what a word says; an exit code ends the service."""
+        match word:
+            case signal.SIGHUP:
+                self._reload()
+            case signal.Signals():
+                log.info("%s: stopping", word.name)
+                return InterruptedByUser.exit_code if word is signal.SIGINT else 0
+            case _ if word == THREAD_DIED:
+                return ResourceError.exit_code
+            case _ if word == TICK:
+                self._tick()
+            case _ if self._until_idle and all(s.finished for s in self._engine.streams):
+                log.info("every stream has ended: stopping")
+                return ResourceError.exit_code if any(s.failed for s in self._engine.streams) else 0
+        return None
+
+    def _tick(self) -> None:
+        """Give up what hangs. The watchdog hears of this process only while its devices answer."""
+        self._engine.give_up_late_frames()
+        if watchdog_interval() is not None and not self._engine.hung:
+            notify("WATCHDOG=1")
+
+    def _reload(self) -> None:
+        """On a thread of its own: compiling must not delay a stop, nor the watchdog."""
+        threading.Thread(target=self.reload, name="qzd-reload", daemon=True).start()
+
+    def reload(self) -> QzdError | None:
+        """Read the configuration again and apply it; what cannot be used changes nothing.
+
+        Returns
+        -------
+        QzdError or None
+            Why the old configuration is kept.
+        """
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = read_config(self._path)
+            if config.publish != self._config.publish:
+                raise ConfigError(
+                    f"{self._path}: [publish] has changed, which a reload cannot do",
+                    fix="restart qzd, or put [publish] back",
+                )
+            self._engine.apply(config)
+            self._engine.start_streams()
+            self._config = config
+            log.info("reloaded: %s", self._summary())
+        except QzdError as error:
+            log.error("the old configuration is kept: %s", error)
+            return error
+        finally:
+            notify("READY=1", f"STATUS={self._summary()}")
+        return None
+
+    def _summary(self) -> str:
+        return f"{len(self._engine.streams)} streams through {len(self._engine.served)} models"
 
     def _shut_down(self) -> bool:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
         notify("STOPPING=1")
-        end = time.monotonic() + self._config.service.stop_timeout_s
-        for stream in self._streams.values():
-            stream.stop()
-        hung = [s.name for s in self._streams.values() if not s.join(max(0.0, end - time.monotonic()))]
-        if hung:
-            log.error("sources that hang are left behind: %s", ", ".join(hung))
-        drained = [s.stop(max(0.0, end - time.monotonic())) for s in self._schedulers.values()]
+        drained = self._engine.stop(self._config.service.stop_timeout_s)
         self._publisher.close()
         log.info("stopped")
-        return all(drained)
+        return drained
 
     def _signal(self, number: signal.Signals) -> None:
-        """The first asks for a stop, the second forces it."""
-        if self._signalled:
+        """The first SIGTERM or SIGINT asks for a stop, the second forces it."""
+        if number is not signal.SIGHUP and self._stop_asked:
             log.error("%s again: the stop is forced", number.name)
             logging.shutdown()
             os._exit(InterruptedByUser.exit_code)
-        self._signalled = True
+        self._stop_asked = self._stop_asked or number is not signal.SIGHUP
         self._words.put(number)
 
     def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:

@@ -63,19 +63,22 @@ class Stream:
         self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+        """Begin to read; nothing happens where it has begun already."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; `join` waits for it."""
+        """Ask the thread to end; `join` waits for it. It says nothing more."""
         self._stopping.set()
         for lane in self._lanes:
             lane.mailbox.close()
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread; False when it hangs in its source."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
+        if self._thread.ident is None:
+            self._source.close()
+            return True
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

@@ -1,0 +1,276 @@
+"""The models and streams that are served, and every way in which they change while others run on.
+
+A change is prepared first, and prepared whole: bundles are read, compiled and tested, sources are opened.
+Only when nothing can fail any more is it carried out. Start, reload, swap and fallback all come through here.
+What may live here: which parts there are. Signals, readiness and the process's life are in `service`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from qzd_daemon import models, wire
+from qzd_daemon.config import Config, ModelConfig, StreamConfig
+from qzd_daemon.models import Served
+from qzd_daemon.pipeline import Publish
+from qzd_daemon.scheduler import Scheduler
+from qzd_daemon.sources import Source, open_source
+from qzd_daemon.streams import Stream
+from qzd_ext import bundle
+from qzd_ext.errors import QzdError, UsageError
+
+__all__ = ["Engine"]
+
+ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
+
+log = logging.getLogger(__name__)
+
+SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
+
+
+class Engine:
+    """Every model with its scheduler, every stream with its thread.
+
+    Parameters
+    ----------
+    publish : callable
+        Takes a topic and a message.
+    stream_ended : callable
+        Called each time when no more frames will come from a stream.
+    """
+
+    def __init__(self, publish: Publish, stream_ended: Callable[[], None]) -> None:
+        self._publish = publish
+        self._stream_ended = stream_ended
+        self._config = Config(models={})
+        self._schedulers: dict[str, Scheduler] = {}
+        self._streams: dict[str, Stream] = {}
+        self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
+        self._changing = threading.Lock()
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The streams that are configured."""
+        return list(self._streams.values())
+
+    @property
+    def served(self) -> dict[str, Served]:
+        """What serves now, by the model's name."""
+        return {name: scheduler.served for name, scheduler in self._schedulers.items()}
+
+    def apply(self, config: Config) -> None:
+        """Make what is served what a configuration asks for; what is the same runs on.
+
+        Streams that are new wait for `start_streams`.
+
+        Raises
+        ------
+        QzdError
+            Something in it cannot be used. Nothing has changed then.
+        """
+        with self._changing, contextlib.ExitStack() as undo:
+            before = self._config
+            new_streams = _differing(config.streams, before.streams)
+            opened = {name: _open(stream, undo) for name, stream in new_streams.items()}
+            loaded = {
+                name: self._load(name, model, config, undo)
+                for name, model in config.models.items()
+                if model != before.models.get(name) or self._has_new_version(name, model)
+            }
+            undo.pop_all()  # nothing can fail any more
+            self._config = config
+            self._remove_streams([n for n in before.streams if n in new_streams or n not in config.streams])
+            for name, served in loaded.items():
+                self._put(name, served, "swapped")
+            for name in before.models.keys() - config.models.keys():
+                self._remove_model(name)
+            for name, source in opened.items():
+                self._streams[name] = self._stream(name, new_streams[name], source)
+
+    def start_streams(self) -> None:
+        """Start to read the sources that are not read yet."""
+        with self._changing:
+            for stream in self._streams.values():
+                stream.start()
+
+    def swap(self, name: str, version: str) -> Served:
+        """Serve with another of a model's numbered bundles, from one frame to the next.
+
+        Raises
+        ------
+        QzdError
+            There is no such model or version, or it failed its test. The old one then serves on.
+        """
+        with self._changing:
+            model = self._model(name)
+            path = Path(model.bundle) / version
+            if "/" in version or not (path / bundle.MANIFEST).is_file():
+                raise UsageError(
+                    f"model {name}: there is no bundle {path}",
+                    wanted="the name of a bundle's directory below the model's `bundle`",
+                    fix="copy it there first",
+                )
+            return self._change(name, model, path, "swapped")
+
+    def rollback(self, name: str) -> Served:
+        """Serve with the bundle that a model had before its last swap.
+
+        Raises
+        ------
+        QzdError
+            There was none, or it fails its test now. The present one then serves on.
+        """
+        with self._changing:
+            model = self._model(name)
+            if len(self._history[name]) < 2:
+                raise UsageError(f"model {name}: it has had no other bundle since the start")
+            served = self._change(name, model, self._history[name][-2], "rolled_back")
+            del self._history[name][-2:]
+            self._history[name].append(served.detector.bundle.path)
+            return served
+
+    def self_test(self, name: str) -> None:
+        """Run a model's golden frames beside the frames that it serves.
+
+        Raises
+        ------
+        QzdError
+            It failed, or there is no such model.
+        """
+        self._model(name)
+        models.self_test(name, self._schedulers[name].served.detector)
+
+    def give_up_late_frames(self) -> int:
+        """Answer for the frames that devices have been busy with too long; returns how many."""
+        older_than = self._config.service.inference_timeout_s
+        return sum(scheduler.give_up(older_than) for scheduler in list(self._schedulers.values()))
+
+    @property
+    def hung(self) -> bool:
+        """Whether a model has no request left that answers."""
+        return any(scheduler.hung for scheduler in list(self._schedulers.values()))
+
+    def stop(self, timeout: float) -> bool:
+        """Stop the sources, finish what waits and what is under way. False when something hung."""
+        with self._changing:
+            end = time.monotonic() + timeout
+            self._remove_streams(list(self._streams), told=False)
+            drained = [s.stop(end - time.monotonic()) for s in self._schedulers.values()]
+            return all(drained)
+
+    def _model(self, name: str) -> ModelConfig:
+        if name not in self._config.models:
+            raise UsageError(f"there is no model {name!r}", wanted=f"one of {', '.join(self._config.models)}")
+        return self._config.models[name]
+
+    def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> Served:
+        cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
+        served = models.load(name, model, cache_dir)
+        undo.callback(served.detector.close)
+        return served
+
+    def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> Served:
+        with contextlib.ExitStack() as undo:
+            served = self._load(name, msgspec.structs.replace(model, bundle=str(path)), self._config, undo)
+            undo.pop_all()
+        self._put(name, served, state)
+        return served
+
+    def _has_new_version(self, name: str, model: ModelConfig) -> bool:
+        """Whether a higher bundle lies beside those that the model has served."""
+        return bundle.locate(Path(model.bundle)) not in self._history[name]
+
+    def _put(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
+        """Serve with a model that was loaded: a new one, or in the place of the one before."""
+        self._history.setdefault(name, []).append(served.detector.bundle.path)
+        if name in self._schedulers:
+            self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
+        else:
+            state = "loaded"
+            self._schedulers[name] = Scheduler(name, served, lambda of: self._device_failed(name, of))
+            self._schedulers[name].start()
+        self._tell(name, served, state, reason)
+
+    def _remove_model(self, name: str) -> None:
+        scheduler = self._schedulers.pop(name)
+        del self._history[name]
+        scheduler.stop(self._config.service.inference_timeout_s)
+        self._tell(name, scheduler.served, "removed")
+
+    def _stream(self, name: str, config: StreamConfig, source: Source) -> Stream:
+        schedulers = [self._schedulers[model] for model in config.models]
+        lanes = [scheduler.lane(name, config.policy, self._publish) for scheduler in schedulers]
+        return Stream(name, config, source, lanes, self._publish, self._stream_ended)
+
+    def _remove_streams(self, names: list[str], *, told: bool = True) -> None:
+        streams = [self._streams.pop(name) for name in names]
+        for stream in streams:
+            stream.stop()
+        end = time.monotonic() + SOURCE_STOP_SECONDS
+        for stream in streams:
+            if not stream.join(max(0.0, end - time.monotonic())):
+                log.warning("stream %s: its source hangs and is left behind", stream.name)
+            if told:
+                self._publish(
+                    wire.stream_topic(stream.name), wire.StreamState(stream=stream.name, state="removed")
+                )
+
+    def _device_failed(self, name: str, served: Served) -> None:
+        """A device's own thread comes here; loading another takes too long for it."""
+        threading.Thread(
+            target=self._fall_back, args=(name, served), name=f"qzd-fallback-{name}", daemon=True
+        ).start()
+
+    def _fall_back(self, name: str, failed: Served) -> None:
+        with self._changing:
+            scheduler = self._schedulers.get(name)
+            if scheduler is None or scheduler.served is not failed:
+                return
+            model = self._model(name)
+            self._tell(name, failed, "failed", f"device {failed.device} failed several times in a row")
+            devices = (model.device, *model.fallback)
+            rest = devices[devices.index(failed.device) + 1 :]
+            if not rest:
+                log.error("model %s: no device is left; add one to models.%s.fallback", name, name)
+                return
+            path = str(failed.detector.bundle.path)
+            left = msgspec.structs.replace(model, bundle=path, device=rest[0], fallback=rest[1:])
+            try:
+                with contextlib.ExitStack() as undo:
+                    served = self._load(name, left, self._config, undo)
+                    undo.pop_all()
+            except QzdError as error:
+                log.error("model %s: no other device serves it: %s", name, error)
+                return
+            self._history[name].pop()
+            self._put(name, served, "swapped", f"{served.device} instead of {failed.device}, which failed")
+
+    def _tell(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
+        log.log(
+            logging.ERROR if state == "failed" else logging.INFO,
+            "model %s: %s%s",
+            *(name, state, f": {reason}" if reason else ""),
+        )
+        self._publish(wire.model_topic(name), wire.ModelState(model=served.info, state=state, reason=reason))
+
+
+def _open(config: StreamConfig, undo: contextlib.ExitStack) -> Source:
+    source = open_source(config.source)
+    undo.callback(source.close)
+    return source
+
+
+T = TypeVar("T")
+
+
+def _differing(new: dict[str, T], old: dict[str, T]) -> dict[str, T]:
+    """What is new, and what is there already but otherwise."""
+    return {name: value for name, value in new.items() if old.get(name) != value}
