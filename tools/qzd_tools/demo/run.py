@@ -193,8 +193,8 @@ def _summarise(directory: Path, lines: list[dict[str, Any]], say: Say) -> None:
     totals = Counter(box["label"] for line in frames for box in line["detections"])
     counted = ", ".join(f"{label} {count}" for label, count in totals.most_common())
     say(f"     {len(frames)} frames, {totals.total()} detections: {counted}")
-    fullest = max(frames, key=lambda line: len(line["detections"]))
-    _draw(directory / "belt.mp4", fullest, directory / "belt.png")
+    clearest = max(frames, key=lambda line: sum(1 if b["score"] > 0.8 else -1 for b in line["detections"]))
+    _draw(directory / "belt.mp4", clearest, directory / "belt.png")
     for name in ("belt.png", "detections.jsonl", "qzd.toml", "quantize.json", "models"):
         say(f"     {directory / name}")
 
