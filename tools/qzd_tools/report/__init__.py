@@ -1,0 +1,86 @@
+"""Measured figures as a page that stands alone, and as Markdown.
+
+`write_report` is the whole way: `results` reads, `tables` and `plots` arrange, `samples` draws, two
+templates say where things stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from qzd_tools.report.plots import all_plots
+from qzd_tools.report.results import Results, read_results
+from qzd_tools.report.samples import Sample, sample_images
+from qzd_tools.report.tables import all_tables, summary
+
+__all__ = ["write_report"]
+
+TEMPLATES = {".html": "report.html.jinja", ".md": "report.md.jinja"}
+
+
+def write_report(
+    results: Sequence[Path], output: Path, images: Sequence[Path] = (), samples: int = 4
+) -> tuple[Path, Path]:
+    """Write a report of result files.
+
+    Parameters
+    ----------
+    results : sequence of Path
+        What `validate`, `quantize` and `benchmark` wrote with `--json`.
+    output : Path
+        The HTML file; the Markdown stands beside it.
+    images : sequence of Path
+        To take samples from; without them, or where the bundles are gone, there are none.
+    samples : int
+        How many.
+
+    Returns
+    -------
+    html, markdown : Path
+
+    Raises
+    ------
+    DataError
+        A result file cannot be read, or the results cannot be compared.
+    """
+    found = read_results(results)
+    content = {
+        "name": found.original.name,
+        "summary": summary(found),
+        "tables": all_tables(found),
+        "plots": all_plots(found),
+        "samples": _samples(found, images, samples),
+        "results": found,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(__name__, "."),
+        autoescape=jinja2.select_autoescape(("html.jinja",)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    written = []
+    for suffix, template in TEMPLATES.items():
+        path = output.with_suffix(suffix)
+        _write(path, environment.get_template(template).render(content))
+        written.append(path)
+    return written[0], written[1]
+
+
+def _samples(found: Results, images: Sequence[Path], count: int) -> list[Sample]:
+    after = found.smallest
+    before, smaller = found.original.bundle(), after.bundle() if after is not None else None
+    if before is None or smaller is None or not images:
+        return []
+    return sample_images(before, smaller, images, count)
+
+
+def _write(path: Path, text: str) -> None:
+    """The whole file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,219 @@
+"""Result files of validate, quantize and benchmark, read and joined by the digest of the bundle.
+
+What may live here: reading. Nothing is computed that a command did not measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import Bundle
+from qzd_ext.errors import DataError, QzdError
+from qzd_tools.benchmark import Benchmark
+from qzd_tools.machine import Machine
+
+__all__ = ["TITLES", "ClassResult", "Results", "Variant", "read_results"]
+
+TITLES = {"fp32": "FP32", "fp16": "FP16", "int8-weights": "INT8 weights", "int8": "INT8"}
+"""Precisions in the order in which they are shown, as a reader knows them."""
+
+
+class _Named(Struct, frozen=True):
+    """A bundle as results name it."""
+
+    name: str
+    digest: str
+    path: str
+    precision: str = ""
+
+
+class ClassResult(Struct, frozen=True):
+    """One class of a validation."""
+
+    label: str
+    instances: int
+    metrics: dict[str, float | None]
+
+
+class _Validation(Struct, frozen=True):
+    """What `validate --json` writes, as far as it is shown."""
+
+    bundle: _Named
+    metrics: dict[str, float | None]
+    classes: list[ClassResult]
+    images: int
+    dataset: str
+    device: str
+    seconds: float
+    curve: list[float] = []
+    note: str = ""
+    thresholds: dict[str, bool | int | float | str] = {}
+
+
+class _Compared(_Validation, frozen=True):
+    """The same with `--baseline`."""
+
+    baseline: _Validation | None = None
+
+
+class _Sizes(Struct, frozen=True):
+    before: int
+    after: int
+
+
+class _Quantized(Struct, frozen=True):
+    """What `quantize --json` writes, as far as it is shown."""
+
+    bundle: _Named
+    parent: str
+    precision: str
+    bytes: _Sizes
+    seconds: float
+
+
+class _Benchmarks(Struct, frozen=True):
+    """What `benchmark --json` writes."""
+
+    machine: Machine
+    frames: str
+    benchmarks: list[Benchmark]
+
+
+@dataclass(slots=True)
+class Variant:
+    """One bundle and everything that was measured of it; None where it was not measured."""
+
+    digest: str
+    name: str
+    precision: str
+    path: str
+    validation: _Validation | None = None
+    benchmark: Benchmark | None = None
+    quantized: _Quantized | None = None
+    title: str = ""
+
+    @property
+    def bytes(self) -> int | None:
+        """Of graph and weights."""
+        if self.benchmark is not None:
+            return self.benchmark.bytes
+        if self.quantized is not None:
+            return self.quantized.bytes.after
+        bundle = self.bundle()
+        return bundle.size if bundle is not None else None
+
+    @property
+    def main(self) -> float | None:
+        """`map` or `top1`."""
+        if self.validation is None:
+            return None
+        metrics = self.validation.metrics
+        return metrics.get("map", metrics.get("top1"))
+
+    def bundle(self) -> Bundle | None:
+        """The bundle itself, where it is still at its path and still the same."""
+        try:
+            found = bundles.read(Path(self.path))
+        except QzdError:
+            return None
+        return found if found.digest == self.digest else None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that is reported on.
+
+    Attributes
+    ----------
+    variants : tuple of Variant
+        Float first, then smaller and smaller.
+    machine : Machine or None
+        Where the benchmark ran.
+    frames : str
+        What the benchmark ran on.
+    """
+
+    variants: tuple[Variant, ...]
+    machine: Machine | None
+    frames: str
+
+    @property
+    def original(self) -> Variant:
+        """The one that the others are compared with."""
+        return self.variants[0]
+
+    @property
+    def smallest(self) -> Variant | None:
+        """INT8 where it is there, or else the last one; None where there is one alone."""
+        others = [v for v in self.variants[1:] if v.precision == "int8"] or list(self.variants[1:])
+        return others[-1] if others else None
+
+
+def read_results(paths: Sequence[Path]) -> Results:
+    """Read result files and join them by bundle.
+
+    Raises
+    ------
+    DataError
+        One cannot be read or is no result, or two are of different data sets.
+    """
+    known: dict[str, Variant] = {}
+    machine, frames = None, ""
+
+    def variant(named: _Named, precision: str) -> Variant:
+        fresh = Variant(named.digest, named.name, precision, named.path)
+        return known.setdefault(named.digest, fresh)
+
+    for path in paths:
+        result = _read(path)
+        if isinstance(result, _Benchmarks):
+            machine, frames = result.machine, result.frames
+            for one in result.benchmarks:
+                named = msgspec.convert(one.bundle, _Named)
+                variant(named, named.precision).benchmark = one
+        elif isinstance(result, _Quantized):
+            variant(result.bundle, result.precision).quantized = result
+        else:
+            for validation in filter(None, (result, result.baseline)):
+                named = validation.bundle
+                variant(named, named.precision).validation = validation
+    order = list(TITLES)
+    variants = sorted(known.values(), key=lambda v: (v.name, order.index(v.precision)))
+    _check_datasets(variants)
+    several = len({v.name for v in variants}) > 1
+    for each in variants:
+        each.title = (f"{each.name} " if several else "") + TITLES[each.precision]
+    return Results(tuple(variants), machine, frames)
+
+
+def _read(path: Path) -> _Compared | _Quantized | _Benchmarks:
+    try:
+        raw = msgspec.json.decode(path.read_bytes())
+        keys = set(raw) if isinstance(raw, dict) else set()
+        if "benchmarks" in keys:
+            return msgspec.convert(raw, _Benchmarks)
+        return msgspec.convert(raw, _Quantized) if "parent" in keys else msgspec.convert(raw, _Compared)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{path}: {error}",
+            wanted="what `validate`, `quantize` or `benchmark` wrote with --json",
+            fix="run the command again with --json FILE, or leave the file out",
+        ) from error
+
+
+def _check_datasets(variants: Sequence[Variant]) -> None:
+    found = {v.validation.dataset: v for v in variants if v.validation is not None}
+    if len(found) > 1:
+        raise DataError(
+            "validated on different data sets: " + ", ".join(f"{v.path}" for v in found.values()),
+            wanted="figures that can be compared",
+            fix="validate all bundles on the same data set, or make a report of each",
+        )
