@@ -20,6 +20,8 @@ INPUT_SIZE = 256
 STRIDE = 8
 CLASSES = 4
 
+_CELLS = (INPUT_SIZE // STRIDE) ** 2
+
 
 class Detector(nn.Module):
     """Convolutions, ReLU, one grid of stride 8, boxes as distances to four sides.
@@ -50,9 +52,9 @@ class Detector(nn.Module):
         fine = self.fine(self.stem(images))
         coarse = functional.interpolate(self.coarse(fine), scale_factor=2.0, mode="nearest")
         merged = self.merge(torch.cat([fine, coarse], dim=1))
-        sides = functional.softplus(self.box(merged).flatten(2)) * STRIDE
+        sides = functional.softplus(self.box(merged).reshape(-1, 4, _CELLS)) * STRIDE
         boxes = torch.cat([self.centres - sides[:, :2], self.centres + sides[:, 2:]], dim=1)
-        return boxes, self.score(merged).flatten(2)
+        return boxes, self.score(merged).reshape(-1, CLASSES, _CELLS)
 
     def _start(self) -> None:
         # A score starts at one in a hundred, a box at about the size of a part.
