@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import openvino as ov
+from openvino import opset13 as ops
 
 from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, YoloV8Raw, Yolox
 from qzd_tools.convert.anchors import anchor_grids
 from qzd_tools.convert.dfl import raw_distributions
 from qzd_tools.convert.facts import Facts, Recognised, known
-from qzd_tools.convert.graph import LAYOUT, ancestors, describe, producers, skip
+from qzd_tools.convert.graph import ancestors, describe, producers, skip
 from qzd_tools.convert.tfod import raw_heads
 
 __all__ = ["KINDS", "Seen", "recognise"]
@@ -257,12 +259,17 @@ def _classification(seen: Seen) -> Recognised | str:
     activated = last in {"Softmax", "Sigmoid"}
     return Recognised(
         Classification(activation="none" if activated else "softmax", background=background),
-        (output if len(shape) == 2 else skip(output, LAYOUT),),
+        (output if len(shape) == 2 else _flat(output),),
         shape[1] - background,
         f"one output [1,{shape[1]}] of {'probabilities from ' + last if activated else 'logits'}"
         + (", of which 0 is background, as 1001 classes are ImageNet's and one more" if background else ""),
         known("as ImageNet classifiers are evaluated: short side 1/0.875 of the crop", resize="crop"),
     )
+
+
+def _flat(output: ov.Output) -> ov.Output:
+    """[1, C, 1, 1] as [1, C]."""
+    return ops.reshape(output, np.array([1, output.shape[1]]), special_zero=False).output(0)
 
 
 KINDS: dict[str, Callable[[Seen], Recognised | str]] = {

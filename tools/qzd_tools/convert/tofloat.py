@@ -91,10 +91,15 @@ def _drop_ranges(port: ov.Output) -> None:
             _drop_ranges(node.output(0))
 
 
+def _bound(node: ov.Node, port: int) -> FloatArray:
+    """A bound of a FakeQuantize, which the frontend gives as a plain constant."""
+    return np.asarray(node.input_value(port).get_node().data, np.float32)
+
+
 def _without_rounding(node: ov.Node) -> ov.Output:
     """What a FakeQuantize does to numbers, but for the rounding."""
     value = node.input_value(0)
-    low, high, out_low, out_high = constant_values([node.input_value(i) for i in range(1, 5)])
+    low, high, out_low, out_high = (_bound(node, i) for i in range(1, 5))
     if np.array_equal(low, out_low) and np.array_equal(high, out_high):
         if low.size > 1 or low.item() != 0.0:
             return value

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+
+import graphs
+import protobuf
+from qzd_ext.bundle import sha256_of
+from qzd_ext.detector import Detector
+from qzd_ext.errors import ModelError, UsageError
+from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.convert.sources import read_source
+
+weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+STATED = ConvertOptions(labels="a,b,c,d,e", color="rgb", mean=(0.0,), scale=(255.0,), resize="stretch")
+
+
+def tensorflow(folder: Path) -> Path:
+    (folder / "frozen.pb").write_bytes(protobuf.tensorflow_graph(weights))
+    return folder / "frozen.pb"
+
+
+def saved_model(folder: Path) -> Path:
+    protobuf.write_saved_model(folder / "saved", weights)
+    return folder / "saved"
+
+
+def paddle(folder: Path) -> Path:
+    protobuf.write_paddle(folder / "paddle.pdmodel", weights.T)
+    return folder / "paddle.pdmodel"
+
+
+def ir(folder: Path) -> Path:
+    ov.save_model(graphs.classifier(5), folder / "ir.xml", compress_to_fp16=False)
+    return folder / "ir.xml"
+
+
+@pytest.mark.parametrize(
+    ("write", "format_name"),
+    [
+        (tensorflow, "TensorFlow frozen graph"),
+        (saved_model, "TensorFlow SavedModel"),
+        (paddle, "PaddlePaddle"),
+    ],
+)
+def test_convert_reads_what_frameworks_write(tmp_path, write, format_name):
+    said: list[str] = []
+    bundle = convert([write(tmp_path)], tmp_path / "bundle", STATED, said.append)
+    assert f"source: {format_name}" in said
+    size = bundle.manifest.input.width
+    frame = np.full((size, size, 3), (10, 60, 250), np.uint8)
+    with Detector(bundle) as detector:
+        found = detector.detect(frame).found
+    logits = np.array([250, 60, 10]) / 255 @ weights
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert np.argsort(-expected).tolist() == found.class_ids.tolist()
+    np.testing.assert_allclose(found.scores, np.sort(expected)[::-1], atol=2e-3)
+
+
+def test_read_source_names_every_file_with_its_hash(tmp_path):
+    source = read_source([saved_model(tmp_path)])
+    assert source.files == {"saved_model.pb": sha256_of(tmp_path / "saved" / "saved_model.pb")}
+    source = read_source([paddle(tmp_path)])
+    assert set(source.files) == {"paddle.pdmodel", "paddle.pdiparams"}
+    assert (source.name, source.format) == ("paddle", "PaddlePaddle")
+
+
+def test_read_source_takes_weights_from_elsewhere_when_they_are_named(tmp_path):
+    xml = ir(tmp_path)
+    (tmp_path / "ir.bin").rename(tmp_path / "elsewhere.bin")
+    assert set(read_source([xml, tmp_path / "elsewhere.bin"]).files) == {"ir.xml", "elsewhere.bin"}
+
+
+def test_read_source_says_which_weights_are_missing(tmp_path):
+    xml = ir(tmp_path)
+    (tmp_path / "ir.bin").unlink()
+    with pytest.raises(ModelError, match=r"ir\.bin is not there"):
+        read_source([xml])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["model.h5"], "which model is meant by model.h5"),
+        (["a.onnx", "b.onnx"], "which model is meant"),
+        (["a.onnx", "b.bin"], "b.bin does not belong to a.onnx"),
+        (["a.cfg", "b.bin"], "a .weights file"),
+    ],
+)
+def test_read_source_says_what_it_takes_when_files_do_not_fit(names, words):
+    with pytest.raises(UsageError) as caught:
+        read_source([Path(n) for n in names])
+    assert words in str(caught.value)
+
+
+def test_read_source_says_that_a_file_is_not_there(tmp_path):
+    with pytest.raises(ModelError, match="no such file"):
+        read_source([tmp_path / "gone.onnx"])
+
+
+def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path):
+    with pytest.raises(ModelError, match=r"without saved_model\.pb"):
+        read_source([tmp_path])
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x.pb", "x.tflite", "x.xml", "x.pdmodel"])
+def test_read_source_says_that_a_file_is_damaged(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00\x01damaged" * 40)
+    for suffix in (".bin", ".pdiparams"):
+        (tmp_path / "x").with_suffix(suffix).write_bytes(b"")
+    with pytest.raises(ModelError, match=name) as caught:
+        read_source([tmp_path / name])
+    assert "Exception from" not in str(caught.value)
