@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qzd_tools.quantize import Gate, Quantized
     from qzd_tools.recipe import Recipe
 
-__all__ = ["command"]
+__all__ = ["command", "document"]
 
 MODES = ("int8", "int8-weights", "fp16")
 
@@ -95,7 +95,7 @@ def command(
         say=say,
     )
     say(_describe(result))
-    write_json(json_file, _document(result))
+    write_json(json_file, document(result))
 
 
 def _check_data(mode: str, images: Path | None, annotations: Path | None, recipe: Recipe) -> None:
@@ -159,7 +159,8 @@ def _describe(result: Quantized) -> str:
     return "\n".join(lines)
 
 
-def _document(result: Quantized) -> dict[str, Any]:
+def document(result: Quantized) -> dict[str, Any]:
+    """What `--json` writes."""
     manifest = result.bundle.manifest
     before, after = result.before, result.after
     return {
