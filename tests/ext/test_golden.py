@@ -81,3 +81,9 @@ def test_read_golden_names_the_picture_that_cannot_be_read(tmp_path: Path) -> No
     (found.path / "golden" / "3.png").write_bytes(b"no picture")
     with pytest.raises(BundleError, match=r"3\.png: not a picture"):
         read_golden(found)
+
+
+def test_compare_takes_boxes_within_a_pixel_for_the_same_when_they_have_no_area() -> None:
+    line = _found(((10, 40, 44, 40), 0.5, 0))
+    assert compare(line, _found(((10.4, 40.4, 44.4, 40.4), 0.5, 0)), TOLERANCE, 0.25) == []
+    assert compare(line, _found(((13, 43, 47, 43), 0.5, 0)), TOLERANCE, 0.25)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openvino as ov
+import pytest
+
+import graphs
+from architectures import ARCHITECTURES
+from qzd_ext import bundle as bundles
+from qzd_ext.detector import Detector
+from qzd_ext.errors import BundleError, DataError, UsageError
+from qzd_ext.golden import read_golden
+from qzd_tools.cli import main
+from qzd_tools.convert import ConvertOptions, convert
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+def write(folder: Path, model: ov.Model) -> Path:
+    path = folder / f"{model.get_friendly_name()}.xml"
+    ov.save_model(model, path, compress_to_fp16=False)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (40, 60, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), noise)
+    return folder
+
+
+def test_convert_writes_a_bundle_that_detects_and_says_why(tmp_path):
+    said: list[str] = []
+    bundle = convert([write(tmp_path, graphs.yolox())], tmp_path / "bundle", say=said.append)
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.task, manifest.precision) == ("yolox", "detection", "fp32")
+    assert (manifest.input.resize, manifest.input.anchor, manifest.input.pad) == ("letterbox", "corner", 114)
+    assert manifest.labels.category_ids[79] == 90
+    assert tuple(said) == manifest.provenance.notes
+    assert any(line.startswith("head: yolox: ") for line in said)
+    assert any("coco80, since 80 classes" in line for line in said)
+    assert set(manifest.provenance.source) == {"yolox.xml", "yolox.bin"}
+    assert set(manifest.provenance.tools) == {"qzd", "openvino"}
+    with Detector(bundle) as detector:
+        detector.detect(np.zeros((30, 50, 3), np.uint8))
+
+
+def test_convert_keeps_golden_frames_that_pass_the_self_test(tmp_path, pictures):
+    options = ConvertOptions(golden=[pictures], confidence=0.01)
+    bundle = convert([write(tmp_path, graphs.yolox())], tmp_path / "bundle", options)
+    golden = read_golden(bundle)
+    assert len(golden) == 4
+    assert sum(len(g.expected) for g in golden) > 0
+    with Detector(bundle) as detector:
+        assert detector.self_test() == []
+
+
+def test_convert_makes_golden_frames_small(tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "large.png"), large)
+    options = ConvertOptions(golden=[tmp_path / "large.png"], labels="a,b,c,d,e,f,g,h,i,j", color="rgb",
+                             mean=(0.0,), scale=(1.0,))  # fmt: skip
+    bundle = convert([write(tmp_path, graphs.classifier())], tmp_path / "bundle", options)
+    assert read_golden(bundle)[0].frame.shape == (360, 640, 3)
+
+
+def test_convert_halves_the_weights_when_asked_for_fp16(tmp_path):
+    model = write(tmp_path, graphs.yolox())
+    whole = convert([model], tmp_path / "fp32")
+    half = convert([model], tmp_path / "fp16", ConvertOptions(fp16=True))
+    assert half.manifest.precision == "fp16"
+    ratio = (half.path / "model.bin").stat().st_size / (whole.path / "model.bin").stat().st_size
+    assert ratio == pytest.approx(0.5, abs=0.05)
+
+
+def test_convert_states_nothing_that_flags_contradict(tmp_path):
+    options = ConvertOptions(color="rgb", pad=0, anchor="center", name="mine", version="3", iou=0.5)
+    manifest = convert([write(tmp_path, graphs.yolox())], tmp_path / "bundle", options).manifest
+    assert (manifest.name, manifest.version) == ("mine", "3")
+    assert (manifest.input.pad, manifest.input.anchor, manifest.thresholds.iou) == (0, "center", 0.5)
+    assert "color rgb, anchor center, pad 0, iou 0.5: as asked for" in manifest.provenance.notes
+
+
+def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        convert([write(tmp_path, graphs.classifier())], tmp_path / "bundle")
+    text = str(caught.value)
+    assert all(flag in text for flag in ("--color", "--mean", "--scale", "--labels"))
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_convert_refuses_labels_of_another_number(tmp_path):
+    options = ConvertOptions(labels="a,b")
+    with pytest.raises(UsageError, match=r"2 labels .*80 classes"):
+        convert([write(tmp_path, graphs.yolox())], tmp_path / "bundle", options)
+
+
+def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path):
+    model = write(tmp_path, graphs.yolox())
+    first = convert([model], tmp_path / "bundle")
+    with pytest.raises(BundleError, match="a bundle is there already"):
+        convert([model], tmp_path / "bundle")
+    second = convert([model], tmp_path / "bundle", ConvertOptions(overwrite=True, version="2"))
+    assert first.digest != second.digest
+
+
+def test_convert_leaves_nothing_behind_when_a_golden_picture_is_none(tmp_path):
+    (tmp_path / "notes.txt").write_text("no picture")
+    options = ConvertOptions(golden=[tmp_path / "notes.txt"])
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        convert([write(tmp_path, graphs.yolox())], tmp_path / "out" / "bundle", options)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, monkeypatch, capsys):
+    write(tmp_path, graphs.yolo_v8())
+    monkeypatch.chdir(tmp_path)
+    assert run("convert", "yolo_v8.xml", "--json", "result.json") == 0
+    bundle = bundles.read(tmp_path / "yolo_v8-fp32")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["bundle"] == "yolo_v8-fp32"
+    assert result["digest"] == bundle.digest
+    assert result["head"]["kind"] == "yolo_v8_raw"
+    assert "written: yolo_v8-fp32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["gone.onnx"], 3, "no such file"),
+        (["unknown.xml"], 3, "the head is not known"),
+        (["yolox.xml", "--labels", "cocoa"], 2, "no such set"),
+        (["yolox.xml", "--mean", "1,2"], 2, "one number, or three"),
+        (["yolox.xml", "--shape", "big"], 2, "HEIGHT,WIDTH"),
+        (["yolox.xml", "--anchors", "1,2,3"], 2, "WIDTH,HEIGHT"),
+        (["yolox.xml", "--name", "a/b"], 2, "not a name"),
+        (["yolox.xml", "-o", "taken"], 3, "something is there already"),
+        (["yolox.xml", "yolo.weights"], 2, "does not belong"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits(tmp_path, monkeypatch, capsys, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, graphs.yolox())
+    write(tmp_path, graphs.unknown())
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert run("convert", *arguments) == code
+    assert words in capsys.readouterr().err
+
+
+def test_the_command_takes_masks_and_anchors(tmp_path):
+    model = write(tmp_path, graphs.anchor_grids())
+    flags = ["--anchors", "1,2,3,4,5,6,7,8,9,10,11,12", "--masks", "0,1,2/3,4,5", "--scale-xy", "1.05,1.05"]
+    assert run("convert", model, "-o", tmp_path / "bundle", "--labels", "a,b", *flags) == 0
+    head = bundles.read(tmp_path / "bundle").manifest.head
+    assert (head.masks, head.scale_xy, head.anchors[5]) == (((0, 1, 2), (3, 4, 5)), (1.05, 1.05), (11, 12))
+
+
+def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
+    model = write(tmp_path, graphs.yolox())
+    for i in range(300):
+        os.link(pictures / "0.png", pictures / f"more{i}.png")
+    script = (
+        "import sys, time, openvino as ov\n"
+        "from qzd_tools import convert, cli\n"
+        "save = ov.save_model\n"
+        "def slow(*args, **kwargs):\n"
+        "    save(*args, **kwargs); print('saving', flush=True); time.sleep(60)\n"
+        "ov.save_model = slow\n"
+        "sys.exit(cli.main(sys.argv[1:]))\n"
+    )
+    out = tmp_path / "out" / "bundle"
+    command = [sys.executable, "-c", script, "convert", str(model), "-o", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.strip() == "saving":
+                break
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert "interrupted" in errors
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, name):
+    make, size = ARCHITECTURES[name]
+    model = write(tmp_path, make())
+    options = ConvertOptions(color="rgb", mean=(127.5,), scale=(127.5,))
+    bundle = convert([model], tmp_path / "bundle", options)
+    assert bundle.size == pytest.approx(size, rel=0.05)
+    assert bundle.manifest.labels.names[0] == "tench"
+    half = convert([model], tmp_path / "half", dataclasses.replace(options, fp16=True))
+    assert half.size == pytest.approx(size / 2, rel=0.06)
+    with Detector(bundle) as detector:
+        assert len(detector.detect(np.zeros((300, 400, 3), np.uint8)).found) == 5
