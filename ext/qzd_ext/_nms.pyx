@@ -8,6 +8,7 @@ which bounds the distance of the centres by (w0 + w1) / 2 * (1 - t) / (1 + t), a
 What may live here: what happens to candidates once a head has made them.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport INFINITY, sqrt
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy
@@ -15,7 +16,11 @@ from qzd_ext._geometry cimport Box, area, clip, diou, iou, round_box
 
 import numpy as np
 
+from numpy import ndarray
+
 __all__ = ["Candidates", "nms"]
+
+FLOAT, INT = np.dtype(np.float32), np.dtype(np.int32)
 
 cdef extern from "_simd.h" nogil:
     ctypedef struct qzd_probe:
@@ -28,7 +33,7 @@ ctypedef unsigned long long Key     # score, falling, in the upper half; place a
 ctypedef unsigned int Place
 
 cdef enum:
-    FEW = 32            # so many are sorted by insertion
+    FEW = 64            # so many are sorted by insertion
     GRID_FROM = 128     # boxes of one class from which a grid pays
     PER_CELL = 8        # boxes in a cell, on average
 
@@ -199,27 +204,30 @@ cdef class Candidates:
 
         Returns
         -------
+        Read-only arrays that share one block of memory.
         boxes : (k, 4) float32, x0 y0 x1 y1 in source pixels, clipped
         scores : (k,) float32
         class_ids : (k,) int32
         """
-        boxes = np.empty((self.picked, 4), np.float32)
-        scores = np.empty(self.picked, np.float32)
-        class_ids = np.empty(self.picked, np.int32)
-        cdef float[:, ::1] box_view = boxes
-        cdef float[::1] score_view = scores
-        cdef int[::1] class_view = class_ids
-        cdef Candidate *item
-        cdef Py_ssize_t i
-        for i in range(self.picked):
+        cdef Py_ssize_t i, n = self.picked
+        cdef bytes block = PyBytes_FromStringAndSize(NULL, 6 * n * sizeof(float))
+        cdef float *boxes = <float *> PyBytes_AS_STRING(block)
+        cdef float *scores = boxes + 4 * n
+        cdef int *class_ids = <int *> (scores + n)
+        cdef const Candidate *item
+        for i in range(n):
             item = self.items + self.picks[i]
-            score_view[i] = item.score
-            class_view[i] = item.class_id
-            box_view[i, 0] = clip((item.box.x0 - offset_x) / scale_x, width)
-            box_view[i, 1] = clip((item.box.y0 - offset_y) / scale_y, height)
-            box_view[i, 2] = clip((item.box.x1 - offset_x) / scale_x, width)
-            box_view[i, 3] = clip((item.box.y1 - offset_y) / scale_y, height)
-        return boxes, scores, class_ids
+            boxes[4 * i] = clip((item.box.x0 - offset_x) / scale_x, width)
+            boxes[4 * i + 1] = clip((item.box.y0 - offset_y) / scale_y, height)
+            boxes[4 * i + 2] = clip((item.box.x1 - offset_x) / scale_x, width)
+            boxes[4 * i + 3] = clip((item.box.y1 - offset_y) / scale_y, height)
+            scores[i] = item.score
+            class_ids[i] = item.class_id
+        return (
+            ndarray((n, 4), FLOAT, block),
+            ndarray(n, FLOAT, block, 4 * n * sizeof(float)),
+            ndarray(n, INT, block, 5 * n * sizeof(float)),
+        )
 
 
 def nms(boxes, scores, class_ids, *, double iou, bint diou=False, bint agnostic=False,

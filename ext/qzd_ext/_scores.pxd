@@ -12,7 +12,13 @@ from qzd_ext._nms cimport Candidates
 cdef extern from "_simd.h" nogil:
     size_t qzd_hits(const float *values, size_t n, float threshold, unsigned int *places)
     size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width, float threshold,
-                        int before, unsigned int *rows)
+                        unsigned int *rows)
+    size_t qzd_row_hits_over(const float *first, size_t n, size_t stride, size_t width, float threshold,
+                             unsigned int *rows)
+    size_t qzd_stride_hits(const float *first, size_t n, size_t stride, float threshold,
+                           unsigned int *rows)
+    size_t qzd_best(const float *values, size_t n)
+    void qzd_fetch(const float *values, size_t n)
 
 cdef enum Activation:
     NONE = 0
@@ -21,6 +27,7 @@ cdef enum Activation:
 
 cdef enum:
     BLOCK = 4096        # values or rows that are filtered at once
+    NEXT = 3            # anchors whose rows are fetched ahead
 
 
 cdef struct Wanted:
@@ -54,6 +61,20 @@ cdef inline float score_of(float value, double objectness, Activation activation
     return <float> (objectness * (value if activation == NONE else sigmoid(value)))
 
 
+cdef inline Py_ssize_t best_label(const float *values, Py_ssize_t step, Py_ssize_t classes) noexcept nogil:
+    """The class of the largest value, the lower one among equals; -1 where one is NaN or +inf."""
+    cdef Py_ssize_t c, best = 0
+    if step == 1:
+        best = <Py_ssize_t> qzd_best(values, classes)
+        return best if best < classes else -1
+    for c in range(classes):
+        if not values[c * step] < INFINITY:
+            return -1
+        if values[c * step] > values[best * step]:
+            best = c
+    return best
+
+
 cdef inline int add_labels(
     Candidates out, const float *values, Py_ssize_t step, Py_ssize_t classes, double objectness,
     Activation activation, const Wanted *want, Py_ssize_t anchor
@@ -62,16 +83,13 @@ cdef inline int add_labels(
 
     `values` lie `step` apart. The index of a candidate is anchor * classes + class.
     """
-    cdef Py_ssize_t c, best = 0, first = out.count
+    cdef Py_ssize_t c, first = out.count, best = best_label(values, step, classes)
     cdef float score, raw
-    for c in range(classes):
-        if not values[c * step] < INFINITY:
-            out.dropped += 1
-            return False
-        if values[c * step] > values[best * step]:
-            best = c
-    if not want.every_label:
-        score = score_of(values[best * step], objectness, activation)
+    if best < 0:
+        out.dropped += 1
+        return False
+    score = score_of(values[best * step], objectness, activation)
+    if score < want.confidence or not want.every_label:
         if score >= want.confidence:
             out.add(score, <int> best, anchor * classes + best)
         return out.count > first

@@ -16,22 +16,35 @@
 #define QZD_CLONES
 #endif
 
-#define QZD_LANES 32
+#define QZD_LANES 16    /* values between two branches: some vectors on any CPU */
+#define QZD_STREAM 64   /* the same where hardly anything is found */
+#define QZD_AHEAD 512   /* values to fetch ahead of a pass over memory, so that it does not wait */
+#define QZD_ROWS_AHEAD 32
+
+/* Whether one of the values is not below the limit. */
+static inline int qzd_any(const float *values, size_t n, float limit)
+{
+    int below = -1;
+    for (size_t k = 0; k < n; k++)
+        below &= -(values[k] < limit);
+    return !below;
+}
 
 /* Places of the values that are not below the threshold; NaN and infinity are among them.
  * `places` has room for n. Returns how many there are. */
 QZD_CLONES static size_t qzd_hits(const float *values, size_t n, float threshold, uint32_t *places)
 {
-    size_t count = 0, i = 0;
-    for (; i + QZD_LANES <= n; i += QZD_LANES) {
-        int any = 0;
-        for (size_t k = 0; k < QZD_LANES; k++)
-            any |= !(values[i + k] < threshold);
-        if (any)
-            for (size_t k = 0; k < QZD_LANES; k++) {
-                places[count] = (uint32_t)(i + k);
-                count += !(values[i + k] < threshold);
-            }
+    size_t count = 0, i = 0, j, k;
+    for (; i + QZD_STREAM <= n; i += QZD_STREAM) {
+        for (k = 0; k < QZD_STREAM; k += 16)
+            __builtin_prefetch(values + i + k + QZD_AHEAD);
+        if (qzd_any(values + i, QZD_STREAM, threshold))
+            for (j = i; j < i + QZD_STREAM; j += QZD_LANES)
+                if (qzd_any(values + j, QZD_LANES, threshold))
+                    for (k = j; k < j + QZD_LANES; k++) {
+                        places[count] = (uint32_t)k;
+                        count += !(values[k] < threshold);
+                    }
     }
     for (; i < n; i++) {
         places[count] = (uint32_t)i;
@@ -41,72 +54,127 @@ QZD_CLONES static size_t qzd_hits(const float *values, size_t n, float threshold
 }
 
 /* Rows of which one of `width` values is not below the threshold. `rows` has room for n.
- * `before` is 1 where the threshold is relative to the value before the first one (softmax and its
- * background class), else 0. Returns how many rows there are. */
+ * Returns how many there are. Four rows are taken at once, since few have anything. */
 QZD_CLONES static size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
-                                      float threshold, int before, uint32_t *rows)
+                                      float threshold, uint32_t *rows)
 {
-    size_t count = 0;
-    for (size_t r = 0; r < n; r++) {
-        const float *row = first + r * stride;
-        float limit = threshold;
-        int any = 0;
-        if (before) {
-            limit += row[-1] - fabsf(row[-1]) * 1e-6f;
-            any = !(row[-1] < INFINITY);
-        }
+    size_t count = 0, r = 0;
+    for (; r + 4 <= n; r += 4) {
+        const float *a = first + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+        int below = -1;
         for (size_t k = 0; k < width; k++)
-            any |= !(row[k] < limit);
+            below &= -((a[k] < threshold) & (b[k] < threshold) & (c[k] < threshold) & (d[k] < threshold));
+        if (!below)
+            for (size_t q = r; q < r + 4; q++) {
+                rows[count] = (uint32_t)q;
+                count += qzd_any(first + q * stride, width, threshold);
+            }
+    }
+    for (; r < n; r++) {
         rows[count] = (uint32_t)r;
-        count += any != 0;
+        count += qzd_any(first + r * stride, width, threshold);
     }
     return count;
 }
 
-/* A box against n others in planes: places of those that may overlap it by more than the threshold.
- * For IoU > t it must be that  overlap * scale >= slope * area + offset,  with scale = 1 + t, slope a
- * little below t, and offset a little below slope * the box's own area. */
+/* The same where the threshold is relative to the value before the first one: a softmax whose background
+ * class comes first. What float32 loses in the sum is allowed for. */
+QZD_CLONES static size_t qzd_row_hits_over(const float *first, size_t n, size_t stride, size_t width,
+                                           float threshold, uint32_t *rows)
+{
+    size_t count = 0;
+    for (size_t r = 0; r < n; r++) {
+        const float *row = first + r * stride;
+        float limit = row[-1] + threshold - fabsf(row[-1]) * 1e-6f;
+        rows[count] = (uint32_t)r;
+        count += !(row[-1] < INFINITY) | qzd_any(row, width, limit);
+    }
+    return count;
+}
+
+/* Rows of which the first value is not below the threshold. The rows that come are fetched ahead, for
+ * each lies in a cache line of its own. */
+static inline size_t qzd_stride_hits(const float *first, size_t n, size_t stride, float threshold,
+                                     uint32_t *rows)
+{
+    size_t count = 0;
+    for (size_t r = 0; r < n; r++) {
+        __builtin_prefetch(first + (r + QZD_ROWS_AHEAD) * stride);
+        rows[count] = (uint32_t)r;
+        count += !(first[r * stride] < threshold);
+    }
+    return count;
+}
+
+static inline void qzd_fetch(const float *values, size_t n)
+{
+    for (size_t k = 0; k < n; k += 16)
+        __builtin_prefetch(values + k);
+}
+
+/* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf. */
+QZD_CLONES static size_t qzd_best(const float *values, size_t n)
+{
+    float lanes[8], largest = values[0];
+    int poison = 0;
+    size_t k = 0;
+    for (size_t j = 0; j < 8; j++)
+        lanes[j] = largest;
+    for (; k + 8 <= n; k += 8)
+        for (size_t j = 0; j < 8; j++) {
+            lanes[j] = values[k + j] > lanes[j] ? values[k + j] : lanes[j];
+            poison |= !(values[k + j] < INFINITY);
+        }
+    for (size_t j = 0; j < 8; j++)
+        largest = lanes[j] > largest ? lanes[j] : largest;
+    for (; k < n; k++) {
+        largest = values[k] > largest ? values[k] : largest;
+        poison |= !(values[k] < INFINITY);
+    }
+    if (poison)
+        return n;
+    for (k = 0; values[k] != largest; k++)
+        ;
+    return k;
+}
+
+/* A box, and when another one may overlap it by more than a threshold t. For IoU > t it must be that
+ * overlap * scale >= slope * area + offset,  with scale = 1 + t, slope a little below t, and offset a
+ * little below slope * the box's own area. */
 typedef struct {
     float x0, y0, x1, y1;
     float scale, slope, offset;
 } qzd_probe;
 
+static inline int qzd_meets(qzd_probe box, float x0, float y0, float x1, float y1, float area)
+{
+    float left = x0 > box.x0 ? x0 : box.x0, right = x1 < box.x1 ? x1 : box.x1;
+    float top = y0 > box.y0 ? y0 : box.y0, bottom = y1 < box.y1 ? y1 : box.y1;
+    float w = right - left, h = bottom - top;
+    return (w > 0) & (h > 0) & (w * h * box.scale >= box.slope * area + box.offset);
+}
+
+/* Places of those of n boxes, in planes, that may overlap one box by more than the threshold. */
 QZD_CLONES static size_t qzd_overlaps(const qzd_probe *box, const float *x0, const float *y0,
                                       const float *x1, const float *y1, const float *area, size_t n,
                                       uint32_t *places)
 {
-    const float bx0 = box->x0, by0 = box->y0, bx1 = box->x1, by1 = box->y1;
-    const float scale = box->scale, slope = box->slope, offset = box->offset;
-    size_t count = 0, i = 0;
-#define QZD_SUSPECT(j, hit)                                      \
-    do {                                                         \
-        float left = x0[j] > bx0 ? x0[j] : bx0;                  \
-        float top = y0[j] > by0 ? y0[j] : by0;                   \
-        float right = x1[j] < bx1 ? x1[j] : bx1;                 \
-        float bottom = y1[j] < by1 ? y1[j] : by1;                \
-        float w = right - left, h = bottom - top;                \
-        hit = (w > 0) & (h > 0) & (w * h * scale >= slope * area[j] + offset); \
-    } while (0)
+    const qzd_probe probe = *box;
+    size_t count = 0, i = 0, k;
     for (; i + QZD_LANES <= n; i += QZD_LANES) {
-        int any = 0, hit;
-        for (size_t k = 0; k < QZD_LANES; k++) {
-            QZD_SUSPECT(i + k, hit);
-            any |= hit;
-        }
+        int any = 0;
+        for (k = i; k < i + QZD_LANES; k++)
+            any |= -qzd_meets(probe, x0[k], y0[k], x1[k], y1[k], area[k]);
         if (any)
-            for (size_t k = 0; k < QZD_LANES; k++) {
-                QZD_SUSPECT(i + k, hit);
-                places[count] = (uint32_t)(i + k);
-                count += hit;
+            for (k = i; k < i + QZD_LANES; k++) {
+                places[count] = (uint32_t)k;
+                count += qzd_meets(probe, x0[k], y0[k], x1[k], y1[k], area[k]);
             }
     }
     for (; i < n; i++) {
-        int hit;
-        QZD_SUSPECT(i, hit);
         places[count] = (uint32_t)i;
-        count += hit;
+        count += qzd_meets(probe, x0[i], y0[i], x1[i], y1[i], area[i]);
     }
-#undef QZD_SUSPECT
     return count;
 }
 

@@ -6,7 +6,8 @@ What may live here: the heads; what becomes of the candidates is in `_nms`.
 from libc.math cimport INFINITY, exp, isnan, log
 from qzd_ext._nms cimport Candidates
 from qzd_ext._scores cimport (
-    BLOCK, NONE, SIGMOID, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_row_hits, wanted,
+    BLOCK, NONE, SIGMOID, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_row_hits, qzd_row_hits_over,
+    wanted,
 )
 
 __all__ = ["scan_boxes", "scan_ssd"]
@@ -120,14 +121,18 @@ cdef int scan_anchors(
     bint background, const Wanted *want, const Prior *prior
 ) except -1 nogil:
     cdef unsigned int rows[BLOCK]
-    cdef Py_ssize_t block, begin, i, k, anchor, first
+    cdef Py_ssize_t block, begin, i, k, m, anchor, first
     cdef bint relative = activation == SOFTMAX and background
     cdef float least = -INFINITY if activation == SOFTMAX and not background else want.raw
     cdef const float *row
     for block in range(blocks(n)):
         begin = block * BLOCK
-        k = qzd_row_hits(scores + begin * depth + background, min(n - begin, BLOCK), depth,
-                         depth - background, least, relative, rows)
+        row = scores + begin * depth + background
+        m = min(n - begin, BLOCK)
+        if relative:
+            k = qzd_row_hits_over(row, m, depth, depth - 1, least, rows)
+        else:
+            k = qzd_row_hits(row, m, depth, depth - background, least, rows)
         for i in range(k):
             anchor = begin + rows[i]
             row = scores + anchor * depth + background

@@ -12,7 +12,8 @@ from libc.math cimport INFINITY, exp
 from qzd_ext._geometry cimport Box, round_box
 from qzd_ext._nms cimport Candidate, Candidates
 from qzd_ext._scores cimport (
-    BLOCK, NONE, SIGMOID, Activation, Wanted, add_labels, blocks, qzd_hits, qzd_row_hits, score_of, sigmoid, wanted,
+    BLOCK, NEXT, NONE, SIGMOID, Activation, Wanted, add_labels, blocks, qzd_fetch, qzd_hits, qzd_row_hits,
+    qzd_stride_hits,     score_of, sigmoid, wanted,
 )
 
 import numpy as np
@@ -200,9 +201,13 @@ cdef int scan_objects(
         begin = block * BLOCK
         m = min(n - begin, BLOCK)
         v = values + begin * stride + 4 * step
-        k = qzd_hits(v, m, want.raw, places) if stride == 1 else qzd_row_hits(
-            v, m, stride, 1, want.raw, 0, places)
+        if stride == 1:
+            k = qzd_hits(v, m, want.raw, places)
+        else:
+            k = qzd_stride_hits(v, m, stride, want.raw, places)
         for i in range(k):
+            if step == 1 and i + NEXT < k:
+                qzd_fetch(values + (begin + places[i + NEXT]) * stride, stride)
             anchor = begin + places[i]
             v = values + anchor * stride
             if not v[4 * step] < INFINITY:
@@ -229,7 +234,7 @@ cdef int scan_rows(
     for block in range(blocks(n)):
         begin = block * BLOCK
         k = qzd_row_hits(values + begin * stride + 4, min(n - begin, BLOCK), stride, stride - 4,
-                         want.raw, 0, rows)
+                         want.raw, rows)
         for i in range(k):
             anchor = begin + rows[i]
             row = values + anchor * stride

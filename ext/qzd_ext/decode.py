@@ -20,6 +20,8 @@ from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, Manifest
 
 __all__ = ["Decoder"]
 
+FLOAT = np.dtype(np.float32)
+
 
 class Decoder:
     """Decodes the results of one model; many threads may share it.
@@ -76,13 +78,9 @@ class Decoder:
         head = self._classifier
         if head is not None:
             return best_classes(readable[0][0], head.activation, head.background, head.top_k)
-        return self._decode_boxes(readable, transform, thresholds)
-
-    def _decode_boxes(
-        self, tensors: Sequence[FloatArray], transform: Transform, t: Thresholds
-    ) -> Detections:
+        t = thresholds
         candidates = Candidates()
-        self._scan(tensors, candidates, t)
+        self._scan(readable, candidates, t)
         if self._final:  # suppression is part of the model
             candidates.select(self._classes, 1.0, False, False, len(candidates), t.max_detections)
         else:
@@ -100,11 +98,18 @@ class Decoder:
 
     def _readable(self, tensors: Sequence[FloatArray]) -> list[FloatArray]:
         """The tensors as the kernels read them; copied only where they are not contiguous."""
-        shapes = tuple(tensor.shape for tensor in tensors)
-        if shapes != self._shapes or any(tensor.dtype != np.float32 for tensor in tensors):
-            raise ModelError(
-                f"the model gave {', '.join(f'{t.dtype} {t.shape}' for t in tensors) or 'nothing'}",
-                wanted=", ".join(f"float32 {shape}" for shape in self._shapes),
-                fix="convert the model again",
-            )
-        return [np.ascontiguousarray(tensor) for tensor in tensors]
+        readable = []
+        for tensor, shape in zip(tensors, self._shapes, strict=False):
+            if tensor.shape != shape or tensor.dtype != FLOAT:
+                break
+            readable.append(tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor))
+        if not len(readable) == len(tensors) == len(self._shapes):
+            raise self._unlike(tensors)
+        return readable
+
+    def _unlike(self, tensors: Sequence[FloatArray]) -> ModelError:
+        return ModelError(
+            f"the model gave {', '.join(f'{t.dtype} {t.shape}' for t in tensors) or 'nothing'}",
+            wanted=", ".join(f"float32 {shape}" for shape in self._shapes),
+            fix="convert the model again",
+        )

@@ -15,11 +15,18 @@ __all__ = ["BoolArray", "Classes", "Detections", "FloatArray", "IntArray"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+Dtype = np.dtype[np.float32] | np.dtype[np.int32]
 
 
-def _check(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: type) -> None:
+_FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
+
+
+def _freeze(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: Dtype) -> None:
+    """Check one array and make it read-only; those that the kernels give already are."""
     if array.dtype != dtype or array.shape != shape:
-        raise ValueError(f"{name}: wanted {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+        raise ValueError(f"{name}: wanted {dtype} {shape}, got {array.dtype} {array.shape}")
+    if array.flags.writeable:
+        array.flags.writeable = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,11 +55,9 @@ class Detections:
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        _check("boxes", self.boxes, (n, 4), np.float32)
-        _check("scores", self.scores, (n,), np.float32)
-        _check("class_ids", self.class_ids, (n,), np.int32)
-        for array in (self.boxes, self.scores, self.class_ids):
-            array.flags.writeable = False
+        _freeze("boxes", self.boxes, (n, 4), _FLOAT)
+        _freeze("scores", self.scores, (n,), _FLOAT)
+        _freeze("class_ids", self.class_ids, (n,), _INT)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -83,10 +88,8 @@ class Classes:
 
     def __post_init__(self) -> None:
         k = len(self.scores)
-        _check("scores", self.scores, (k,), np.float32)
-        _check("class_ids", self.class_ids, (k,), np.int32)
-        for array in (self.scores, self.class_ids):
-            array.flags.writeable = False
+        _freeze("scores", self.scores, (k,), _FLOAT)
+        _freeze("class_ids", self.class_ids, (k,), _INT)
 
     def __len__(self) -> int:
         return len(self.scores)
