@@ -16,7 +16,7 @@ from qzd_tools.report.results import Results, read_results
 from qzd_tools.report.samples import Sample, sample_images
 from qzd_tools.report.tables import all_tables, summary
 
-__all__ = ["write_report"]
+__all__ = ["read_results", "write_report"]
 
 TEMPLATES = {".html": "report.html.jinja", ".md": "report.md.jinja"}
 

@@ -1,0 +1,312 @@
+"""A model from its download to its report, in one go: every step is that of the command of its name.
+
+`prepare` is the whole way, top to bottom. A run that was killed goes on where it stopped: `ledger` knows
+which steps are done. What may live here: the order of the steps and what decides each one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qzd_ext import __version__
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import Bundle
+from qzd_ext.errors import GateError
+from qzd_ext.manifest import Manifest
+from qzd_ext.runner import RunOptions
+from qzd_tools.benchmark import benchmark, frames_from
+from qzd_tools.catalogue import Entry
+from qzd_tools.commands.quantize import document as quantize_document
+from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.convert.sources import read_source
+from qzd_tools.dataset import Dataset
+from qzd_tools.download import Origin, download, downloaded
+from qzd_tools.fetch import Patience, checksum_of
+from qzd_tools.images import combined_digest, content_hashes
+from qzd_tools.ledger import Ledger, open_ledger, write_whole
+from qzd_tools.machine import this_machine
+from qzd_tools.quantize import Gate, Mode, Quantized, quantize
+from qzd_tools.report import write_report
+from qzd_tools.validate import Validation, validate
+
+__all__ = ["Job", "Prepared", "prepare"]
+
+ORIGINAL = "original"
+GOLDEN_IMAGES = 4
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is asked for.
+
+    Attributes
+    ----------
+    name : str
+        Of the model, and of its bundles.
+    output : Path
+        Everything is made in this directory.
+    entry : Entry or None
+        Of the catalogue, for a model that is downloaded.
+    sources : tuple of Path
+        The model's files where there is no entry.
+    convert : ConvertOptions
+    calibration : tuple of Path
+        Images to calibrate with; some of them become golden frames.
+    dataset : callable
+        Gives the validation data for a manifest.
+    modes : tuple of str
+        What to quantize to.
+    max_drop : float or None
+        What INT8 may lose; the search for a better recipe begins above it.
+    time_budget : float
+        Seconds for that search.
+    seconds, rounds : float, int
+        Of the benchmark, for each bundle.
+    compare : bool
+        Run benchmark_app too.
+    options : RunOptions
+        Where to measure.
+    origin, patience
+        Of the download.
+    """
+
+    name: str
+    output: Path
+    entry: Entry | None
+    sources: tuple[Path, ...]
+    convert: ConvertOptions
+    calibration: tuple[Path, ...]
+    dataset: Callable[[Manifest], Dataset]
+    modes: tuple[Mode, ...] = ("fp16", "int8-weights", "int8")
+    max_drop: float | None = None
+    time_budget: float = 1800.0
+    seconds: float = 10.0
+    rounds: int = 5
+    compare: bool = False
+    options: RunOptions = RunOptions()
+    origin: Origin = field(default_factory=Origin)
+    patience: Patience = field(default_factory=Patience)
+
+    def results(self, name: str) -> Path:
+        """Where a step leaves its figures."""
+        return self.output / "results" / f"{name}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is there in the end.
+
+    Attributes
+    ----------
+    bundles : dict of str to Bundle
+        By directory: `original`, `int8`, ...
+    results : tuple of Path
+        JSON files with every figure.
+    report : Path
+        HTML; its Markdown is beside it.
+    fresh : dict of str to bool
+        By step, in order: whether it was done now or recognised.
+    missed : str
+        Why the gate failed; empty when it held, or there was none.
+    """
+
+    bundles: dict[str, Bundle]
+    results: tuple[Path, ...]
+    report: Path
+    fresh: dict[str, bool]
+    missed: str
+
+
+def prepare(job: Job, say: Say = lambda _: None) -> Prepared:
+    """Download, convert, quantize, validate, benchmark and report; steps that are done are not done again.
+
+    Raises
+    ------
+    QzdError
+        A step failed. What was done before is kept, and a later call goes on from there.
+    """
+    with open_ledger(job.output) as ledger:
+        _sweep(job)
+        (job.output / "results").mkdir(exist_ok=True)
+        work = _Work(job, ledger, say)
+        sources = work.fetch()
+        original = work.convert(sources)
+        work.dataset = job.dataset(original.manifest)
+        missed = [work.quantize(original, mode) for mode in job.modes]
+        made = {name: bundles.read(job.output / name) for name in (ORIGINAL, *job.modes)}
+        for name, bundle in made.items():
+            work.validate(name, bundle)
+        work.benchmark(tuple(made.values()))
+        results = work.report(made)
+    return Prepared(made, results, job.output / "report.html", ledger.fresh, next(filter(None, missed), ""))
+
+
+def _sweep(job: Job) -> None:
+    """Remove what a killed run left half done; a half download is kept, to go on with."""
+    for name in (ORIGINAL, *job.modes):
+        for leftover in job.output.glob(f".{name}.*"):
+            shutil.rmtree(leftover)
+
+
+class _Work:
+    """The steps; each is recorded when it is done."""
+
+    def __init__(self, job: Job, ledger: Ledger, say: Say) -> None:
+        self.job = job
+        self.ledger = ledger
+        self.say = say
+        self.dataset: Dataset | None = None
+
+    def _step(
+        self, name: str, inputs: dict[str, str], outputs: Sequence[Path], work: Callable[[], object]
+    ) -> str:
+        if not self.ledger.is_done(name, inputs):
+            self.say(f"{name} ...")
+        remark = self.ledger.step(name, inputs, outputs, work)
+        if not self.ledger.fresh[name]:
+            self.say(f"{name}: done already")
+        return remark
+
+    def fetch(self) -> list[Path]:
+        """The model's files."""
+        job = self.job
+        if job.entry is None:
+            return list(job.sources)
+        directory = job.output / "model"
+        if directory.exists() and downloaded(directory) is None:
+            shutil.rmtree(directory)
+        self.ledger.fresh["download"] = not directory.exists()
+        self.say("download ..." if self.ledger.fresh["download"] else "download: done already")
+        return download(job.name, job.entry, directory, job.origin, job.patience).paths(directory)
+
+    def convert(self, sources: list[Path]) -> Bundle:
+        """The original as a bundle."""
+        target, images = self.job.output / ORIGINAL, self.job.calibration
+        golden = [images[i * len(images) // GOLDEN_IMAGES] for i in range(GOLDEN_IMAGES)] if images else []
+        options = dataclasses.replace(
+            self.job.convert, name=self.job.name, golden=tuple(dict.fromkeys(golden)), overwrite=True
+        )
+        inputs = read_source(sources).files | {
+            "options": repr(dataclasses.replace(options, golden=())),
+            "golden": combined_digest(content_hashes(options.golden)),
+            "qzd": __version__,
+        }
+        self._step("convert", inputs, [target], lambda: convert(sources, target, options, self._note))
+        return bundles.read(target)
+
+    def _note(self, text: str) -> None:
+        self.say(f"  {text}")
+
+    def quantize(self, original: Bundle, mode: Mode) -> str:
+        """One smaller bundle; why it missed the gate, or nothing."""
+        job, target = self.job, self.job.output / mode
+        assert self.dataset is not None
+        inputs = {"original": original.digest, "qzd": __version__}
+        if mode == "int8":
+            inputs |= {
+                "calibration": combined_digest(content_hashes(job.calibration)),
+                "dataset": self.dataset.digest,
+                "gate": f"{job.max_drop} in {job.time_budget} s on {job.options}",
+            }
+        figures = job.results(f"quantize-{mode}")
+
+        def work() -> str:
+            shutil.rmtree(target, ignore_errors=True)
+            figures.unlink(missing_ok=True)
+            try:
+                result = self._quantized(original, mode, target)
+            except GateError as error:
+                self.say(str(error))
+                return str(error)
+            _write(figures, quantize_document(result))
+            for name, one in ((ORIGINAL, result.before), (mode, result.after)):
+                if one is not None:
+                    self._keep_validation(name, one)
+            return ""
+
+        return self._step(f"quantize {mode}", inputs, [target, figures], work)
+
+    def _quantized(self, original: Bundle, mode: Mode, target: Path) -> Quantized:
+        job = self.job
+        assert self.dataset is not None
+        gate = Gate(dataset=self.dataset, max_drop=job.max_drop, time_budget=job.time_budget)
+        return quantize(
+            original,
+            target,
+            mode=mode,
+            images=job.calibration if mode == "int8" else (),
+            gate=gate if mode == "int8" else None,
+            options=job.options,
+            say=self._note,
+        )
+
+    def _validation_inputs(self, bundle: Bundle) -> dict[str, str]:
+        assert self.dataset is not None
+        return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": repr(self.job.options)}
+
+    def _keep_validation(self, name: str, validation: Validation) -> None:
+        """What quantize measured need not be measured again."""
+        figures = self.job.results(f"validate-{name}")
+        inputs = self._validation_inputs(validation.bundle)
+        if not self.ledger.is_done(f"validate {name}", inputs):
+            work = lambda: _write(figures, validation.as_json())  # noqa: E731
+            self.ledger.step(f"validate {name}", inputs, [figures], work)
+
+    def validate(self, name: str, bundle: Bundle) -> None:
+        """How good a bundle is."""
+        figures = self.job.results(f"validate-{name}")
+
+        def work() -> None:
+            assert self.dataset is not None
+            measured = validate(bundle, self.dataset, options=self.job.options, title=name)
+            _write(figures, measured.as_json())
+
+        before = self.ledger.fresh.get(f"validate {name}", False)
+        self._step(f"validate {name}", self._validation_inputs(bundle), [figures], work)
+        self.ledger.fresh[f"validate {name}"] |= before
+
+    def benchmark(self, made: tuple[Bundle, ...]) -> None:
+        """How fast all bundles are, beside each other."""
+        job, here = self.job, this_machine()
+        assert self.dataset is not None
+        images = [picture.path for picture in self.dataset.pictures]
+        inputs = {
+            "bundles": " ".join(bundle.digest for bundle in made),
+            "images": self.dataset.digest,
+            "how": f"{job.seconds} s in {job.rounds} rounds, {job.options}, benchmark_app {job.compare}",
+            "machine": hashlib.sha256(msgspec.json.encode(here)).hexdigest(),
+        }
+
+        def work() -> None:
+            frames, what = frames_from(images, made[0])
+            figures = benchmark(
+                made, frames, job.options, seconds=job.seconds, rounds=job.rounds, compare=job.compare
+            )
+            _write(job.results("benchmark"), {"machine": here, "frames": what, "benchmarks": figures})
+
+        self._step("benchmark", inputs, [job.results("benchmark")], work)
+
+    def report(self, made: dict[str, Bundle]) -> tuple[Path, ...]:
+        """Everything on one page; gives the result files."""
+        job = self.job
+        assert self.dataset is not None
+        names = ["benchmark", *(f"validate-{n}" for n in made), *(f"quantize-{m}" for m in job.modes)]
+        results = tuple(path for name in names if (path := job.results(name)).exists())
+        inputs = {path.stem: checksum_of(path, "sha256") for path in results}
+        pages = [job.output / "report.html", job.output / "report.md"]
+        images = [picture.path for picture in self.dataset.pictures]
+        self._step("report", inputs, pages, lambda: write_report(results, pages[0], images))
+        return results
+
+
+def _write(path: Path, value: Any) -> None:
+    write_whole(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
