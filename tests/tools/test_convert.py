@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 import graphs
 from architectures import ARCHITECTURES
@@ -86,6 +87,19 @@ def test_convert_halves_the_weights_when_asked_for_fp16(tmp_path):
     assert half.manifest.precision == "fp16"
     ratio = (half.path / "model.bin").stat().st_size / (whole.path / "model.bin").stat().st_size
     assert ratio == pytest.approx(0.5, abs=0.05)
+
+
+def test_convert_names_the_precision_that_a_source_has_already(tmp_path):
+    frame = graphs.picture()
+    bytes_ = np.random.default_rng(0).integers(-9, 9, (10, 3, 1, 1), np.int8)
+    kernel = ops.multiply(ops.convert(ops.constant(bytes_), ov.Type.f32), np.float32(0.1))
+    quantized = ops.fake_quantize(frame, *(np.float32(x) for x in (0, 1, 0, 1)), 256)
+    for source, precision in ((quantized, "int8"), (frame, "fp32")):
+        node = ops.convolution(source, kernel, [8, 8], [0, 0], [0, 0], [1, 1])
+        scores = ops.softmax(ops.reduce_mean(node, np.array([2, 3]), keep_dims=False), 1)
+        model = write(tmp_path, ov.Model([scores], [frame], f"was_{precision}"))
+        options = ConvertOptions(labels=",".join("abcdefghij"), color="rgb", mean=(0.0,), scale=(255.0,))
+        assert convert([model], tmp_path / precision, options).manifest.precision == precision
 
 
 def test_convert_states_nothing_that_flags_contradict(tmp_path):

@@ -239,6 +239,13 @@ def test_different_anchors_are_numbered_one_after_the_other(tmp_path):
     assert found.head.anchors[3] == (7, 8)
 
 
+def test_variances_below_zero_are_taken_as_zero_and_said(tmp_path):
+    text = NET + "[convolutional]\nbatch_normalize=1\n" + HEAD
+    floats = np.concatenate([[0, 1, 0, -4], np.ones(3), np.zeros(18), np.ones(18)])
+    _, found = build(read_network(*network(tmp_path, text, floats)))
+    assert "1 variances below 0" in found.reason
+
+
 def test_the_family_follows_letter_box_and_nms_kind(tmp_path):
     text = NET + "letter_box=1\n" + HEAD + "nms_kind=diounms\n"
     _, found = build(read_network(*network(tmp_path, text, np.zeros(72))))

@@ -69,6 +69,11 @@ def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
     assert (EndToEnd(), 2) == (found.head, found.classes)
 
 
+def test_recognise_asks_for_the_unit_of_boxes_that_the_graph_finishes():
+    with pytest.raises(UsageError, match="--normalized or --pixels"):
+        see(graphs.end_to_end())
+
+
 @pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
 def test_recognise_takes_anchors_from_flags_when_grids_are_bare(nhwc):
     found = see(graphs.anchor_grids(nhwc=nhwc), known("flag", anchors=ANCHORS))

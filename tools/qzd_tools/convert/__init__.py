@@ -31,10 +31,14 @@ from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.preprocess import fold, input_of
 from qzd_tools.convert.sources import Source, read_source
 from qzd_tools.convert.tfod import input_size
+from qzd_tools.structure import is_quantized
 
 __all__ = ["KINDS", "ConvertOptions", "convert"]
 
 Say = Callable[[str], None]
+
+EIGHT_BITS = {ov.Type.i8, ov.Type.u8, ov.Type.i4, ov.Type.u4}
+"""Of constants that are compressed weights; shapes and indices are wider."""
 
 TOLD = ("color", "mean", "scale", "resize", "anchor", "pad", "short_side", "confidence", "iou", "nms")
 """Facts that are said with their reasons; the head and the labels are said apart."""
@@ -221,9 +225,12 @@ def _tell(note: Say, width: int, height: int, facts: Facts, found: Recognised) -
     note(f"labels {len(facts.labels.names)} ({shown}): {facts.why['labels']}")
 
 
-def _precision(model: ov.Model, fp16: bool) -> Literal["fp32", "fp16", "int8"]:
-    if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
+def _precision(model: ov.Model, fp16: bool) -> Literal["fp32", "fp16", "int8", "int8-weights"]:
+    if is_quantized(model):
         return "int8"
+    kinds = {n.get_output_element_type(0) for n in model.get_ops() if n.get_type_name() == "Constant"}
+    if kinds & EIGHT_BITS:
+        return "int8-weights"
     return "fp16" if fp16 else "fp32"
 
 

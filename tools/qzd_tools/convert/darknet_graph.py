@@ -38,7 +38,10 @@ ACTIVATIONS: dict[str, Callable[[ov.Output], ov.Node]] = {
 
 
 class _Builder:
-    """Walks the sections once; `outputs` has what each gives, `grids` the tensors before `[yolo]`."""
+    """Walks the sections once.
+
+    `outputs` has what each gives, `yolos` the tensors before `[yolo]`, `impossible` counts variances below 0.
+    """
 
     def __init__(self, network: Network) -> None:
         net = network.net
@@ -51,6 +54,7 @@ class _Builder:
         self.picture = ops.parameter([1, 3, *self.size], np.float32, "image")
         self.outputs: list[ov.Output] = []
         self.yolos: list[tuple[Section, ov.Output]] = []
+        self.impossible = 0
 
     def add(self, section: Section) -> None:
         """Build one section."""
@@ -87,7 +91,8 @@ class _Builder:
         if not section.integer("batch_normalize", 0):
             return self.weights.take(*shape), bias
         scale, mean, variance = (self.weights.take(filters).astype(np.float64) for _ in range(3))
-        factor = scale / np.sqrt(variance + VARIANCE_EPSILON)
+        self.impossible += int((variance < 0).sum())
+        factor = scale / np.sqrt(np.maximum(variance, 0) + VARIANCE_EPSILON)
         kernel = self.weights.take(*shape) * factor.reshape(-1, 1, 1, 1)
         return kernel.astype(np.float32), (bias - mean * factor).astype(np.float32)
 
@@ -209,7 +214,7 @@ def build(network: Network) -> tuple[ov.Model, Recognised]:
             raise fault(section, "OpenVINO cannot build it", "sizes that fit together") from error
     if not builder.yolos:
         raise fault(network.net, "no [yolo] section", "a YOLOv3 or YOLOv4 detector")
-    found = _recognised(network.net, [section for section, _ in builder.yolos])
+    found = _recognised(network.net, [section for section, _ in builder.yolos], builder.impossible)
     network.weights.check()
     results = []
     for section, grid in builder.yolos:
@@ -220,7 +225,7 @@ def build(network: Network) -> tuple[ov.Model, Recognised]:
     return model, found
 
 
-def _recognised(net: Section, yolos: Sequence[Section]) -> Recognised:
+def _recognised(net: Section, yolos: Sequence[Section], impossible: int) -> Recognised:
     anchors: list[tuple[float, float]] = []
     masks = []
     for section in yolos:
@@ -237,6 +242,8 @@ def _recognised(net: Section, yolos: Sequence[Section]) -> Recognised:
         anchors=tuple(anchors), masks=tuple(masks), scale_xy=() if set(scales) == {1} else scales
     )
     reason = f"{len(yolos)} [yolo] sections"
+    if impossible:
+        reason += f"; {impossible} variances below 0 in the weights were taken as 0"
     return Recognised(head, (), counts.pop(), reason, _family(net, yolos))
 
 

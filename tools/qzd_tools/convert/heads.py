@@ -18,7 +18,7 @@ from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, YoloV5, YoloV8, YoloV8Raw, Yolox
 from qzd_tools.convert.anchors import anchor_grids
 from qzd_tools.convert.dfl import raw_distributions
-from qzd_tools.convert.facts import Facts, Recognised, known
+from qzd_tools.convert.facts import Facts, Recognised, known, wanted
 from qzd_tools.convert.graph import ancestors, describe, producers, skip
 from qzd_tools.convert.tfod import raw_heads
 
@@ -179,8 +179,9 @@ def _yolo_v8(seen: Seen) -> Recognised | str:
         ),
         (output,),
         channels - 4,
-        f"[1,{rows},{columns}]: {cells} grid cells, each 4 decoded coordinates and {channels - 4} classes "
-        "from Sigmoid, no objectness",
+        f"[1,{rows},{columns}]: {cells} grid cells, each 4 coordinates decoded in "
+        f"{'0..1' if seen.facts.normalized else 'input pixels'} and {channels - 4} classes from Sigmoid, "
+        "no objectness",
         ULTRALYTICS,
     )
 
@@ -225,8 +226,8 @@ def _yolo_v5(seen: Seen) -> Recognised | str:
         YoloV5(normalized=bool(seen.facts.normalized)),
         (output,),
         columns - 5,
-        f"[1,{rows},{columns}]: {anchors or '?'} boxes a grid cell, decoded in the graph, "
-        f"objectness and {columns - 5} classes",
+        f"[1,{rows},{columns}]: {anchors or '?'} boxes a grid cell, decoded in the graph in "
+        f"{'0..1' if seen.facts.normalized else 'input pixels'}, objectness and {columns - 5} classes",
         YOLOX if anchors == 1 else ULTRALYTICS,
     )
 
@@ -237,13 +238,14 @@ def _end_to_end(seen: Seen) -> Recognised | str:
         return "not one output [1,K,6]"
     if seen.facts.head is None and "TopK" not in {n.get_type_name() for n in ancestors(output)}:
         return "no TopK operation chooses its rows"
+    wanted(seen.facts, "normalized")
     classes = len(seen.facts.labels.names) if seen.facts.labels is not None else 0
     return Recognised(
         EndToEnd(normalized=bool(seen.facts.normalized)),
         (output,),
         classes,
         f"[1,{_shape(output)[1]},6]: rows chosen by TopK, no NMS needed",
-        ULTRALYTICS if seen.facts.normalized is not None else Facts(),
+        Facts(),
     )
 
 

@@ -143,8 +143,9 @@ def _ultralytics(properties: dict[str, str]) -> Facts:
             known(reason, head="classification", color="rgb", mean=(0.0,), scale=(255.0,), resize="crop")
         )
     trained = known(
-        reason, color="rgb", mean=(0.0,), scale=(255.0,), resize="letterbox", anchor="center", pad=114
-    )
+        reason, color="rgb", mean=(0.0,), scale=(255.0,), resize="letterbox", anchor="center", pad=114,
+        normalized=False,
+    )  # fmt: skip
     return found.over(trained)
 
 
