@@ -7,6 +7,8 @@ and the nearest known one. Paths are relative to the configuration file; units a
 from __future__ import annotations
 
 import difflib
+import ipaddress
+import os
 import re
 import tomllib
 import typing
@@ -18,7 +20,17 @@ from msgspec import Meta, Struct
 
 from qzd_ext.errors import ConfigError
 
-__all__ = ["Config", "ModelConfig", "PublishConfig", "ServiceConfig", "StreamConfig", "read_config"]
+__all__ = [
+    "Config",
+    "ControlConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "PublishConfig",
+    "SecurityConfig",
+    "ServiceConfig",
+    "StreamConfig",
+    "read_config",
+]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -49,6 +61,50 @@ class PublishConfig(_Table, frozen=True):
         int,
         Meta(ge=0, description="Start the sources only when there are so many subscriptions to detections."),
     ] = 0
+    max_connections: Annotated[int, Meta(ge=1, description="Subscribers on one endpoint at once.")] = 1000
+
+
+class ControlConfig(_Table, frozen=True):
+    """`[control]`: where `qzdctl` and others ask and order."""
+
+    bind: Annotated[
+        tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no control.")
+    ] = ()
+    max_connections: Annotated[int, Meta(ge=1, description="Callers on one endpoint at once.")] = 64
+
+
+class InferenceConfig(_Table, frozen=True):
+    """`[inference]`: images that others send, answered with what is in them."""
+
+    bind: Annotated[
+        tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no requests.")
+    ] = ()
+    max_connections: Annotated[int, Meta(ge=1, description="Callers on one endpoint at once.")] = 64
+    queue: Annotated[
+        int, Meta(ge=1, description="Requests in hand at once; one more is answered `busy` at once.")
+    ] = 16
+    max_image_bytes: Annotated[int, Meta(ge=1024, description="Largest image, as it is sent.")] = 32 * 2**20
+    max_pixels: Annotated[
+        int, Meta(ge=1, description="Largest image, width times height; known before it is decoded.")
+    ] = 40_000_000
+    timeout_ms: Annotated[
+        int, Meta(ge=1, description="Deadline of a request that states none, and the longest it may state.")
+    ] = 5000
+
+
+class SecurityConfig(_Table, frozen=True):
+    """`[security]`: who may connect over TCP. Over ipc, it is the owner and the group of the socket."""
+
+    server_key: Annotated[
+        str | None,
+        Meta(description="File of the daemon's secret CURVE key; may begin with $CREDENTIALS_DIRECTORY."),
+    ] = None
+    authorized_keys: Annotated[
+        str | None, Meta(description="Directory of the public keys (*.pub) that may connect.")
+    ] = None
+    insecure: Annotated[
+        bool, Meta(description="Serve anyone on TCP addresses other than loopback, without keys.")
+    ] = False
 
 
 class ModelConfig(_Table, frozen=True):
@@ -130,6 +186,9 @@ class Config(_Table, frozen=True):
     models: dict[str, ModelConfig]
     streams: dict[str, StreamConfig] = {}
     publish: PublishConfig = PublishConfig()
+    control: ControlConfig = ControlConfig()
+    inference: InferenceConfig = InferenceConfig()
+    security: SecurityConfig = SecurityConfig()
     service: ServiceConfig = ServiceConfig()
 
 
@@ -152,6 +211,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
     config = _convert(values, Config, path, "")
     _check_names(config, path)
+    _check_security(config, path)
     return _resolve(config, path.absolute().parent)
 
 
@@ -226,10 +286,50 @@ def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> Con
     )
 
 
+def _check_security(config: Config, path: Path) -> None:
+    security = config.security
+    if (security.server_key is None) != (security.authorized_keys is None):
+        raise ConfigError(
+            f"{path}: [security] has one of server_key and authorized_keys",
+            wanted="both: without the clients' keys, CURVE lets anyone in",
+            fix="make keys with `qzdctl keygen`, and name the directory of the clients' .pub files",
+        )
+    if security.server_key is not None or security.insecure:
+        return
+    for table in ("publish", "control", "inference"):
+        for endpoint in getattr(config, table).bind:
+            if _is_open(endpoint):
+                raise ConfigError(
+                    f"{path}: {table}.bind: {endpoint} would serve anyone who can reach this machine",
+                    wanted="ipc, a loopback address, or [security] with server_key and authorized_keys",
+                    fix="make keys with `qzdctl keygen`, or state that this network is trusted: "
+                    "[security] insecure = true",
+                )
+
+
+def _is_open(endpoint: str) -> bool:
+    """Whether others than this machine's users can reach it. A name is not looked up: it may change."""
+    if not endpoint.startswith("tcp://"):
+        return False
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host not in ("localhost", "lo")
+
+
 def _resolve(config: Config, base: Path) -> Config:
     """Paths relative to the configuration file become absolute."""
     replace = msgspec.structs.replace
-    service = config.service
+    service, security = config.service, config.security
+    if security.server_key is not None and security.authorized_keys is not None:
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "$CREDENTIALS_DIRECTORY")
+        server_key = security.server_key.replace("$CREDENTIALS_DIRECTORY", credentials)
+        security = replace(
+            security,
+            server_key=str(base / server_key),
+            authorized_keys=str(base / security.authorized_keys),
+        )
     if service.cache_dir is not None:
         service = replace(service, cache_dir=str(base / service.cache_dir))
     return replace(
@@ -237,4 +337,5 @@ def _resolve(config: Config, base: Path) -> Config:
         models={n: replace(m, bundle=str(base / m.bundle)) for n, m in config.models.items()},
         streams={n: replace(s, source=str(base / s.source)) for n, s in config.streams.items()},
         service=service,
+        security=security,
     )

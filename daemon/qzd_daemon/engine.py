@@ -54,6 +54,7 @@ class Engine:
         self._schedulers: dict[str, Scheduler] = {}
         self._streams: dict[str, Stream] = {}
         self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
+        self._known: dict[str, set[Path]] = {}  # all that it has ever served
         self._changing = threading.Lock()
 
     @property
@@ -134,7 +135,6 @@ class Engine:
                 raise UsageError(f"model {name}: it has had no other bundle since the start")
             served = self._change(name, model, self._history[name][-2], "rolled_back")
             del self._history[name][-2:]
-            self._history[name].append(served.detector.bundle.path)
             return served
 
     def self_test(self, name: str) -> None:
@@ -186,11 +186,13 @@ class Engine:
 
     def _has_new_version(self, name: str, model: ModelConfig) -> bool:
         """Whether a higher bundle lies beside those that the model has served."""
-        return bundle.locate(Path(model.bundle)) not in self._history[name]
+        return bundle.locate(Path(model.bundle)) not in self._known[name]
 
     def _put(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
         """Serve with a model that was loaded: a new one, or in the place of the one before."""
-        self._history.setdefault(name, []).append(served.detector.bundle.path)
+        path = served.detector.bundle.path
+        self._history.setdefault(name, []).append(path)
+        self._known.setdefault(name, set()).add(path)
         if name in self._schedulers:
             self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
         else:
@@ -201,7 +203,7 @@ class Engine:
 
     def _remove_model(self, name: str) -> None:
         scheduler = self._schedulers.pop(name)
-        del self._history[name]
+        del self._history[name], self._known[name]
         scheduler.stop(self._config.service.inference_timeout_s)
         self._tell(name, scheduler.served, "removed")
 
@@ -235,7 +237,7 @@ class Engine:
             if scheduler is None or scheduler.served is not failed:
                 return
             model = self._model(name)
-            self._tell(name, failed, "failed", f"device {failed.device} failed several times in a row")
+            self._tell(name, failed, "failed", f"device {failed.device} failed again and again")
             devices = (model.device, *model.fallback)
             rest = devices[devices.index(failed.device) + 1 :]
             if not rest:

@@ -16,7 +16,7 @@ from qzd_daemon.config import ModelConfig
 from qzd_ext import bundle
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
-from qzd_ext.errors import DeviceError, GateError, QzdError
+from qzd_ext.errors import DeviceError, GateError
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import RunOptions
 
@@ -72,7 +72,7 @@ def _load_on(device: str, name: str, config: ModelConfig, cache_dir: Path | None
     detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
     try:
         self_test(name, detector)
-    except QzdError:
+    except BaseException:
         detector.close()
         raise
     manifest = found.manifest

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import errno
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -24,14 +21,16 @@ import zmq
 
 from qzd_daemon import wire
 from qzd_daemon.config import PublishConfig
-from qzd_ext.errors import EndpointError
+from qzd_daemon.door import Door, Limits
 
 __all__ = ["Publisher"]
 
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 1024
-BATCH = 256  # messages sent before the socket is looked at for subscriptions
+MAX_SUBSCRIPTIONS = 100_000  # of all subscribers together: libzmq keeps each in memory
+BATCH = 256  # messages sent before the socket is looked at for subscriptions, and the other way round
+SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
 
 
 class Publisher:
@@ -40,6 +39,7 @@ class Publisher:
     Parameters
     ----------
     config : PublishConfig
+    door : Door
 
     Attributes
     ----------
@@ -47,6 +47,8 @@ class Publisher:
         The uuid of this run.
     endpoints : tuple of str
         What is bound, with the ports that were chosen where the configuration says `:*`.
+    last : dict
+        The last message of each topic, as it was sent; heartbeats apart.
 
     Raises
     ------
@@ -54,20 +56,20 @@ class Publisher:
         An endpoint is in use, or cannot be bound.
     """
 
-    def __init__(self, config: PublishConfig) -> None:
+    def __init__(self, config: PublishConfig, door: Door) -> None:
         self.epoch = str(uuid.uuid4())
+        self.last: dict[str, bytes] = {}
         self._config = config
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        try:
-            self.endpoints = _bind(self._socket, config)
-        except EndpointError:
-            self._context.destroy(linger=0)
-            raise
+        limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, BATCH)
+        self._entrance = door.open("publish", zmq.XPUB, config.bind, limits)
+        self.endpoints = self._entrance.endpoints
+        self._socket = self._entrance.socket
+        self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # each subscription is told, so that they are counted
         self._queue: collections.deque[tuple[str, wire.Message]] = collections.deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._sequence: dict[str, int] = {}
         self._beats = 0
+        self._next_beat = 0.0
         self._subscriptions: collections.Counter[bytes] = collections.Counter()
         self._subscribed = threading.Condition()
         self._stopping = False
@@ -93,29 +95,27 @@ class Publisher:
         return sum(self._subscriptions[topic] for topic in matching)
 
     def close(self) -> None:
-        """Send what was handed over and a last heartbeat, then close; waits at most `linger_ms`."""
+        """Send what was handed over and a last heartbeat, then close; the door waits for `linger_ms`."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close(linger=self._config.linger_ms)
-        self._context.term()
         os.close(self._wake)
 
     def _run(self) -> None:
         poller = zmq.Poller()
         poller.register(self._wake, zmq.POLLIN)
         poller.register(self._socket, zmq.POLLIN)
-        interval = self._config.heartbeat_ms / 1e3
-        next_beat = time.monotonic()
         while not self._stopping:
-            if time.monotonic() >= next_beat:
+            if time.monotonic() >= self._next_beat:
+                self._entrance.refresh()
                 self._beat("serving")
-                next_beat = time.monotonic() + interval
+                self._next_beat = time.monotonic() + self._config.heartbeat_ms / 1e3
             if not self._queue:
-                poller.poll(max(0, round((next_beat - time.monotonic()) * 1e3)))
+                poller.poll(max(0, round((self._next_beat - time.monotonic()) * 1e3)))
             self._send_queued(BATCH)
-            self._read_subscriptions()
+            self._read_subscriptions(BATCH)
         self._send_queued(len(self._queue))
         self._beat("stopping")
 
@@ -126,7 +126,7 @@ class Publisher:
             for _ in range(most):
                 topic, message = self._queue.popleft()
                 seq = self._sequence[topic] = self._sequence.get(topic, 0) + 1
-                self._send(topic, message, seq)
+                self.last[topic] = self._send(topic, message, seq)
 
     def _beat(self, state: Literal["serving", "stopping"]) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
@@ -134,70 +134,32 @@ class Publisher:
         beat = wire.Heartbeat(state=state, interval_ms=self._config.heartbeat_ms, topics=self._sequence)
         self._send(wire.HEARTBEAT, beat, self._beats)
 
-    def _send(self, topic: str, message: wire.Message, seq: int) -> None:
+    def _send(self, topic: str, message: wire.Message, seq: int) -> bytes:
         stamped = msgspec.structs.replace(message, epoch=self.epoch, seq=seq, published_ns=time.time_ns())
-        self._socket.send_multipart([topic.encode(), wire.encode(stamped)], zmq.NOBLOCK)
+        payload = wire.encode(stamped)
+        self._socket.send(topic.encode(), zmq.SNDMORE | zmq.NOBLOCK)
+        self._socket.send(payload, zmq.NOBLOCK)
+        return payload
 
-    def _read_subscriptions(self) -> None:
+    def _read_subscriptions(self, most: int) -> None:
         r"""XPUB receives `\x01TOPIC` for a subscription and `\x00TOPIC` for its end."""
-        while self._socket.poll(0):
-            notice = self._socket.recv()
+        for _ in range(most):
+            try:
+                notice = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
             change = {b"\x01": 1, b"\x00": -1}.get(notice[:1], 0)  # anything else is not for us
-            with self._subscribed:
-                self._subscriptions[notice[1:]] += change
-                if self._subscriptions[notice[1:]] <= 0:
-                    del self._subscriptions[notice[1:]]
-                self._subscribed.notify_all()
+            self._count(notice[1:], change)
+            if change > 0 and notice[1:] == wire.HEARTBEAT.encode():  # it tells the new one that it is there
+                self._next_beat = min(self._next_beat, time.monotonic() + SOON_SECONDS)
 
-
-def _bind(sender: zmq.Socket[bytes], config: PublishConfig) -> tuple[str, ...]:
-    """Set the options and bind every endpoint; returns what was bound."""
-    sender.setsockopt(zmq.SNDHWM, config.send_hwm)
-    sender.setsockopt(zmq.XPUB_VERBOSER, 1)  # every subscription is told, so that they can be counted
-    sender.setsockopt(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
-    sender.setsockopt(zmq.IPV6, 1)
-    bound = []
-    for endpoint in config.bind:
-        _bind_one(sender, endpoint)
-        bound.append(sender.getsockopt_string(zmq.LAST_ENDPOINT))
-    return tuple(bound)
-
-
-def _bind_one(sender: zmq.Socket[bytes], endpoint: str) -> None:
-    path = endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
-    if path is not None and _is_served(path):
-        raise _cannot_bind(endpoint, errno.EADDRINUSE)
-    umask = os.umask(0o117) if path is not None else None  # 0660: the group may connect
-    try:
-        sender.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise _cannot_bind(endpoint, error.errno or 0) from error
-    finally:
-        if umask is not None:
-            os.umask(umask)
-
-
-def _is_served(path: str) -> bool:
-    """Whether another process listens there; ZeroMQ would take its path away without a word."""
-    if not Path(path).is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
-
-
-FIXES = {
-    errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
-    errno.EADDRNOTAVAIL: ("this machine has no such address", "use an address of this machine, or tcp://*"),
-    errno.ENODEV: ("this machine has no such address", "use an address of this machine, or tcp://*"),
-    errno.EACCES: ("permission denied", "choose a port above 1023, or a directory that this user may write"),
-    errno.ENOENT: ("its directory is not there", "make the directory, or choose another path"),
-}
-
-
-def _cannot_bind(endpoint: str, number: int) -> EndpointError:
-    why, fix = FIXES.get(number, (os.strerror(number), "write it as tcp://ADDRESS:PORT or ipc:///PATH"))
-    return EndpointError(f"{endpoint}: cannot be bound: {why}", wanted="an endpoint that is free", fix=fix)
+    def _count(self, topic: bytes, change: int) -> None:
+        with self._subscribed:
+            self._subscriptions[topic] += change
+            if self._subscriptions[topic] <= 0:
+                del self._subscriptions[topic]
+            self._subscribed.notify_all()
+        if len(self._subscriptions) > MAX_SUBSCRIPTIONS:
+            log.error("more than %d subscriptions: every subscriber is put out", MAX_SUBSCRIPTIONS)
+            self._subscriptions.clear()
+            self._entrance.let_go("")

@@ -6,6 +6,7 @@ this loop, and what it knows of frames under way. What waits is in `mailbox`, re
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 import time
@@ -25,7 +26,7 @@ __all__ = ["Scheduler"]
 log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
-FAULTS_IN_A_ROW = 3  # of a device, before it is given up
+FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often within so long is given up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,14 +50,14 @@ class Scheduler:
     served : Served
         Owned from here on.
     failed : callable
-        Called once, with the model that serves, when its device has failed several times in a row.
+        Called once, with the model that serves, when its device fails again and again.
     """
 
     def __init__(self, name: str, served: Served, failed: Callable[[Served], None]) -> None:
         self.name = name
         self.served = served
         self._failed = failed
-        self._faults = 0
+        self._fault_times: collections.deque[float] = collections.deque(maxlen=FAULTS)
         self._inbox: Inbox[Work] = Inbox()
         self._given_up = 0  # frames of the present model whose requests have not come back
         self._under_way: dict[Ticket, _UnderWay] = {}
@@ -138,7 +139,8 @@ class Scheduler:
         """Between two frames, take the model that was put beside the one that serves."""
         if self._next is not None:
             self.served, self._next = self._next, None
-            self._faults = self._given_up = 0
+            self._given_up = 0
+            self._fault_times = collections.deque(maxlen=FAULTS)
             self._switched.set()
 
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
@@ -163,12 +165,16 @@ class Scheduler:
             self._given_up -= frame.served is self.served
             return
         frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, outcome)
-        if isinstance(outcome, Result):
-            self._faults = 0
-        elif isinstance(outcome, DeviceError) and frame.served is self.served:
-            self._faults += 1
-            if self._faults == FAULTS_IN_A_ROW:
-                self._failed(frame.served)
+        if isinstance(outcome, DeviceError) and frame.served is self.served:
+            self._note_fault(frame.served)
+
+    def _note_fault(self, served: Served) -> None:
+        """Requests end in any order, so faults are counted in time and not in a row."""
+        times = self._fault_times
+        times.append(time.monotonic())
+        if len(times) == FAULTS and times[-1] - times[0] < FAULT_SECONDS:
+            self._fault_times = collections.deque(maxlen=0)  # said once for each model that serves
+            self._failed(served)
 
 
 def _let_go(name: str, served: Served, timeout: float) -> bool:

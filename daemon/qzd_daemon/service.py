@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from qzd_daemon.config import Config, read_config
+from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.notify import notify, watchdog_interval
 from qzd_daemon.publisher import Publisher
@@ -66,7 +67,12 @@ class Service:
         """
         threading.excepthook = self._thread_died
         with Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._signal):
-            self._publisher = Publisher(self._config.publish)
+            self._door = Door(self._config.security)
+            try:
+                self._publisher = Publisher(self._config.publish, self._door)
+            except QzdError:
+                self._door.close()
+                raise
             self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
             try:
                 self._start_up()
@@ -78,6 +84,7 @@ class Service:
 
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
+        self._door.start()
         self._publisher.start()
         self._engine.apply(self._config)
         notify("READY=1", f"STATUS={self._summary()}")
@@ -165,6 +172,7 @@ class Service:
         notify("STOPPING=1")
         drained = self._engine.stop(self._config.service.stop_timeout_s)
         self._publisher.close()
+        self._door.close()
         log.info("stopped")
         return drained
 

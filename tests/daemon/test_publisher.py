@@ -16,6 +16,7 @@ import zmq
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Gap, StreamState
 from qzd_daemon.config import PublishConfig
+from qzd_daemon.door import Door
 from qzd_daemon.publisher import Publisher
 from qzd_ext.errors import EndpointError
 
@@ -28,11 +29,20 @@ def say(number: int) -> StreamState:
 
 
 @pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    publisher = Publisher(PublishConfig(bind=(ANY_PORT,), heartbeat_ms=50, linger_ms=200))
+def door() -> Iterator[Door]:
+    door = Door()
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def publisher(door: Door) -> Iterator[Publisher]:
+    publisher = Publisher(PublishConfig(bind=(ANY_PORT,), heartbeat_ms=50, linger_ms=200), door)
+    door.start()
     publisher.start()
     yield publisher
-    publisher.close()
+    if publisher._thread.is_alive():
+        publisher.close()
 
 
 @pytest.fixture
@@ -69,8 +79,9 @@ def test_publish_when_streams_are_chosen_sends_no_other(publisher: Publisher) ->
     assert event.stream == "cam1"
 
 
-def test_publish_when_the_subscriber_is_slow_reports_each_loss_once() -> None:
-    publisher = Publisher(PublishConfig(bind=(ANY_PORT,), send_hwm=10, heartbeat_ms=50, linger_ms=0))
+def test_publish_when_the_subscriber_is_slow_reports_each_loss_once(door: Door) -> None:
+    config = PublishConfig(bind=(ANY_PORT,), send_hwm=10, heartbeat_ms=50, linger_ms=0)
+    publisher = Publisher(config, door)
     publisher.start()
     with Client(publisher.endpoints[0], receive_hwm=10) as client:
         publisher.wait_for_subscriptions(1, 5)
@@ -86,8 +97,8 @@ def test_publish_when_the_subscriber_is_slow_reports_each_loss_once() -> None:
     assert seen == list(range(1, 20_001))
 
 
-def test_close_when_messages_wait_sends_them_and_a_last_heartbeat() -> None:
-    publisher = Publisher(PublishConfig(bind=(ANY_PORT,)))
+def test_close_when_messages_wait_sends_them_and_a_last_heartbeat(door: Door) -> None:
+    publisher = Publisher(PublishConfig(bind=(ANY_PORT,)), door)
     publisher.start()
     with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.subscribe(wire.PREFIX)
@@ -113,30 +124,32 @@ def test_wait_for_subscriptions_when_a_subscriber_leaves_counts_it_out(publisher
         time.sleep(0.01)
 
 
-def test_publisher_when_ipc_is_bound_lets_the_group_connect_and_no_other(tmp_path: Path) -> None:
+def test_publisher_when_ipc_is_bound_lets_the_group_connect_and_no_other(tmp_path: Path, door: Door) -> None:
     path = tmp_path / "detections"
-    publisher = Publisher(PublishConfig(bind=(f"ipc://{path}", ANY_PORT)))
+    publisher = Publisher(PublishConfig(bind=(f"ipc://{path}", ANY_PORT)), door)
     mode = path.stat().st_mode & 0o777
     publisher.close()
     assert mode == 0o660
 
 
-def test_publisher_when_the_port_is_in_use_says_so() -> None:
+def test_publisher_when_the_port_is_in_use_says_so(door: Door) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         endpoint = f"tcp://127.0.0.1:{holder.getsockname()[1]}"
         with pytest.raises(EndpointError, match=r"in use[\s\S]*To fix: stop the process") as caught:
-            Publisher(PublishConfig(bind=(endpoint,)))
+            Publisher(PublishConfig(bind=(endpoint,)), door)
     assert endpoint in str(caught.value)
     assert caught.value.exit_code == 3
 
 
-def test_publisher_when_another_process_serves_the_ipc_path_leaves_it_alone(tmp_path: Path) -> None:
+def test_publisher_when_another_process_serves_the_ipc_path_leaves_it_alone(
+    tmp_path: Path, door: Door
+) -> None:
     endpoint = f"ipc://{tmp_path}/detections"
-    first = Publisher(PublishConfig(bind=(endpoint,)))
+    first = Publisher(PublishConfig(bind=(endpoint,)), door)
     with pytest.raises(EndpointError, match="in use"):
-        Publisher(PublishConfig(bind=(endpoint,)))
+        Publisher(PublishConfig(bind=(endpoint,)), door)
     first.close()
 
 
@@ -149,9 +162,9 @@ def test_publisher_when_another_process_serves_the_ipc_path_leaves_it_alone(tmp_
         ("udp://x", "tcp://ADDRESS:PORT"),
     ],
 )
-def test_publisher_when_an_endpoint_is_none_names_it(endpoint: str, expected: str) -> None:
+def test_publisher_when_an_endpoint_is_none_names_it(endpoint: str, expected: str, door: Door) -> None:
     with pytest.raises(EndpointError, match=expected) as caught:
-        Publisher(PublishConfig(bind=(endpoint,)))
+        Publisher(PublishConfig(bind=(endpoint,)), door)
     assert endpoint in str(caught.value)
 
 

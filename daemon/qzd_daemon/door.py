@@ -1,0 +1,362 @@
+"""Who may come in: every socket that the daemon binds is opened here, with its limits and its keys.
+
+TCP endpoints ask for a CURVE key where the configuration has one; ipc endpoints have mode 0660 instead. One
+thread answers ZAP, counts connections, shuts those above the limit, and says who was refused and why.
+What may live here: getting in. What is said on a socket is its owner's: `publisher`, `control`, `inference`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from qzd_daemon.config import SecurityConfig
+from qzd_daemon.keys import Authorised, read_secret
+from qzd_ext.errors import EndpointError
+
+__all__ = ["Door", "Entrance", "Limits"]
+
+log = logging.getLogger(__name__)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+ZAP_DOMAIN = b"qzd"
+HANDSHAKE_MS = 5000
+PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
+LOOK_SECONDS = 0.5  # how soon a key that was taken back is noticed
+SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
+REBIND_SECONDS = 2.0
+
+REASONS = {
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
+}
+EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one socket takes.
+
+    Attributes
+    ----------
+    message_bytes : int
+        Largest frame of a message; a peer that sends more is disconnected.
+    connections : int
+        On each endpoint.
+    send_hwm, receive_hwm : int
+        Messages kept for, and from, each peer.
+    """
+
+    message_bytes: int
+    connections: int
+    send_hwm: int
+    receive_hwm: int
+
+
+class Entrance:
+    """A bound socket. Its owner uses it, on one thread, and calls `refresh` now and then.
+
+    Attributes
+    ----------
+    socket : zmq.Socket
+    endpoints : tuple of str
+        What is bound, with the ports that were chosen where the configuration says `:*`.
+    """
+
+    def __init__(self, name: str, bound: zmq.Socket[bytes], endpoints: tuple[str, ...]) -> None:
+        self.name = name
+        self.socket = bound
+        self.endpoints = endpoints
+        self._put_out = threading.Event()
+
+    def put_out(self) -> None:
+        """Ask for a `refresh`, from any thread."""
+        self._put_out.set()
+
+    def refresh(self) -> None:
+        """If asked to, let go of every peer that came over TCP: each must show its key again."""
+        if self._put_out.is_set():
+            self._put_out.clear()
+            self.let_go("tcp://")
+
+    def let_go(self, scheme: str) -> None:
+        """Disconnect every peer of the endpoints that begin so; those that may come back do so at once."""
+        for endpoint in self.endpoints:
+            if endpoint.startswith(scheme):
+                self.socket.unbind(endpoint)
+                _bind_again(self.socket, endpoint)
+
+
+class Door:
+    """The context of the daemon's sockets, and the thread that watches them.
+
+    Parameters
+    ----------
+    security : SecurityConfig
+
+    Raises
+    ------
+    DataError
+        A key cannot be used.
+
+    Attributes
+    ----------
+    context : zmq.Context
+    refused : Counter
+        Connections that were refused, by (name of the socket, reason).
+    """
+
+    def __init__(self, security: SecurityConfig = SecurityConfig()) -> None:  # noqa: B008 - frozen
+        self._secret = self._authorised = None
+        if security.server_key is not None and security.authorized_keys is not None:
+            self._secret = read_secret(Path(security.server_key))
+            self._authorised = Authorised(Path(security.authorized_keys))
+        self.context = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, 16384)
+        self.refused: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._zap = self.context.socket(zmq.REP)
+        self._zap.bind(ZAP_ENDPOINT)
+        self._watches: list[_Watch] = []
+        self._said: dict[str, float] = {}
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="qzd-door")
+
+    def open(self, name: str, kind: int, endpoints: tuple[str, ...], limits: Limits) -> Entrance:
+        """Make a socket and bind it; only before `start`.
+
+        Raises
+        ------
+        EndpointError
+            An endpoint is in use, or cannot be bound.
+        """
+        opened = self.context.socket(kind)
+        opened.setsockopt(zmq.SNDHWM, limits.send_hwm)
+        opened.setsockopt(zmq.RCVHWM, limits.receive_hwm)
+        opened.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes)
+        opened.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        opened.setsockopt(zmq.HEARTBEAT_IVL, PEER_PING_MS)
+        opened.setsockopt(zmq.IPV6, 1)
+        monitor = opened.get_monitor_socket(EVENTS)
+        try:
+            bound = self._bind_all(opened, endpoints)
+        except EndpointError:
+            opened.close(linger=0)
+            monitor.close(linger=0)
+            raise
+        entrance = Entrance(name, opened, tuple(bound[e] for e in endpoints))
+        self._watches.append(_Watch(entrance, monitor, limits.connections))
+        return entrance
+
+    def _bind_all(self, opened: zmq.Socket[bytes], endpoints: tuple[str, ...]) -> Mapping[str, str]:
+        """Options hold for what is bound after them, so ipc comes first and TCP gets the keys."""
+        bound = {}
+        for endpoint in sorted(endpoints, key=lambda e: not e.startswith("ipc://")):
+            if self._secret is not None and not endpoint.startswith("ipc://"):
+                opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+                opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+                opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
+                opened.setsockopt(zmq.CURVE_SERVER, 1)
+            _bind(opened, endpoint)
+            bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
+        return bound
+
+    def start(self) -> None:
+        """Begin to answer; until then, nobody with a key gets in."""
+        self._thread.start()
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """Open connections by the socket's name."""
+        return {watch.entrance.name: watch.connections for watch in self._watches}
+
+    def close(self) -> None:
+        """Close what is here, and the sockets that their owners have not closed; no thread may use one."""
+        os.eventfd_write(self._stop, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._zap.close(linger=0)
+        for watch in self._watches:
+            watch.monitor.close(linger=0)
+            if not watch.entrance.socket.closed:
+                watch.entrance.socket.close(linger=0)
+        self.context.term()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._stop, zmq.POLLIN)
+        poller.register(self._zap, zmq.POLLIN)
+        watches = {watch.monitor: watch for watch in self._watches}
+        for monitor in watches:
+            poller.register(monitor, zmq.POLLIN)
+        self._read_keys()
+        while True:
+            ready = dict(poller.poll(LOOK_SECONDS * 1e3))
+            if self._stop in ready:
+                return
+            self._read_keys()
+            if self._zap in ready:
+                self._answer_zap()
+            for monitor in watches.keys() & ready.keys():
+                self._heed(watches[monitor])
+
+    def _read_keys(self) -> None:
+        """A key that was taken back ends the connections made with it too."""
+        if self._authorised is None or not self._authorised.read():
+            return
+        log.info("a key was taken back: every TCP peer must show its key again")
+        for watch in self._watches:
+            watch.entrance.put_out()
+
+    def _answer_zap(self) -> None:
+        """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""
+        version, request, _, address, _, mechanism, *credentials = self._zap.recv_multipart()
+        name = None
+        if self._authorised is not None and mechanism == b"CURVE" and credentials:
+            name = self._authorised.name(credentials[0])
+        for problem in self._authorised.problems if self._authorised else ():
+            self._say("keys", "a file among the authorised keys is ignored: %s", problem)
+        if name is None:
+            self._say("key", "%s is refused: its key is not among the authorised ones", address.decode())
+        else:
+            log.info("%s has come in with the key %s", address.decode(), name)
+        answer = (b"200", b"OK", name.encode()) if name is not None else (b"400", b"not authorised", b"")
+        self._zap.send_multipart([version, request, *answer, b""])
+
+    def _heed(self, watch: _Watch) -> None:
+        """What a socket's monitor tells."""
+        while watch.monitor.poll(0):
+            event = parse_monitor_message(watch.monitor.recv_multipart())
+            name, number, value = watch.entrance.name, int(event["event"]), int(event["value"])
+            if number == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self.refused[name, "key"] += 1
+            elif number == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                reason, why = REASONS.get(value, ("protocol", "it does not speak ZMTP 3"))
+                self._refuse(name, reason, why)
+            elif number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                self._refuse(name, "handshake", "it went away, or was silent, before it had come in")
+            elif watch.is_above_limit(number, value, event["endpoint"].decode()):
+                self._refuse(name, "limit", f"{watch.limit} connections are open already")
+
+    def _refuse(self, name: str, reason: str, why: str) -> None:
+        self.refused[name, reason] += 1
+        self._say(f"{name} {reason}", "a peer of the %s socket is refused: %s", name, why)
+
+    def _say(self, what: str, text: str, *values: object) -> None:
+        """Log a warning, unless the same was said a moment ago."""
+        now = time.monotonic()
+        if now - self._said.get(what, -SAY_SECONDS) >= SAY_SECONDS:
+            self._said[what] = now
+            log.warning(text, *values)
+
+
+class _Watch:
+    """The open connections of one socket."""
+
+    def __init__(self, entrance: Entrance, monitor: zmq.Socket[bytes], limit: int) -> None:
+        self.entrance = entrance
+        self.monitor = monitor
+        self.limit = limit
+        self._open: dict[str, set[int]] = {endpoint: set() for endpoint in entrance.endpoints}
+
+    @property
+    def connections(self) -> int:
+        """On all endpoints together."""
+        return sum(len(files) for files in self._open.values())
+
+    def is_above_limit(self, event: int, file: int, endpoint: str) -> bool:
+        """Note what happened to a connection; one too many is shut, and True is returned."""
+        files = self._open.setdefault(endpoint, set())
+        if event == zmq.EVENT_ACCEPTED:
+            if len(files) >= self.limit:
+                _shut(file, endpoint)
+                return True
+            files.add(file)
+        elif event == zmq.EVENT_DISCONNECTED:
+            files.discard(file)
+        elif event == zmq.EVENT_CLOSED:  # the endpoint was unbound, and all its connections went with it
+            files.clear()
+        return False
+
+
+def _shut(file: int, endpoint: str) -> None:
+    """Shut a connection that libzmq holds: it has no call for that, but it heeds the end of a stream.
+
+    The number may belong to something else by now, so what it is must be seen first.
+    """
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(file)) as connection:
+        here = connection.getsockname()
+        if endpoint in (f"ipc://{here}", f"tcp://{here[0]}:{here[1]}", f"tcp://[{here[0]}]:{here[1]}"):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _bind(opened: zmq.Socket[bytes], endpoint: str) -> None:
+    path = endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
+    if path is not None and _is_served(path):
+        raise _cannot_bind(endpoint, errno.EADDRINUSE)
+    umask = os.umask(0o117) if path is not None else None  # 0660: the group may connect
+    try:
+        opened.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise _cannot_bind(endpoint, error.errno or 0) from error
+    finally:
+        if umask is not None:
+            os.umask(umask)
+
+
+def _bind_again(opened: zmq.Socket[bytes], endpoint: str) -> None:
+    """The old listener is closed by another thread, a moment later."""
+    end = time.monotonic() + REBIND_SECONDS
+    while True:
+        try:
+            _bind(opened, endpoint)
+            return
+        except EndpointError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.005)
+
+
+def _is_served(path: str) -> bool:
+    """Whether another process listens there; ZeroMQ would take its path away without a word."""
+    if not Path(path).is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+FIXES = {
+    errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
+    errno.EADDRNOTAVAIL: ("this machine has no such address", "use an address of this machine, or tcp://*"),
+    errno.ENODEV: ("this machine has no such address", "use an address of this machine, or tcp://*"),
+    errno.EACCES: ("permission denied", "choose a port above 1023, or a directory that this user may write"),
+    errno.ENOENT: ("its directory is not there", "make the directory, or choose another path"),
+}
+
+
+def _cannot_bind(endpoint: str, number: int) -> EndpointError:
+    why, fix = FIXES.get(number, (os.strerror(number), "write it as tcp://ADDRESS:PORT or ipc:///PATH"))
+    return EndpointError(f"{endpoint}: cannot be bound: {why}", wanted="an endpoint that is free", fix=fix)

@@ -1,0 +1,178 @@
+"""CURVE keys in files: made, read, and the directory of those that may come in.
+
+A key is a line of 40 characters, Z85 as libzmq writes it: NAME.key holds the secret half and has mode 0600,
+NAME.pub the public half. What may live here: files. Who is let in is decided in `door`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from qzd_ext.errors import DataError, UsageError
+
+__all__ = ["Authorised", "read_public", "read_secret", "write_pair"]
+
+KEY = re.compile(rb"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+FILE_BYTES = 4096  # a key file is shorter
+
+
+def write_pair(path: Path) -> Path:
+    """Make a pair of keys: the secret one in `path`, the public one beside it.
+
+    Returns
+    -------
+    Path
+        The public key's file, with the suffix `.pub`.
+
+    Raises
+    ------
+    UsageError
+        One of the files is there already, or cannot be written.
+    """
+    public, secret = zmq.curve_keypair()
+    public_path = path.with_suffix(".pub")
+    _write_new(path, secret, 0o600)
+    try:
+        _write_new(public_path, public, 0o644)
+    except UsageError:
+        path.unlink()
+        raise
+    return public_path
+
+
+def _write_new(path: Path, key: bytes, mode: int) -> None:
+    """No key is written over, and the secret one is never readable by others, not for a moment."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be made: {error.strerror}",
+            wanted="a new file in a directory that this user may write",
+            fix="choose another name, or remove the file",
+        ) from error
+    with os.fdopen(file, "wb") as writer:
+        writer.write(key + b"\n")
+
+
+def read_secret(path: Path) -> bytes:
+    """A secret key, 40 characters of Z85.
+
+    Raises
+    ------
+    DataError
+        The file is not there, is no key, or others may read it.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise DataError(
+            f"{path}: others may read it, its mode is {stat.S_IMODE(mode):04o}",
+            wanted="mode 0600",
+            fix=f"make new keys with `qzdctl keygen`: this one is no secret any more (or chmod 600 {path})",
+        )
+    return _read_key(path)
+
+
+def read_public(path: Path) -> bytes:
+    """A public key, 40 characters of Z85.
+
+    Raises
+    ------
+    DataError
+        The file is not there, or is no key.
+    """
+    return _read_key(path)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES).strip()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not KEY.fullmatch(text):
+        raise DataError(
+            f"{path}: it is no CURVE key", wanted="one line of 40 characters", fix="use `qzdctl keygen`"
+        )
+    return text
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path}: cannot be read: {error.strerror}",
+        wanted="a key file",
+        fix="make one with `qzdctl keygen`, or correct the path",
+    )
+
+
+class Authorised:
+    """The public keys in a directory, `*.pub`, as they are now: it is read again when it has changed.
+
+    Parameters
+    ----------
+    directory : Path
+
+    Attributes
+    ----------
+    problems : list of str
+        Files in it that are no keys.
+
+    Raises
+    ------
+    DataError
+        There is no such directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._state: list[tuple[str, int, int]] = []
+        self._names: dict[bytes, str] = {}
+        self.problems: list[str] = []
+        if not directory.is_dir():
+            raise DataError(
+                f"{directory}: there is no such directory",
+                wanted="the directory of the public keys that may connect",
+                fix="make it, and put each client's .pub file there",
+            )
+
+    def name(self, key: bytes) -> str | None:
+        """Whose key it is, by its file's name; None when it may not come in.
+
+        Parameters
+        ----------
+        key : bytes
+            32 bytes, as ZAP hands them over.
+        """
+        self.read()
+        return self._names.get(key)
+
+    def read(self) -> bool:
+        """Read the directory if it has changed; True when a key that was there is gone."""
+        state = self._look()
+        if state == self._state:
+            return False
+        self._state, before = state, self._names
+        self._names, self.problems = {}, []
+        for name, _, _ in state:
+            try:
+                self._names[z85.decode(_read_key(self._directory / name))] = name.removesuffix(".pub")
+            except (DataError, ValueError) as error:
+                self.problems.append(str(error))
+        return not before.keys() <= self._names.keys()
+
+    def _look(self) -> list[tuple[str, int, int]]:
+        """Name, time of change and size of each key file; a directory that is gone holds no key."""
+        try:
+            with os.scandir(self._directory) as entries:
+                found = [(e.name, e.stat()) for e in entries if e.name.endswith(".pub")]
+        except OSError:
+            return []
+        return sorted((name, state.st_ctime_ns, state.st_size) for name, state in found)

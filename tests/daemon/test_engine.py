@@ -1,0 +1,249 @@
+"""What is served changes while frames flow: nothing is lost, nothing answered twice, nothing half done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import msgspec
+import pytest
+
+from clips import write_clip
+from qzd_daemon import wire
+from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
+from qzd_daemon.engine import Engine
+from qzd_ext.errors import GateError, QzdError, SourceError, UsageError
+from tiny import POISON, Fault, paint, write_tiny_bundle
+
+replace = msgspec.structs.replace
+
+
+class Running:
+    """An engine with everything that it published."""
+
+    def __init__(self) -> None:
+        self.messages: list[wire.Message] = []
+        self._changed = threading.Condition()
+        self.engine = Engine(self._publish, lambda: None)
+
+    def _publish(self, topic: str, message: wire.Message) -> None:
+        with self._changed:
+            self.messages.append(message)
+            self._changed.notify_all()
+
+    def serve(self, config: Config) -> None:
+        self.engine.apply(config)
+        self.engine.start_streams()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, 30), self.messages[-3:]
+
+    def wait_for_state(self, *states: str) -> None:
+        self.wait(lambda: {s.state for s in self.of(wire.StreamState)} >= set(states))
+
+    def of(self, kind: type[wire.Message], stream: str | None = None) -> list:  # type: ignore[type-arg]
+        found = [m for m in self.messages if isinstance(m, kind)]
+        return [m for m in found if stream is None or m.stream == stream]
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running()
+    yield running
+    assert running.engine.stop(20)
+    assert not [t for t in threading.enumerate() if t.name.startswith("qzd")]
+
+
+@pytest.fixture
+def versions(tmp_path: Path) -> Path:
+    """Bundles 1 and 2 in one directory; number 3 will be bad."""
+    for version in ("1", "2"):
+        write_tiny_bundle(tmp_path / "models" / version, version=version)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", [paint((i % 8, 1, "red")) for i in range(600)])
+
+
+def config(bundle: Path, *streams: str, source: Path, **model: object) -> Config:
+    return Config(
+        models={"tiny": ModelConfig(bundle=str(bundle), **{"device": "CPU", **model})},  # type: ignore[arg-type]
+        streams={name: StreamConfig(source=str(source), model="tiny", max_fps=400) for name in streams},
+        service=ServiceConfig(inference_timeout_s=20),
+    )
+
+
+def test_swap_when_frames_flow_loses_none_and_answers_none_twice(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions / "1", "a", "b", source=clip))
+    running.engine.apply(config(versions, "a", "b", source=clip))  # now a directory: 2 is the highest
+    for version in ("1", "2", "1"):
+        running.engine.swap("tiny", version)
+    running.wait(lambda: sum(s.state == "ended" for s in running.of(wire.StreamState)) == 2)
+    for stream in ("a", "b"):
+        messages = running.of(wire.Detections, stream)
+        assert [m.frame for m in messages] == list(range(600))
+        assert {m.outcome for m in messages} == {"ok"}
+        used = [m.model.version for m in messages]
+        switches = [v for i, v in enumerate(used) if i == 0 or used[i - 1] != v]
+        assert switches == ["1", "2", "1", "2", "1"][: len(switches)]
+        assert len({m.model.digest for m in messages}) == 2
+    assert [(m.model.version, m.state) for m in running.of(wire.ModelState)] == [
+        ("1", "loaded"),
+        ("2", "swapped"),
+        ("1", "swapped"),
+        ("2", "swapped"),
+        ("1", "swapped"),
+    ]
+
+
+def test_swap_when_the_new_bundle_fails_its_test_keeps_the_old(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, "a", source=clip))
+    write_tiny_bundle(versions / "3", version="3", golden_label="green")
+    with pytest.raises(GateError, match="golden frame 0"):
+        running.engine.swap("tiny", "3")
+    assert running.engine.served["tiny"].info.version == "2"
+    running.wait_for_state("ended")
+    assert {m.outcome for m in running.of(wire.Detections)} == {"ok"}
+
+
+@pytest.mark.parametrize("version", ["9", "../models/1", ""])
+def test_swap_when_there_is_no_such_version_says_so(
+    running: Running, versions: Path, clip: Path, version: str
+) -> None:
+    running.serve(config(versions, source=clip))
+    with pytest.raises(UsageError, match="there is no bundle"):
+        running.engine.swap("tiny", version)
+
+
+def test_rollback_when_swapped_goes_back_and_then_no_further(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    running.engine.swap("tiny", "1")
+    assert running.engine.rollback("tiny").info.version == "2"
+    assert running.of(wire.ModelState)[-1].state == "rolled_back"
+    with pytest.raises(UsageError, match="no other bundle since the start"):
+        running.engine.rollback("tiny")
+
+
+def test_apply_when_a_stream_is_added_and_one_removed_leaves_the_third_alone(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, "stays", "goes", source=clip))
+    running.wait(lambda: len(running.of(wire.Detections, "goes")) > 5)
+    running.serve(config(versions, "stays", "comes", source=clip))
+    running.wait(lambda: sum(s.state == "ended" for s in running.of(wire.StreamState)) == 2)
+    for name in ("stays", "comes"):
+        assert [m.frame for m in running.of(wire.Detections, name)] == list(range(600))
+    gone = running.of(wire.Detections, "goes")
+    assert [m.frame for m in gone] == list(range(len(gone)))
+    assert running.of(wire.StreamState, "goes")[-1].state == "removed"
+    assert [m.state for m in running.of(wire.ModelState)] == ["loaded"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda c: replace(c, streams={"x": StreamConfig(source="/nowhere.mp4", model="tiny")}), SourceError),
+        (lambda c: replace(c, models={**c.models, "new": ModelConfig(bundle="/nowhere")}), QzdError),
+        (lambda c: replace(c, models={"tiny": replace(c.models["tiny"], device="GPU.9")}), QzdError),
+    ],
+)
+def test_apply_when_a_part_cannot_be_used_changes_nothing(
+    running: Running, versions: Path, clip: Path, change: Callable[[Config], Config], error: type[QzdError]
+) -> None:
+    good = config(versions, "a", source=clip)
+    running.serve(good)
+    with pytest.raises(error):
+        running.engine.apply(change(good))
+    running.wait_for_state("ended")
+    assert [m.frame for m in running.of(wire.Detections)] == list(range(600))
+    assert list(running.engine.served) == ["tiny"]
+
+
+def test_apply_when_a_higher_version_lies_there_serves_it(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    running.engine.apply(config(versions, source=clip))
+    assert [m.model.version for m in running.of(wire.ModelState)] == ["2"]
+    write_tiny_bundle(versions / "10", version="10")
+    running.engine.apply(config(versions, source=clip))
+    assert [m.model.version for m in running.of(wire.ModelState)] == ["2", "10"]
+
+
+def test_stream_when_it_has_two_models_goes_through_both(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    one = ModelConfig(bundle=str(versions / "1"), device="CPU")
+    two = ModelConfig(bundle=str(versions / "2"), device="CPU", confidence=1.0)
+    streams = {"a": StreamConfig(source=str(clip), model=("one", "two"))}
+    running.serve(Config(models={"one": one, "two": two}, streams=streams))
+    running.wait_for_state("ended")
+    for name in ("one", "two"):
+        messages = [m for m in running.of(wire.Detections) if m.model.name == name]
+        assert [m.frame for m in messages] == list(range(600))
+    assert {m.thresholds.confidence for m in running.of(wire.Detections)} == {0.5, 1.0}
+
+
+def faulty(tmp_path: Path, fault: Fault, frames: list[tuple[int, int, str]]) -> tuple[Path, Path]:
+    """A bundle that cannot bear POISON, and images of these cells."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for index, cell in enumerate(frames):
+        frame = paint(cell)
+        frame[0, 0, 2] -= min(frame[0, 0, 2], index)  # OpenVINO checks a shape only when it changes
+        cv2.imwrite(str(images / f"{index:04}.png"), frame)
+    return write_tiny_bundle(tmp_path / "faulty", fault=fault), images
+
+
+def test_load_when_the_first_device_is_not_there_takes_the_next(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip, device="GPU.9", fallback=("NPU", "CPU")))
+    assert running.engine.served["tiny"].info.device == "CPU"
+
+
+def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
+    running: Running, tmp_path: Path
+) -> None:
+    cells = [(3, 3, "blue"), *[POISON] * 3, *[(3, 3, "green")] * 200]
+    bundle, images = faulty(tmp_path, "fail", cells)
+    running.serve(config(bundle, "a", source=images, fallback=("AUTO:CPU",)))
+    running.wait_for_state("ended")
+    running.wait(lambda: len(running.of(wire.ModelState)) == 3)
+    messages = running.of(wire.Detections)
+    assert [m.frame for m in messages] == list(range(len(cells)))
+    assert [m.outcome for m in messages] == ["ok", *["error"] * 3, *["ok"] * 200]
+    assert "device CPU failed" in messages[1].reason
+    states = running.of(wire.ModelState)
+    assert [m.state for m in states] == ["loaded", "failed", "swapped"]
+    assert states[-1].reason == "AUTO:CPU instead of CPU, which failed"
+
+
+def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_frame(
+    running: Running, tmp_path: Path
+) -> None:
+    bundle, images = faulty(tmp_path, "slow", [(3, 3, "blue"), POISON, (3, 3, "green"), (4, 4, "green")])
+    hasty = replace(
+        config(bundle, "a", source=images, requests=2), service=ServiceConfig(inference_timeout_s=0.2)
+    )
+    running.serve(hasty)
+    end = time.monotonic() + 20
+    while len(running.of(wire.Detections)) < 4 and time.monotonic() < end:
+        running.engine.give_up_late_frames()
+        time.sleep(0.02)
+    messages = running.of(wire.Detections)
+    assert [(m.frame, m.outcome) for m in messages] == [(0, "ok"), (1, "error"), (2, "ok"), (3, "ok")]
+    assert "has not answered for 0." in messages[1].reason
+    running.wait_for_state("ended")
