@@ -114,7 +114,9 @@ def inspect_source(paths: Sequence[Path], options: ConvertOptions) -> Inspection
         The model cannot be read. That convert cannot make a bundle of it is no error: it is the `problem`.
     """
     source = read_source(paths)
-    size = sum(p.stat().st_size for p in paths if p.is_file())
+    folders = {path if path.is_dir() else path.parent for path in paths}
+    found = [folder / name for name in source.files for folder in folders]
+    size = sum(path.stat().st_size for path in found if path.is_file())
     manifest, problem, why = None, "", list[str]()
     facts = _inspection(paths[0], source.format, source.model, size)
     with tempfile.TemporaryDirectory(prefix="qzd-inspect-") as directory:
