@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -22,15 +23,21 @@ __all__ = ["TITLES", "ClassResult", "Results", "Variant", "read_results"]
 
 TITLES = {"fp32": "FP32", "fp16": "FP16", "int8-weights": "INT8 weights", "int8": "INT8"}
 """Precisions in the order in which they are shown, as a reader knows them."""
+Precision = Literal["fp32", "fp16", "int8-weights", "int8"]
 
 
-class _Named(Struct, frozen=True):
-    """A bundle as results name it."""
+class _Made(Struct, frozen=True):
+    """A bundle as quantize names it."""
 
     name: str
     digest: str
     path: str
-    precision: str = ""
+
+
+class _Named(_Made, frozen=True):
+    """A bundle as validate and benchmark name it."""
+
+    precision: Precision
 
 
 class ClassResult(Struct, frozen=True):
@@ -70,9 +77,9 @@ class _Sizes(Struct, frozen=True):
 class _Quantized(Struct, frozen=True):
     """What `quantize --json` writes, as far as it is shown."""
 
-    bundle: _Named
+    bundle: _Made
     parent: str
-    precision: str
+    precision: Precision
     bytes: _Sizes
     seconds: float
 
@@ -166,7 +173,7 @@ def read_results(paths: Sequence[Path]) -> Results:
     known: dict[str, Variant] = {}
     machine, frames = None, ""
 
-    def variant(named: _Named, precision: str) -> Variant:
+    def variant(named: _Made, precision: str) -> Variant:
         fresh = Variant(named.digest, named.name, precision, named.path)
         return known.setdefault(named.digest, fresh)
 
