@@ -133,8 +133,15 @@ QZD_CLONES static size_t qzd_best(const float *values, size_t n)
     }
     if (poison)
         return n;
-    for (k = 0; values[k] != largest; k++)
-        ;
+    for (k = 0; k + 8 <= n; k += 8) {
+        int found = 0;
+        for (size_t j = 0; j < 8; j++)
+            found |= -(values[k + j] == largest);
+        if (found)
+            break;
+    }
+    while (values[k] != largest)
+        k++;
     return k;
 }
 

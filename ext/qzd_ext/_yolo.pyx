@@ -9,14 +9,14 @@ Parameters that all of them share: `out` receives the candidates, `confidence` i
 """
 
 from libc.math cimport INFINITY, exp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 from qzd_ext._geometry cimport Box, round_box
 from qzd_ext._nms cimport Candidate, Candidates
 from qzd_ext._scores cimport (
     BLOCK, NEXT, NONE, SIGMOID, Activation, Wanted, add_labels, blocks, qzd_fetch, qzd_hits, qzd_row_hits,
     qzd_stride_hits,     score_of, sigmoid, wanted,
 )
-
-import numpy as np
 
 __all__ = ["scan_anchor", "scan_v5", "scan_v8_columns", "scan_v8_raw", "scan_v8_rows", "scan_x"]
 
@@ -260,7 +260,7 @@ cdef inline void settle(
 
 
 cdef enum:
-    UNSEEN = -1     # marks of a column: else the place of its candidate
+    UNSEEN = -1     # marks of a column: else the place of its candidate; all of its bytes are 0xff
     DROPPED = -2
 
 
@@ -274,40 +274,51 @@ cdef int scan_plane(const float[:, ::1] boxes, const float[:, ::1] classes, Acti
         raise ValueError(f"boxes: wanted (4 or more, {n}), got ({boxes.shape[0]}, {boxes.shape[1]})")
     if n == 0 or classes.shape[0] == 0:
         return 0
-    cdef int[::1] marks = np.full(n, UNSEEN, np.int32)
     cdef Py_ssize_t first = out.count
-    with nogil:
-        scan_columns(out, &classes[0, 0], n, classes.shape[0], activation, &want, &marks[0])
-        settle_columns(out, first, &boxes[0, 0], n, classes.shape[0], first_index, activation, &want,
-                       &marks[0], place, how)
+    cdef int *marks = <int *> malloc(n * sizeof(int))
+    if marks == NULL:
+        raise MemoryError
+    try:
+        with nogil:
+            memset(marks, UNSEEN, n * sizeof(int))
+            scan_columns(out, &classes[0, 0], n, classes.shape[0], &want, marks)
+            settle_columns(out, first, &boxes[0, 0], n, classes.shape[0], first_index, activation, &want,
+                           marks, place, how)
+    finally:
+        free(marks)
     return 0
 
 
 cdef int scan_columns(
-    Candidates out, const float *values, Py_ssize_t n, Py_ssize_t classes, Activation activation,
-    const Wanted *want, int *marks
+    Candidates out, const float *values, Py_ssize_t n, Py_ssize_t classes, const Wanted *want, int *marks
 ) except -1 nogil:
-    """Append candidates, boxless; the index of each is column * classes + class for now."""
+    """Append candidates, boxless, with their raw values; the index of each is column * classes + class.
+
+    The classes lie behind each other, so that they are one stream of values.
+    """
     cdef unsigned int places[BLOCK]
-    cdef Py_ssize_t c, block, begin, i, k, column, first = out.count
-    cdef float value, score
-    for c in range(classes):
-        for block in range(blocks(n)):
-            begin = block * BLOCK
-            k = qzd_hits(values + c * n + begin, min(n - begin, BLOCK), want.raw, places)
-            for i in range(k):
-                column = begin + places[i]
-                value = values[c * n + column]
-                if not value < INFINITY:
-                    out.dropped += marks[column] != DROPPED
-                    marks[column] = DROPPED
-                elif marks[column] == UNSEEN or (want.every_label and marks[column] != DROPPED):
-                    marks[column] = <int> out.count
-                    out.add(value, <int> c, column * classes + c)
-                elif marks[column] != DROPPED and value > out.items[marks[column]].score:
-                    out.items[marks[column]].score = value
-                    out.items[marks[column]].class_id = <int> c
-                    out.items[marks[column]].index = <unsigned int> (column * classes + c)
+    cdef Py_ssize_t block, begin, i, k, column, c = 0, row = 0
+    cdef float value
+    cdef Candidate *item
+    for block in range(blocks(n * classes)):
+        begin = block * BLOCK
+        k = qzd_hits(values + begin, min(n * classes - begin, BLOCK), want.raw, places)
+        for i in range(k):
+            while begin + places[i] >= row + n:
+                row += n
+                c += 1
+            value = values[begin + places[i]]
+            column = begin + places[i] - row
+            if not value < INFINITY:
+                out.dropped += marks[column] != DROPPED
+                marks[column] = DROPPED
+            elif marks[column] == UNSEEN or (want.every_label and marks[column] != DROPPED):
+                marks[column] = <int> out.count
+                out.add(value, <int> c, column * classes + c)
+            elif marks[column] != DROPPED and value > out.items[marks[column]].score:
+                item = out.items + marks[column]
+                item.score, item.class_id = value, <int> c
+                item.index = <unsigned int> (column * classes + c)
     return 0
 
 
