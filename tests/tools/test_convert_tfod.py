@@ -77,7 +77,7 @@ def test_the_cut_graph_gives_the_boxes_of_the_uncut_one(data, frozen):
     thresholds = msgspec.structs.replace(frozen.manifest.thresholds, confidence=0.3, multi_label=True)
     compared = 0
     with Detector(frozen, RunOptions(), thresholds) as detector:
-        for file in sorted((data / "coco" / "validation" / "images").iterdir())[::4]:
+        for file in sorted((data / "coco" / "validation" / "images").iterdir())[::8]:
             frame = cv2.imread(str(file))
             laid = np.empty((256, 256, 3), np.uint8)
             prepare(frame, frozen.manifest.input, laid)
@@ -91,4 +91,4 @@ def test_the_cut_graph_gives_the_boxes_of_the_uncut_one(data, frozen):
                 same = (found.class_ids == label - 1) & (abs(found.scores - score) <= 0.01)
                 assert (overlap(box, found.boxes[same]) >= 0.99).any()
             compared += len(wanted)
-    assert compared > 40
+    assert compared > 15

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +19,15 @@ from qzd_ext import bundle as bundles
 from qzd_ext._version import __version__
 from qzd_ext.bundle import Bundle
 from qzd_ext.errors import UsageError
-from qzd_ext.manifest import Labels, Manifest, Provenance, Thresholds
+from qzd_ext.manifest import Manifest, Provenance, Thresholds
 from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
 from qzd_tools.convert.golden import add_golden, list_pictures
 from qzd_tools.convert.graph import cut, simplify
 from qzd_tools.convert.heads import KINDS, Seen, recognise
-from qzd_tools.convert.inputs import find_picture, make_static
+from qzd_tools.convert.inputs import Picture, find_picture, make_static
 from qzd_tools.convert.metadata import read_metadata, read_size
+from qzd_tools.convert.options import ConvertOptions
 from qzd_tools.convert.preprocess import fold, input_of
 from qzd_tools.convert.sources import Source, read_source
 from qzd_tools.convert.tfod import input_size
@@ -36,77 +36,13 @@ from qzd_tools.structure import is_quantized
 __all__ = ["KINDS", "ConvertOptions", "convert"]
 
 Say = Callable[[str], None]
+Precision = Literal["fp32", "fp16", "int8", "int8-weights"]
 
 EIGHT_BITS = {ov.Type.i8, ov.Type.u8, ov.Type.i4, ov.Type.u4}
 """Of constants that are compressed weights; shapes and indices are wider."""
 
 TOLD = ("color", "mean", "scale", "resize", "anchor", "pad", "short_side", "confidence", "iou", "nms")
 """Facts that are said with their reasons; the head and the labels are said apart."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvertOptions:
-    """What a person states about a model; None leaves it to metadata and structure.
-
-    Attributes
-    ----------
-    head : str, optional
-        A kind of head.
-    labels : str, optional
-        A file, or the name of a set.
-    resize, anchor, pad, short_side
-        How frames are laid into the input; as in the manifest.
-    color, mean, scale
-        What the model was trained on: `(pixel - mean) / scale` of pixels in 0..255.
-    shape : sequence of int, optional
-        Height and width, or all four dimensions.
-    first_label, background, normalized, anchors, masks, scale_xy
-        Of the heads that leave it open.
-    confidence, iou, nms
-        Thresholds of the bundle, and the overlap that its NMS measures.
-    fp16 : bool
-        Store weights in half precision.
-    name, version : str, optional
-        Of the bundle.
-    golden : sequence of Path
-        Pictures for golden frames.
-    overwrite : bool
-        Replace a bundle that is at the destination.
-    """
-
-    head: str | None = None
-    labels: str | None = None
-    resize: Literal["stretch", "letterbox", "crop"] | None = None
-    anchor: Literal["center", "corner"] | None = None
-    pad: int | None = None
-    short_side: int | None = None
-    color: Literal["rgb", "bgr"] | None = None
-    mean: tuple[float, ...] | None = None
-    scale: tuple[float, ...] | None = None
-    shape: Sequence[int] | None = None
-    first_label: int | None = None
-    background: bool | None = None
-    normalized: bool | None = None
-    anchors: tuple[tuple[float, float], ...] | None = None
-    masks: tuple[tuple[int, ...], ...] | None = None
-    scale_xy: tuple[float, ...] | None = None
-    confidence: float | None = None
-    iou: float | None = None
-    nms: Literal["iou", "diou"] | None = None
-    fp16: bool = False
-    name: str | None = None
-    version: str = "1"
-    golden: Sequence[Path] = ()
-    overwrite: bool = False
-
-    def facts(self) -> Facts:
-        """The facts among these options."""
-        stated = {
-            field: getattr(self, field)
-            for field in Facts.__dataclass_fields__
-            if field not in {"labels", "why"}
-        }
-        return known("as asked for", **stated)
 
 
 def convert(
@@ -141,52 +77,73 @@ def convert(
         The model cannot be read, or its head is not known.
     """
     pictures = list_pictures(options.golden)
-    given = label_sets.load(options.labels) if options.labels is not None else None
-    source = read_source(sources)
+    stated = options.facts()
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text)
         say(text)
 
+    source = read_source(sources)
     note(f"source: {source.format}")
-    make_static(source.model, options.shape, read_size(source.model) or input_size(source.model))
+    picture, facts, found = _understand(source, stated, options.shape)
+    _tell(note, picture, facts, found)
+    model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
+    manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
+    target = destination or Path(f"{manifest.name}-{manifest.precision}")
+    with bundles.create(target, overwrite=options.overwrite) as draft:
+        ov.save_model(model, draft.directory / bundles.MODEL, compress_to_fp16=options.fp16)
+        if found.priors is not None:
+            np.save(draft.directory / bundles.PRIORS, found.priors)
+        results = add_golden(draft, manifest, found.priors, pictures)
+        note(f"golden frames: {len(results)}, with {sum(map(len, results))} findings" if results
+             else "golden frames: none, as no pictures were given with --golden")  # fmt: skip
+        provenance = msgspec.structs.replace(manifest.provenance, notes=tuple(notes))
+        draft.manifest = msgspec.structs.replace(manifest, provenance=provenance)
+    return bundles.read(target)
+
+
+def _understand(
+    source: Source, stated: Facts, shape: Sequence[int] | None
+) -> tuple[Picture, Facts, Recognised]:
+    """The model's input, its head, and every fact about it: stated, in metadata, or of its kind.
+
+    Raises
+    ------
+    UsageError
+        A fact is missing, or contradicts the head.
+    """
+    make_static(source.model, shape, read_size(source.model) or input_size(source.model))
     picture = find_picture(source.model)
-    facts = known(f"--labels {options.labels}", labels=given).over(options.facts())
-    facts = facts.over(read_metadata(source.model, source.name)).over(picture.facts)
+    facts = stated.over(read_metadata(source.model, source.name)).over(picture.facts)
     simplify(source.model)
     found = source.recognised or recognise(Seen(source.model, picture.width, picture.height, facts))
     facts = facts.over(found.family).over(_usual_labels(found.classes))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
-    names = _checked_labels(facts, found)
-    _tell(note, picture.width, picture.height, facts, found)
-    raw = cut(source.model, found.outputs) if found.outputs else source.model
-    model = fold(raw, picture, facts)
-    precision = _precision(model, options.fp16)
-    manifest = Manifest(
+    _check_labels(facts, found)
+    return picture, facts, found
+
+
+def _manifest(
+    source: Source,
+    options: ConvertOptions,
+    picture: Picture,
+    facts: Facts,
+    found: Recognised,
+    precision: Precision,
+) -> Manifest:
+    assert facts.labels is not None
+    return Manifest(
         name=options.name or _plain_name(source.name),
         version=options.version,
         task=found.head.task,  # type: ignore[arg-type]
         precision=precision,
         input=input_of(picture, facts),
         head=found.head,
-        labels=names,
+        labels=facts.labels,
         thresholds=_thresholds(facts),
-        provenance=_provenance(source),
+        provenance=Provenance(source=source.files, tools={"qzd": __version__, "openvino": ov.__version__}),
     )
-    target = destination or Path(f"{manifest.name}-{precision}")
-    with bundles.create(target, overwrite=options.overwrite) as draft:
-        ov.save_model(model, draft.directory / bundles.MODEL, compress_to_fp16=options.fp16)
-        if found.priors is not None:
-            np.save(draft.directory / bundles.PRIORS, found.priors)
-        if pictures:
-            results = add_golden(draft, manifest, found.priors, pictures)
-            note(f"golden frames: {len(results)}, with {sum(map(len, results))} findings")
-        else:
-            note("golden frames: none, as no pictures were given with --golden")
-        provenance = msgspec.structs.replace(manifest.provenance, notes=tuple(notes))
-        draft.manifest = msgspec.structs.replace(manifest, provenance=provenance)
-    return bundles.read(target)
 
 
 def _usual_labels(classes: int) -> Facts:
@@ -196,7 +153,7 @@ def _usual_labels(classes: int) -> Facts:
     return known(f"{usual[0]}, since {classes} classes are that set's", labels=usual[1])
 
 
-def _checked_labels(facts: Facts, found: Recognised) -> Labels:
+def _check_labels(facts: Facts, found: Recognised) -> None:
     assert facts.labels is not None
     count = len(facts.labels.names)
     if found.classes not in {0, count}:
@@ -205,14 +162,13 @@ def _checked_labels(facts: Facts, found: Recognised) -> Labels:
             wanted=f"{found.classes} names",
             fix="give the right ones with --labels",
         )
-    return facts.labels
 
 
-def _tell(note: Say, width: int, height: int, facts: Facts, found: Recognised) -> None:
+def _tell(note: Say, picture: Picture, facts: Facts, found: Recognised) -> None:
     """Say every inference with its reason, one line a reason."""
     kind = msgspec.to_builtins(found.head)["kind"]
     note(f"head: {kind}: {found.reason}")
-    said: dict[str, list[str]] = {"the graph's input": [f"{width}x{height}"]}
+    said: dict[str, list[str]] = {"the graph's input": [f"{picture.width}x{picture.height}"]}
     for name in TOLD:
         value = getattr(facts, name)
         if value is not None and (name not in {"anchor", "pad"} or facts.resize == "letterbox"):
@@ -225,7 +181,7 @@ def _tell(note: Say, width: int, height: int, facts: Facts, found: Recognised) -
     note(f"labels {len(facts.labels.names)} ({shown}): {facts.why['labels']}")
 
 
-def _precision(model: ov.Model, fp16: bool) -> Literal["fp32", "fp16", "int8", "int8-weights"]:
+def _precision(model: ov.Model, fp16: bool) -> Precision:
     if is_quantized(model):
         return "int8"
     kinds = {n.get_output_element_type(0) for n in model.get_ops() if n.get_type_name() == "Constant"}
@@ -242,7 +198,3 @@ def _plain_name(name: str) -> str:
 def _thresholds(facts: Facts) -> Thresholds:
     stated = {n: getattr(facts, n) for n in ("confidence", "iou", "nms") if getattr(facts, n) is not None}
     return msgspec.structs.replace(Thresholds(), **stated)
-
-
-def _provenance(source: Source) -> Provenance:
-    return Provenance(source=source.files, tools={"qzd": __version__, "openvino": ov.__version__})

@@ -53,13 +53,15 @@ def add_golden(
     priors : (N, 4) float32 or None
         For the head `ssd`.
     pictures : sequence of Path
-        At most `MOST` are taken, evenly over the sequence.
+        At most `MOST` are taken, evenly over the sequence; none make no golden frames.
 
     Returns
     -------
     list of Detections or Classes
         What was found, a picture each.
     """
+    if not pictures:
+        return []
     chosen = [pictures[i * len(pictures) // MOST] for i in range(MOST)] if len(pictures) > MOST else pictures
     runner = Runner(draft.directory / "model.xml", RunOptions(hint="latency", requests=1))
     try:

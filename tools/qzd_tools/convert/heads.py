@@ -24,7 +24,10 @@ from qzd_tools.convert.tfod import raw_heads
 
 __all__ = ["KINDS", "Seen", "recognise"]
 
-STRIDES = ((8, 16, 32), (16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16))
+STRIDES = (
+    (8, 16, 32), (16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (8,), (16,), (32,), (4,), (4, 8),
+    (4, 8, 16),
+)  # fmt: skip
 """Of the grids that anchor-free detectors have, usual ones first."""
 
 ULTRALYTICS = known(
