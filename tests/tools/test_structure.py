@@ -31,6 +31,21 @@ def test_find_head_ends_at_the_last_weighted_layer():
     assert kinds(model, head.arithmetic) == ["Add", "Concat", "Reshape", "Sigmoid"]
 
 
+def test_head_is_cheap_when_it_has_a_small_part_of_the_model():
+    head = find_head(build_painted())
+    cells, depthwise, mix = 48 * 3 * 64, 48, 3 * 48
+    assert head.weights == pytest.approx(mix / (cells + depthwise + mix))
+    assert head.multiplications == pytest.approx(head.weights)  # every layer has 8x8 results
+    assert head.is_cheap
+
+
+def test_head_is_dear_when_it_is_the_model():
+    frame = ops.parameter([1, 8], ov.Type.f32)
+    only = ops.matmul(frame, np.ones((8, 100), np.float32), False, False)
+    head = find_head(ov.Model([only], [frame], "linear"))
+    assert (head.multiplications, head.weights, head.is_cheap) == (1.0, 1.0, False)
+
+
 def test_find_head_does_not_change_when_names_do():
     model = build_painted()
     before = len(find_head(model).arithmetic)
@@ -96,9 +111,9 @@ def test_ignored_operations_fails_when_something_matches_nothing(recipe, words):
 
 def test_ignored_operations_hold_the_head_and_what_was_asked_for():
     model = build_painted()
-    plain = ignored_operations(model, Recipe())
+    plain = ignored_operations(model, Recipe(head_layers="int8"))
     assert "mix" not in plain
-    assert set(ignored_operations(model, Recipe(float_layers=True))) - set(plain) == {"mix"}
+    assert set(ignored_operations(model, Recipe(head_layers="float"))) - set(plain) == {"mix"}
     assert set(ignored_operations(model, Recipe(ignored_types=("Divide",)))) > set(plain)
 
 

@@ -104,7 +104,7 @@ def _steps(
     quantize: Callable[[Recipe], ov.Model],
     reverts: Callable[[Attempt], Iterator[tuple[tuple[str, ...], ov.Model]]],
 ) -> Iterator[tuple[str, Recipe, tuple[str, ...], ov.Model]]:
-    recipe = dataclasses.replace(plain.recipe, float_layers=True)
+    recipe = dataclasses.replace(plain.recipe, head_layers="float")
     yield "the head's last layers in float", recipe, (), quantize(recipe)
     recipe = dataclasses.replace(best().recipe, smooth_quant=True)
     yield "smooth quantization", recipe, (), quantize(recipe)

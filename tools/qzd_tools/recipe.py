@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import openvino as ov
 
@@ -22,10 +22,14 @@ from qzd_ext.geometry import Frame
 from qzd_tools.isa import saturates
 from qzd_tools.structure import find_head, match_names, match_patterns, match_types
 
-if TYPE_CHECKING:
-    import nncf
-
-__all__ = ["Recipe", "apply_recipe", "ignored_operations", "make_names_unique", "quiet_nncf"]
+__all__ = [
+    "Recipe",
+    "apply_recipe",
+    "ignored_operations",
+    "make_names_unique",
+    "nncf_parameters",
+    "quiet_nncf",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +47,9 @@ class Recipe:
     model_type : "transformer" or None
     ignored_names, ignored_patterns, ignored_types : tuple of str
         Left in float, besides the head's arithmetic.
-    float_layers : bool
-        Leave the last weighted layers in float too.
+    head_layers : "auto", "float" or "int8"
+        The last weighted layers, which make boxes and scores: auto leaves them in float where they are a
+        small part of the model, see `structure.HeadParts.is_cheap`.
     smooth_quant : bool
         Move the range of activations into the weights of convolutions.
     """
@@ -57,7 +62,7 @@ class Recipe:
     ignored_names: tuple[str, ...] = ()
     ignored_patterns: tuple[str, ...] = ()
     ignored_types: tuple[str, ...] = ()
-    float_layers: bool = False
+    head_layers: Literal["auto", "float", "int8"] = "auto"
     smooth_quant: bool = False
 
     def as_record(self) -> dict[str, str | int | float | bool | list[str]]:
@@ -72,7 +77,7 @@ class Recipe:
             "ignored_types": list(self.ignored_types),
             "overflow_fix": saturates(self.target_isa),
             "head_arithmetic_in_float": True,
-            "head_layers_in_float": self.float_layers,
+            "head_layers": self.head_layers,
             "smooth_quant": self.smooth_quant,
         }
 
@@ -89,7 +94,8 @@ def ignored_operations(model: ov.Model, recipe: Recipe) -> list[str]:
     asked = match_names(model, recipe.ignored_names)
     asked += match_patterns(model, recipe.ignored_patterns)
     asked += match_types(model, recipe.ignored_types)
-    return sorted({*head.arithmetic, *(head.layers if recipe.float_layers else ()), *asked})
+    keep = recipe.head_layers == "float" or (recipe.head_layers == "auto" and head.is_cheap)
+    return sorted({*head.arithmetic, *(head.layers if keep else ()), *asked})
 
 
 def make_names_unique(model: ov.Model) -> None:
@@ -129,31 +135,38 @@ def apply_recipe(
     """
     import nncf
 
-    ignored = nncf.IgnoredScope(names=ignored_operations(model, recipe), validate=False)
+    parameters = nncf_parameters(model, recipe)
+    subset_size = min(recipe.subset_size, len(images))
     try:
         with quiet_nncf():
-            return nncf.quantize(
-                model,
-                nncf.Dataset(images, prepare),
-                preset=nncf.QuantizationPreset(recipe.preset),
-                subset_size=min(recipe.subset_size, len(images)),
-                fast_bias_correction=recipe.fast_bias_correction,
-                model_type=nncf.ModelType(recipe.model_type) if recipe.model_type else None,
-                ignored_scope=ignored,
-                advanced_parameters=_advanced(recipe),
-            )
+            return nncf.quantize(model, nncf.Dataset(images, prepare), subset_size=subset_size, **parameters)
     except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError) as error:
         found = f"NNCF cannot quantize the model: {error}"
         raise ModelError(found, fix="leave the part that it names in float: --ignored-name") from error
 
 
-def _advanced(recipe: Recipe) -> nncf.AdvancedQuantizationParameters:
+def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
+    """What `nncf.quantize` is called with, besides the model and the images.
+
+    Raises
+    ------
+    UsageError
+        A name, pattern or type of the recipe matches nothing.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
     fix = nncf.OverflowFix.ENABLE if saturates(recipe.target_isa) else nncf.OverflowFix.DISABLE
     alphas = AdvancedSmoothQuantParameters(convolution=0.5 if recipe.smooth_quant else -1)
-    return nncf.AdvancedQuantizationParameters(overflow_fix=fix, smooth_quant_alphas=alphas)
+    return {
+        "preset": nncf.QuantizationPreset(recipe.preset),
+        "fast_bias_correction": recipe.fast_bias_correction,
+        "model_type": nncf.ModelType(recipe.model_type) if recipe.model_type else None,
+        "ignored_scope": nncf.IgnoredScope(names=ignored_operations(model, recipe), validate=False),
+        "advanced_parameters": nncf.AdvancedQuantizationParameters(
+            overflow_fix=fix, smooth_quant_alphas=alphas
+        ),
+    }
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ export to the next, so nothing here looks at them; they are only what a walk giv
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,10 @@ _CONVOLUTIONS = frozenset(
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 _FROM_CONSTANTS = frozenset({"Convert", "Multiply", "Subtract", "FakeQuantize", *_MOVES})
 
+CHEAP_MULTIPLICATIONS = 0.05
+CHEAP_WEIGHTS = 0.1
+"""Shares of the whole model up to which its last layers are cheap enough for float."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeadParts:
@@ -46,10 +51,19 @@ class HeadParts:
         The last weighted layers before the results: the convolutions that make boxes and scores.
     arithmetic : tuple of str
         Everything between them and the results: boxes from offsets, activations, concatenations.
+    multiplications, weights : float
+        Share that the layers have in those of all weighted layers, 0..1.
     """
 
     layers: tuple[str, ...]
     arithmetic: tuple[str, ...]
+    multiplications: float
+    weights: float
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether the layers may stay in float: it costs neither time nor size that anyone notices."""
+        return self.multiplications <= CHEAP_MULTIPLICATIONS and self.weights <= CHEAP_WEIGHTS
 
 
 def _source(node: ov.Node, port: int) -> ov.Node:
@@ -126,7 +140,25 @@ def find_head(model: ov.Model) -> HeadParts:
             continue
         arithmetic[name] = None
         pending += [_source(node, port) for port in range(node.get_input_size())]
-    return HeadParts(tuple(sorted(layers)), tuple(sorted(arithmetic)))
+    return HeadParts(tuple(sorted(layers)), tuple(sorted(arithmetic)), *_shares(model, layers))
+
+
+def _shares(model: ov.Model, names: Iterable[str]) -> tuple[float, float]:
+    """The part that some weighted layers have in all multiplications, and in all weights."""
+    every = {node.get_friendly_name(): _cost(node) for node in weighted_layers(model)}
+    chosen = [every[name] for name in names]
+    totals = [max(sum(costs), 1) for costs in zip(*every.values(), strict=True)] or [1, 1]
+    return sum(c[0] for c in chosen) / totals[0], sum(c[1] for c in chosen) / totals[1]
+
+
+def _cost(node: ov.Node) -> tuple[int, int]:
+    """Multiplications for one inference, and weights."""
+    weight = math.prod(node.input_value(weight_port(node)[0]).get_shape())
+    kind = node.get_type_name()
+    if kind == "MatMul":
+        return weight * math.prod(node.get_output_shape(0)[:-2]), weight
+    pixels = node.get_input_shape(0) if kind.endswith("BackpropData") else node.get_output_shape(0)
+    return weight * math.prod(pixels[2:]), weight
 
 
 def is_quantized(model: ov.Model) -> bool:

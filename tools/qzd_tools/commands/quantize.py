@@ -22,7 +22,7 @@ MODES = ("int8", "int8-weights", "fp16")
 
 RECIPE = (
     "subset_size", "preset", "target_isa", "ignored_names", "ignored_patterns", "ignored_types",
-    "model_type", "fast_bias_correction",
+    "model_type", "fast_bias_correction", "head_layers",
 )  # fmt: skip
 """The options that are fields of `Recipe`."""
 
@@ -48,6 +48,13 @@ RECIPE = (
 @click.option("--ignored-type", "ignored_types", multiple=True, help="A type of operation, as Multiply.")
 @click.option("--model-type", type=click.Choice(["transformer"]), help="Patterns to look for.")
 @click.option("--fast-bias-correction/--no-fast-bias-correction", default=True, show_default=True)
+@click.option(
+    "--head-layers",
+    type=click.Choice(["auto", "float", "int8"]),
+    default="auto",
+    show_default=True,
+    help="The layers that make boxes and scores; auto leaves them in float where they are few.",
+)
 @click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
 @click.option("--validation-images", type=DIRECTORY, help="Where those images lie.")

@@ -1,0 +1,156 @@
+"""What quantization costs and gains: FP32, NNCF's defaults and qzd's default recipe, beside each other.
+
+For each model of QZD_DATA: accuracy of the three on all validation images through the same `Detector`,
+throughput in turns in one process, and the time that quantizing takes beside a bare `nncf.quantize` call
+with the same parameters on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nncf
+import openvino as ov
+from report import Row, report
+
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import Bundle
+from qzd_tools.calibration import choose, preparer
+from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.dataset import Dataset, read_coco
+from qzd_tools.imagenet import read_imagenet
+from qzd_tools.images import list_images
+from qzd_tools.quantize import quantize
+from qzd_tools.recipe import Recipe, nncf_parameters, quiet_nncf
+from qzd_tools.speed import throughputs
+from qzd_tools.validate import validate
+
+DROP = 0.005
+CLASSIFIER_DROP = 3 / 250
+SPEED = 0.95
+TIME = 1.1
+
+MODELS = {
+    "yolox_nano": "models/yolox_nano.onnx",
+    "yolo-fastest": "darknet/yolo-fastest-1.1-xl.cfg",
+    "yolov8n": "models/yolov8n.onnx",
+    "ssd_mobilenet_v1": "models/ssd_mobilenet_v1_coco.xml",
+    "person-detection-0200": "models/person-detection-0200/FP16/person-detection-0200.xml",
+    "mobilenet_v2": "models/mobilenet_v2_1.0_224.onnx",
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model: mAP or top-1, inferences a second, and seconds to quantize."""
+
+    name: str
+    accuracy: tuple[float, float, float]
+    """FP32, NNCF's defaults, ours."""
+    speed: tuple[float, float, float]
+    seconds: tuple[float, float]
+    """A bare call of NNCF with our parameters, ours."""
+    bytes: tuple[int, int]
+    """FP32, ours."""
+    classifier: bool
+
+
+def measure(name: str, data: Path, work: Path) -> Figures:
+    """Convert, quantize in three ways, and measure."""
+    parent = convert([data / MODELS[name]], work / f"{name}-fp32", ConvertOptions())
+    images = list_images(data / "coco" / "calibration" / "images")
+    dataset = dataset_for(parent, data)
+    prepare = preparer(parent.manifest.input)
+    calibration = nncf.Dataset(choose(images, 300, 0).images, prepare)
+
+    def bare(path: Path, **parameters: object) -> tuple[Path, float]:
+        model = ov.Core().read_model(parent.model)
+        begin = time.perf_counter()
+        with quiet_nncf():
+            quantized = nncf.quantize(model, calibration, subset_size=len(images), **parameters)
+        seconds = time.perf_counter() - begin
+        path.mkdir()
+        ov.save_model(quantized, path / bundles.MODEL, compress_to_fp16=False)
+        return path, seconds
+
+    defaults, _ = bare(work / f"{name}-nncf")
+    recipe = Recipe()
+    _, seconds = bare(work / f"{name}-bare", **nncf_parameters(ov.Core().read_model(parent.model), recipe))
+    ours = quantize(parent, work / f"{name}-int8", recipe=recipe, images=images)
+    candidates = [parent, Bundle(defaults, parent.manifest, "", parent.priors), ours.bundle]
+    scores = [validate(bundle, dataset).score.main for bundle in candidates]
+    speeds = throughputs([bundle.model for bundle in candidates], rounds=9, seconds=1.0)
+    return Figures(
+        name,
+        (scores[0], scores[1], scores[2]),
+        (speeds[0], speeds[1], speeds[2]),
+        (seconds, ours.seconds),
+        (parent.size, ours.bundle.size),
+        parent.manifest.task == "classification",
+    )
+
+
+def dataset_for(bundle: Bundle, data: Path) -> Dataset:
+    """All validation images of the model's kind."""
+    if bundle.manifest.task == "classification":
+        return read_imagenet(data / "imagenet" / "labels.txt", None, bundle.manifest.labels.names)
+    return read_coco(data / "coco" / "validation" / "instances.json")
+
+
+def rows(found: Figures) -> list[Row]:
+    """The figures of one model beside their targets."""
+    float_, defaults, ours = found.accuracy
+    unit = "top-1" if found.classifier else "mAP"
+    limit = CLASSIFIER_DROP if found.classifier else DROP
+    ratio = found.speed[2] / found.speed[1]
+    return [
+        Row(f"{found.name}: drop by the default recipe", float_ - ours, limit, unit=unit),
+        Row(f"{found.name}: drop by NNCF's defaults", float_ - defaults, unit=unit),
+        Row(f"{found.name}: throughput, beside NNCF's defaults", ratio, SPEED, "higher"),
+        Row(f"{found.name}: throughput, beside FP32", found.speed[2] / found.speed[0], better="higher"),
+        Row(f"{found.name}: time, beside a bare nncf.quantize", found.seconds[1] / found.seconds[0], TIME),
+        Row(f"{found.name}: size, beside FP32", found.bytes[1] / found.bytes[0]),
+    ]
+
+
+def table(figures: list[Figures]) -> str:
+    """The figures as a Markdown table."""
+    lines = [
+        "| model | FP32 | NNCF defaults | qzd | FP32, images/s | NNCF defaults | qzd | bare NNCF, s | qzd |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in figures:
+        accuracy = " | ".join(f"{value:.4f}" for value in one.accuracy)
+        speed = " | ".join(f"{value:.1f}" for value in one.speed)
+        seconds = " | ".join(f"{value:.1f}" for value in one.seconds)
+        lines.append(f"| {one.name} | {accuracy} | {speed} | {seconds} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure the models that are asked for, all by default."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="which; all by default")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("QZD_DATA", "../shared/data")))
+    options = parser.parse_args()
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models or MODELS:
+            figures.append(measure(name, options.data, Path(folder)))
+            print(dataclasses.asdict(figures[-1]), flush=True)
+    print(table(figures))
+    if options.markdown:
+        options.markdown.write_text(table(figures) + "\n")
+    report([row for one in figures for row in rows(one)], options.json)
+
+
+if __name__ == "__main__":
+    main()
