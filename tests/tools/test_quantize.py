@@ -15,7 +15,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from painted import write_painted_bundle, write_painted_classes, write_painted_dataset
+from layered import write_painted_bundle, write_painted_classes, write_painted_dataset
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector

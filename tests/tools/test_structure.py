@@ -5,7 +5,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as ops
 
-from painted import build_painted
+from layered import build_painted
 from qzd_ext.errors import UsageError
 from qzd_tools.compress import compress_weights
 from qzd_tools.recipe import Recipe, ignored_operations, make_names_unique

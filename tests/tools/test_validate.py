@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from painted import write_painted_bundle, write_painted_classes, write_painted_dataset
+from layered import write_painted_bundle, write_painted_classes, write_painted_dataset
 from qzd_ext import bundle as bundles
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.manifest import Thresholds
