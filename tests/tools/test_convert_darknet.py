@@ -8,7 +8,10 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from qzd_ext import bundle as bundles
+from qzd_ext.detector import Detector
 from qzd_ext.errors import ModelError
+from qzd_tools.cli import main
 from qzd_tools.convert.darknet import Weights, parse, read_network
 from qzd_tools.convert.darknet_graph import build
 
@@ -211,21 +214,30 @@ def test_weights_refuse_a_file_without_a_header(tmp_path):
         Weights(tmp_path / "short.weights")
 
 
+PUBLISHED = {
+    "yolov4": 257_717_640,
+    "yolov4-tiny": 24_251_276,
+    "yolov3": 248_007_048,
+    "yolov3-tiny": 35_434_956,
+}
+"""Bytes of the weights that their makers publish."""
+
+
 @pytest.mark.parametrize(
-    ("name", "size", "cells", "masks", "scales"),
+    ("name", "cells", "masks", "scales"),
     [
-        ("yolov4", 257_717_640, [76, 38, 19], ((0, 1, 2), (3, 4, 5), (6, 7, 8)), (1.2, 1.1, 1.05)),
-        ("yolov4-tiny", 24_251_276, [13, 26], ((3, 4, 5), (1, 2, 3)), (1.05, 1.05)),
-        ("yolov3", 248_007_048, [13, 26, 52], ((6, 7, 8), (3, 4, 5), (0, 1, 2)), ()),
-        ("yolov3-tiny", 35_434_956, [13, 26], ((3, 4, 5), (0, 1, 2)), ()),
+        ("yolov4", [76, 38, 19], ((0, 1, 2), (3, 4, 5), (6, 7, 8)), (1.2, 1.1, 1.05)),
+        ("yolov4-tiny", [13, 26], ((3, 4, 5), (1, 2, 3)), (1.05, 1.05)),
+        ("yolov3", [13, 26, 52], ((6, 7, 8), (3, 4, 5), (0, 1, 2)), ()),
+        ("yolov3-tiny", [13, 26], ((3, 4, 5), (0, 1, 2)), ()),
     ],
 )
 def test_published_networks_consume_every_byte_of_their_published_weights(
-    data, tmp_path, name, size, cells, masks, scales
+    data, tmp_path, name, cells, masks, scales
 ):
     weights = tmp_path / "made-up.weights"
     weights.write_bytes(header())
-    os.truncate(weights, size)  # zeros, and no disk
+    os.truncate(weights, PUBLISHED[name])  # zeros, and no disk
     model, found = build(read_network(data / "darknet" / f"{name}.cfg", weights))
     assert [(255, side, side) for side in cells] == [tuple(o.shape[1:]) for o in model.outputs]
     assert (masks, scales, 80) == (found.head.masks, found.head.scale_xy, found.classes)
@@ -251,3 +263,26 @@ def test_the_family_follows_letter_box_and_nms_kind(tmp_path):
     _, found = build(read_network(*network(tmp_path, text, np.zeros(72))))
     facts = found.family
     assert (facts.resize, facts.pad, facts.nms, facts.scale) == ("letterbox", 127, "diou", (255.0,))
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
+    numbers = np.random.default_rng(1).random((PUBLISHED[name] - 20) // 4, np.float32) * 0.01
+    cfg = data / "darknet" / f"{name}.cfg"
+    weights = tmp_path / "made-up.weights"
+    weights.write_bytes(header() + numbers.tobytes())
+    images = tmp_path / "images"
+    images.mkdir()
+    for file in sorted((data / "coco" / "calibration" / "images").iterdir())[:3]:
+        (images / file.name).symlink_to(file)
+    floats, eight = tmp_path / "floats", tmp_path / "eight"
+    assert main(["convert", str(cfg), str(weights), "-o", str(floats)]) == 0
+    assert main(["quantize", str(floats), "--images", str(images), "-o", str(eight)]) == 0
+    frame = np.random.default_rng(2).integers(0, 256, (480, 640, 3), np.uint8)
+    for path in (floats, eight):
+        bundle = bundles.read(path)
+        with Detector(bundle) as detector:
+            found = detector.detect(frame).found
+        assert bundle.manifest.input.width == (608 if name == "yolov4" else 416)
+        assert found.dropped_nonfinite == 0
