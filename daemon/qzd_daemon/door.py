@@ -38,7 +38,7 @@ LOOK_SECONDS = 0.5  # how soon a key that was taken back is noticed
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 REBIND_SECONDS = 2.0
 
-REASONS = {
+REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
 }
@@ -182,6 +182,11 @@ class Door:
     def start(self) -> None:
         """Begin to answer; until then, nobody with a key gets in."""
         self._thread.start()
+
+    @property
+    def endpoints(self) -> dict[str, list[str]]:
+        """What is bound, by the socket's name."""
+        return {watch.entrance.name: list(watch.entrance.endpoints) for watch in self._watches}
 
     @property
     def connections(self) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Engine:
         self._streams: dict[str, Stream] = {}
         self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
         self._known: dict[str, set[Path]] = {}  # all that it has ever served
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
 
     @property
     def streams(self) -> list[Stream]:
@@ -101,6 +101,38 @@ class Engine:
         with self._changing:
             for stream in self._streams.values():
                 stream.start()
+
+    def load(self, name: str, model: ModelConfig) -> None:
+        """Serve one more model, until the configuration is applied again.
+
+        Raises
+        ------
+        QzdError
+            There is one of this name, or it cannot be used.
+        """
+        with self._changing:
+            if name in self._config.models:
+                raise UsageError(f"model {name}: it is there already", fix="swap it, or unload it first")
+            self.apply(msgspec.structs.replace(self._config, models={**self._config.models, name: model}))
+
+    def unload(self, name: str) -> None:
+        """Serve a model no more.
+
+        Raises
+        ------
+        UsageError
+            There is no such model, or a stream uses it.
+        """
+        with self._changing:
+            self._model(name)
+            users = [stream for stream, config in self._config.streams.items() if name in config.models]
+            if users:
+                raise UsageError(
+                    f"model {name}: it is used by {', '.join(users)}",
+                    fix="give these streams another model in the configuration file, and reload",
+                )
+            left = {other: model for other, model in self._config.models.items() if other != name}
+            self.apply(msgspec.structs.replace(self._config, models=left))
 
     def swap(self, name: str, version: str) -> Served:
         """Serve with another of a model's numbered bundles, from one frame to the next.

@@ -19,9 +19,8 @@ from qzd_daemon.models import Served
 from qzd_daemon.sources import Captured
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
-from qzd_ext.errors import QzdError
 
-__all__ = ["Lane", "Ticket", "Work"]
+__all__ = ["Lane", "Ticket", "Unknown", "Work"]
 
 Publish = Callable[[str, wire.Message], None]
 
@@ -41,6 +40,14 @@ class Work:
     lane: Lane
     index: int
     captured: Captured
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing is known of a frame, and why."""
+
+    outcome: Literal["skipped", "stale", "error"]
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,9 +101,7 @@ class Lane:
         """Whether everything that was put into the mailbox has been published."""
         return self.mailbox.is_done(self._published)
 
-    def finish(
-        self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | QzdError | str
-    ) -> None:
+    def finish(self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
         """Publish what became of a frame, as soon as all before it are published.
 
         Parameters
@@ -106,7 +111,7 @@ class Lane:
             The model that answered.
         queue_ms : float
             How long the frame waited for an idle request.
-        outcome : Result, QzdError or str
+        outcome : Result or Unknown
             What was found, or why nothing is known.
         """
         message = _message(self.stream, ticket.mail, served, queue_ms, outcome)
@@ -118,7 +123,7 @@ class Lane:
 
 
 def _message(
-    stream: str, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | QzdError | str
+    stream: str, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | Unknown
 ) -> wire.Detections:
     captured = mail.item.captured
     height, width = captured.frame.shape[:2] if captured.frame is not None else (0, 0)
@@ -134,8 +139,8 @@ def _message(
         file=captured.file,
         width=width,
         height=height,
-        outcome="ok" if isinstance(outcome, Result) else "error",
-        reason=None if isinstance(outcome, Result) else str(outcome),
+        outcome=outcome.outcome if isinstance(outcome, Unknown) else "ok",
+        reason=outcome.reason if isinstance(outcome, Unknown) else None,
         dropped_before=mail.dropped_before,
         model=served.info,
         timing_ms=wire.StageTimes(*(round(ms, 3) for ms in (queue_ms, *stages))),

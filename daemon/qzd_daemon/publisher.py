@@ -84,6 +84,17 @@ class Publisher:
         self._queue.append((topic, message))
         os.eventfd_write(self._wake, 1)
 
+    @property
+    def sequence(self) -> dict[str, int]:
+        """The last seq of every topic, heartbeats apart."""
+        return dict(self._sequence)
+
+    @property
+    def subscriptions(self) -> int:
+        """Subscriptions to detections, of all subscribers."""
+        with self._subscribed:
+            return self._detection_subscriptions()
+
     def wait_for_subscriptions(self, count: int, timeout: float) -> bool:
         """Wait until so many subscriptions to detections are there; False after `timeout` seconds."""
         with self._subscribed:

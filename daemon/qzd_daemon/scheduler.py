@@ -16,7 +16,7 @@ from typing import Literal
 
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Publish, Ticket, Work
+from qzd_daemon.pipeline import Lane, Publish, Ticket, Unknown, Work
 from qzd_ext.detector import Result
 from qzd_ext.errors import DeviceError, QzdError
 from qzd_ext.runner import Slot
@@ -64,6 +64,7 @@ class Scheduler:
         self._next: Served | None = None
         self._switched = threading.Event()
         self._stopping = threading.Event()
+        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name=f"qzd-model-{name}", daemon=True)
 
     def lane(self, stream: str, when_behind: Literal["drop", "wait"], publish: Publish) -> Lane:
@@ -84,7 +85,8 @@ class Scheduler:
         self._next = served
         while not self._switched.wait(LOOK_UP_SECONDS) and self._thread.is_alive():
             pass
-        _let_go(self.name, before, timeout)
+        if not _let_go(before, timeout):
+            log.error("model %s: the one before still has frames under way; it is left behind", self.name)
 
     @property
     def hung(self) -> bool:
@@ -100,7 +102,7 @@ class Scheduler:
                 continue
             self._given_up += frame.served is self.served
             reason = f"the device {frame.served.info.device} has not answered for {now - frame.started:.1f} s"
-            frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, reason)
+            frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, Unknown("error", reason))
         return len(late)
 
     def stop(self, timeout: float) -> bool:
@@ -115,15 +117,25 @@ class Scheduler:
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        if self._thread.is_alive() or not _let_go(self.name, self.served, end - time.monotonic()):
-            self.give_up(0.0)
-            return False
-        return True
+        if not self._thread.is_alive() and _let_go(self.served, end - time.monotonic()):
+            return True
+        log.error("model %s: frames were still under way after %g s", self.name, timeout)
+        self._abandoned = True
+        self.give_up(0.0)
+        self._skip_waiting()
+        return False
+
+    def _skip_waiting(self) -> None:
+        while (mail := self._inbox.take(0)) is not None:
+            ticket = mail.item.lane.take(mail)
+            mail.item.lane.finish(ticket, self.served, 0.0, Unknown("skipped", "stopped before its turn"))
 
     def _run(self) -> None:
         while True:
             self._switch()
             slot = self.served.detector.acquire(LOOK_UP_SECONDS)
+            if self._abandoned:
+                return
             if slot is None:
                 continue
             mail = self._inbox.take(LOOK_UP_SECONDS)
@@ -150,7 +162,8 @@ class Scheduler:
         queue_ms = (time.perf_counter() - captured.ready) * 1e3
         if captured.frame is None:
             served.detector.release(slot)
-            lane.finish(ticket, served, queue_ms, captured.reason or "the frame could not be decoded")
+            reason = captured.reason or "the frame could not be decoded"
+            lane.finish(ticket, served, queue_ms, Unknown("error", reason))
             return
         frame = _UnderWay(lane, ticket, served, queue_ms, time.monotonic())
         self._under_way[ticket] = frame
@@ -164,7 +177,8 @@ class Scheduler:
         if self._under_way.pop(frame.ticket, None) is None:  # it was given up, and is answered for
             self._given_up -= frame.served is self.served
             return
-        frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, outcome)
+        known = outcome if isinstance(outcome, Result) else Unknown("error", str(outcome))
+        frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, known)
         if isinstance(outcome, DeviceError) and frame.served is self.served:
             self._note_fault(frame.served)
 
@@ -177,10 +191,9 @@ class Scheduler:
             self._failed(served)
 
 
-def _let_go(name: str, served: Served, timeout: float) -> bool:
+def _let_go(served: Served, timeout: float) -> bool:
     """Wait for a model's frames under way and close it; False when it is left as it is."""
     if not served.detector.drain(max(0.0, timeout)):
-        log.error("model %s: frames were still under way after %g s", name, timeout)
         return False
     served.detector.close()
     return True

@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 from qzd_daemon.config import Config, read_config
+from qzd_daemon.control import Control
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.notify import notify, watchdog_interval
+from qzd_daemon.operations import Operations
 from qzd_daemon.publisher import Publisher
 from qzd_daemon.signals import Signals
 from qzd_ext.errors import ConfigError, InterruptedByUser, QzdError, ResourceError
@@ -30,6 +32,7 @@ TICK_SECONDS = 0.5
 TICK = "nothing has happened"
 STREAM_ENDED = "a stream has ended"
 THREAD_DIED = "a thread has died"
+BOUND_TABLES = ("publish", "control", "inference", "security")  # of the configuration: sockets stay open
 
 
 class Service:
@@ -69,11 +72,10 @@ class Service:
         with Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._signal):
             self._door = Door(self._config.security)
             try:
-                self._publisher = Publisher(self._config.publish, self._door)
+                self._open()
             except QzdError:
                 self._door.close()
                 raise
-            self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
             try:
                 self._start_up()
                 code = self._serve()
@@ -82,10 +84,19 @@ class Service:
                 raise
             return code if self._shut_down() else ResourceError.exit_code
 
+    def _open(self) -> None:
+        """Make the parts and bind their sockets; nothing runs yet."""
+        self._publisher = Publisher(self._config.publish, self._door)
+        self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
+        operations = Operations(self._engine, self._publisher, self._door, self.reload)
+        self._control = Control(self._config.control, self._door, operations.table())
+
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
+        log.info("control on %s", ", ".join(self._control.endpoints) or "no socket: [control] has no bind")
         self._door.start()
         self._publisher.start()
+        self._control.start()
         self._engine.apply(self._config)
         notify("READY=1", f"STATUS={self._summary()}")
         log.info("READY: %s", self._summary())
@@ -148,11 +159,12 @@ class Service:
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = read_config(self._path)
-            if config.publish != self._config.publish:
-                raise ConfigError(
-                    f"{self._path}: [publish] has changed, which a reload cannot do",
-                    fix="restart qzd, or put [publish] back",
-                )
+            for table in BOUND_TABLES:
+                if getattr(config, table) != getattr(self._config, table):
+                    raise ConfigError(
+                        f"{self._path}: [{table}] has changed, which a reload cannot do",
+                        fix=f"restart qzd, or put [{table}] back",
+                    )
             self._engine.apply(config)
             self._engine.start_streams()
             self._config = config
@@ -171,6 +183,7 @@ class Service:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
         notify("STOPPING=1")
         drained = self._engine.stop(self._config.service.stop_timeout_s)
+        self._control.close()
         self._publisher.close()
         self._door.close()
         log.info("stopped")

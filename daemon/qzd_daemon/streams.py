@@ -52,13 +52,14 @@ class Stream:
         ended: Callable[[], None],
     ) -> None:
         self.name = name
+        self.config = config
+        self.state: wire.StreamState | None = None
+        self.frames = self.damaged = 0
         self.finished = self.failed = False
-        self._config = config
         self._source = source
         self._lanes = lanes
         self._publish = publish
         self._ended = ended
-        self._frames = self._damaged = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
 
@@ -97,7 +98,7 @@ class Stream:
             self._ended()
 
     def _read(self) -> None:
-        pace = Pace(self._config.max_fps, real_time=self._config.policy == "drop")
+        pace = Pace(self.config.max_fps, real_time=self.config.policy == "drop")
         for captured in self._source.frames():
             wait = pace.wait(time.monotonic(), captured.pts_s)
             if self._stopping.wait(wait) if wait else self._stopping.is_set():
@@ -105,9 +106,9 @@ class Stream:
             self._hand_over(captured, leave_out=wait is None)
 
     def _hand_over(self, captured: Captured, *, leave_out: bool) -> None:
-        index = self._frames
-        self._frames += 1
-        self._damaged += captured.frame is None
+        index = self.frames
+        self.frames += 1
+        self.damaged += captured.frame is None
         for lane in self._lanes:
             if leave_out:
                 lane.mailbox.skip()
@@ -123,6 +124,7 @@ class Stream:
         level = logging.ERROR if state == "failed" else logging.INFO
         log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
         message = wire.StreamState(
-            stream=self.name, state=state, reason=reason, frames=self._frames, damaged=self._damaged
+            stream=self.name, state=state, reason=reason, frames=self.frames, damaged=self.damaged
         )
+        self.state = message
         self._publish(wire.stream_topic(self.name), message)
