@@ -46,6 +46,16 @@ test: lint types ## everything that a change must pass
 test-system: build ## real processes on real models and videos, for minutes
 	$(BIN)/pytest -m system
 
+# Bounds checks, AddressSanitizer and UBSan, in a build of their own.
+test-memory: .venv/dev ## the kernels' tests, with every access to memory checked
+	QZD_DEBUG=1 $(BIN)/python setup.py --quiet build --build-base build/debug --build-lib build/debug/lib
+	PYTHONPATH=build/debug/lib PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" $(BIN)/python -m pytest -p no:cacheprovider \
+	  tests/ext/test_nms.py tests/ext/test_heads.py tests/ext/test_decode.py
+
+bench-kernels: build ## decode and NMS beside one pass over memory and OpenCV [JSON=FILE]
+	$(BIN)/python benchmarks/kernels.py $(if $(JSON),--json $(JSON))
+
 dist: .venv/dev ## an sdist, and a wheel made from it
 	$(BIN)/python -m build
 

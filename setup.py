@@ -1,6 +1,6 @@
 """The Cython extensions; everything else about the distribution is in pyproject.toml.
 
-QZD_DEBUG=1 builds with bounds checks, assertions and AddressSanitizer; `make test-memory` uses it.
+QZD_DEBUG=1 builds with bounds checks, AddressSanitizer and UBSan; `make test-memory` uses it.
 """
 
 import os
@@ -10,11 +10,12 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("QZD_DEBUG") == "1"
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 # No contraction into fused multiply-adds: a threshold decides the same on every CPU.
 COMPILE = ["-std=gnu11", "-fno-math-errno", "-ffp-contract=off"]
 if DEBUG:
-    COMPILE += ["-O1", "-g", "-fsanitize=address,undefined", "-DQZD_DEBUG", "-DCYTHON_CLINE_IN_TRACEBACK=1"]
+    COMPILE += ["-O1", "-g", *SANITIZE, "-DQZD_DEBUG"]
 else:
     COMPILE += ["-O3"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -26,7 +27,7 @@ extensions = [
         [f"ext/qzd_ext/{name}.pyx"],
         depends=["ext/qzd_ext/_simd.h"],
         extra_compile_args=COMPILE,
-        extra_link_args=["-fsanitize=address,undefined"] if DEBUG else [],
+        extra_link_args=SANITIZE if DEBUG else [],
     )
     for name in ("_nms", "_ssd", "_yolo")
 ]

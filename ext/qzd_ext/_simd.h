@@ -10,10 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A filter: no module needs all of them. */
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__gnu_linux__) && !defined(QZD_DEBUG)
-#define QZD_CLONES __attribute__((target_clones("avx2", "default")))
+#define QZD_FILTER __attribute__((unused, target_clones("avx2", "default"))) static
 #else
-#define QZD_CLONES
+#define QZD_FILTER __attribute__((unused)) static
 #endif
 
 #define QZD_LANES 16    /* values between two branches: some vectors on any CPU */
@@ -32,7 +33,7 @@ static inline int qzd_any(const float *values, size_t n, float limit)
 
 /* Places of the values that are not below the threshold; NaN and infinity are among them.
  * `places` has room for n. Returns how many there are. */
-QZD_CLONES static size_t qzd_hits(const float *values, size_t n, float threshold, uint32_t *places)
+QZD_FILTER size_t qzd_hits(const float *values, size_t n, float threshold, uint32_t *places)
 {
     size_t count = 0, i = 0, j, k;
     for (; i + QZD_STREAM <= n; i += QZD_STREAM) {
@@ -55,7 +56,7 @@ QZD_CLONES static size_t qzd_hits(const float *values, size_t n, float threshold
 
 /* Rows of which one of `width` values is not below the threshold. `rows` has room for n.
  * Returns how many there are. Four rows are taken at once, since few have anything. */
-QZD_CLONES static size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
+QZD_FILTER size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
                                       float threshold, uint32_t *rows)
 {
     size_t count = 0, r = 0;
@@ -79,7 +80,7 @@ QZD_CLONES static size_t qzd_row_hits(const float *first, size_t n, size_t strid
 
 /* The same where the threshold is relative to the value before the first one: a softmax whose background
  * class comes first. What float32 loses in the sum is allowed for. */
-QZD_CLONES static size_t qzd_row_hits_over(const float *first, size_t n, size_t stride, size_t width,
+QZD_FILTER size_t qzd_row_hits_over(const float *first, size_t n, size_t stride, size_t width,
                                            float threshold, uint32_t *rows)
 {
     size_t count = 0;
@@ -113,7 +114,7 @@ static inline void qzd_fetch(const float *values, size_t n)
 }
 
 /* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf. */
-QZD_CLONES static size_t qzd_best(const float *values, size_t n)
+QZD_FILTER size_t qzd_best(const float *values, size_t n)
 {
     float lanes[8], largest = values[0];
     int poison = 0;
@@ -162,7 +163,7 @@ static inline int qzd_meets(qzd_probe box, float x0, float y0, float x1, float y
 }
 
 /* Places of those of n boxes, in planes, that may overlap one box by more than the threshold. */
-QZD_CLONES static size_t qzd_overlaps(const qzd_probe *box, const float *x0, const float *y0,
+QZD_FILTER size_t qzd_overlaps(const qzd_probe *box, const float *x0, const float *y0,
                                       const float *x1, const float *y1, const float *area, size_t n,
                                       uint32_t *places)
 {
