@@ -39,8 +39,8 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     """Start `qzd` with a configuration; every one that was started is killed at the end."""
     started: list[Daemon] = []
 
-    def start(config: str, *options: str) -> Daemon:
-        started.append(Daemon(tmp_path, config, *options))
+    def start(config: str, *options: str, **environment: str) -> Daemon:
+        started.append(Daemon(tmp_path, config, *options, **environment))
         return started[-1]
 
     yield start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -20,10 +21,10 @@ class Daemon:
     The word ENDPOINT in the configuration stands for an ipc endpoint in the directory.
     """
 
-    def __init__(self, directory: Path, config: str, *options: str) -> None:
+    def __init__(self, directory: Path, config: str, *options: str, **environment: str) -> None:
         self.endpoint = f"ipc://{directory}/detections"
-        path = directory / "qzd.toml"
-        path.write_text(config.replace("ENDPOINT", self.endpoint))
+        self._path = directory / "qzd.toml"
+        self.configure(config)
         self._log = (directory / "log").open("w+b")
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = directory / "notify"
@@ -31,11 +32,16 @@ class Daemon:
         self._notices.bind(str(address))
         environment = {
             **os.environ,
+            **environment,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "NOTIFY_SOCKET": str(address),
         }
-        arguments = [*COMMAND, "--config", str(path), *options]
+        arguments = [*COMMAND, "--config", str(self._path), *options]
         self.process = subprocess.Popen(arguments, stdout=self._log, stderr=self._log, env=environment)
+
+    def configure(self, config: str) -> None:
+        """Write the configuration; a process that runs sees it at SIGHUP."""
+        self._path.write_text(config.replace("ENDPOINT", self.endpoint))
 
     @property
     def log(self) -> str:
@@ -52,6 +58,13 @@ class Daemon:
                 raise AssertionError(f"no {field} in {timeout} s; its log:\n{self.log}") from None
             if field in notice.splitlines():
                 return notice
+
+    def forget_notices(self) -> None:
+        """Leave out what it has told systemd so far."""
+        self._notices.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._notices.recv(4096)
 
     def ready(self) -> Daemon:
         """Wait until it serves."""

@@ -24,9 +24,9 @@ SIDE = 64
 CELL = 8
 COLOURS = ("blue", "green", "red")
 POISON = (0, 0, "red")
-SLOW_ROUNDS = 255 * 60  # about a second
+ROUNDS = {"slow": 60, "stuck": 1200}  # a unit of red: about a second, and about twenty
 
-Fault = Literal["none", "fail", "slow"]
+Fault = Literal["none", "fail", "slow", "stuck"]
 
 
 def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
@@ -60,8 +60,8 @@ def _fault(fault: Fault, frame: ov.Node, means: ov.Node, count: int) -> ov.Node:
     if fault == "fail":  # a shape that does not fit
         shape = ops.concat([ops.constant(np.array([len(COLOURS)])), ops.add(poison, np.array([count]))], 0)
         total = ops.reduce_sum(ops.reshape(means, shape, special_zero=False), np.array([0, 1]))
-    elif fault == "slow":
-        total = ops.reduce_sum(_busy(ops.multiply(poison, np.array([SLOW_ROUNDS // 255]))), np.array([0]))
+    elif fault in ROUNDS:
+        total = ops.reduce_sum(_busy(ops.multiply(poison, np.array([ROUNDS[fault]]))), np.array([0]))
     else:
         return ops.constant(np.float32(0))
     return ops.minimum(ops.abs(total), np.float32(0))

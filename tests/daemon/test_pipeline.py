@@ -14,9 +14,8 @@ from qzd_daemon import models, wire
 from qzd_daemon.config import ModelConfig
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Ticket, Work
+from qzd_daemon.pipeline import Lane, Ticket, Unknown, Work
 from qzd_daemon.sources import Captured
-from qzd_ext.errors import DeviceError
 from tiny import paint
 
 
@@ -48,7 +47,7 @@ def test_finish_whatever_ends_first_publishes_in_frame_order(served: Served, ord
     published = Published()
     tickets = [published.ticket(i, Captured(None, "damaged")) for i in range(8)]
     for i in order:
-        published.lane.finish(tickets[i], served, 0.0, "damaged")
+        published.lane.finish(tickets[i], served, 0.0, Unknown("error", "damaged"))
     assert [m.frame for m in published.messages] == list(range(8))
 
 
@@ -69,7 +68,7 @@ def test_finish_when_boxes_were_found_lists_them_with_what_made_them(served: Ser
 def test_finish_when_the_device_failed_lists_nothing_at_all(served: Served) -> None:
     published = Published()
     captured = Captured(paint())
-    published.lane.finish(published.ticket(0, captured), served, 0.0, DeviceError("device GPU failed"))
+    published.lane.finish(published.ticket(0, captured), served, 0.0, Unknown("error", "device GPU failed"))
     (message,) = published.messages
     assert (message.outcome, message.reason) == ("error", "device GPU failed")
     assert b'"detections"' not in wire.encode(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from process import Daemon
 from qzd_daemon.client import Client, Detections, Event, Gap, StreamState
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
-from tiny import COLOURS, paint, write_tiny_bundle
+from tiny import COLOURS, POISON, paint, write_tiny_bundle
 
 StartDaemon = Callable[..., Daemon]
 
@@ -122,8 +123,7 @@ def test_daemon_when_told_to_stop_finishes_what_is_under_way(
     config = CONFIG.format(bundle=tiny_bundle, source=clip) + 'when_behind = "drop"\n'
     process = daemon(config).ready()
     with Client(process.endpoint) as client:
-        while not isinstance(client.receive(20), Detections):
-            pass
+        wait_until_running(client)
         assert process.stop() == 0
         rest = []
         while (event := client.receive(0.5)) is not None:
@@ -191,3 +191,111 @@ def test_daemon_when_asked_to_check_starts_nothing(
     process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip), "--check-config")
     assert process.wait() == 0
     assert "1 models and 1 streams are in order" in process.log
+
+
+def test_daemon_when_its_configuration_changes_applies_it_at_sighup(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip).replace("wait_for_subscribers = 1", "")
+    process = daemon(config + "max_fps = 20\n").ready()
+    with Client(process.endpoint) as client:
+        process.configure(f'{config}max_fps = 20\n[streams.more]\nsource = "{clip}"\nmodel = "tiny"\n')
+        process.process.send_signal(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in process.notice("RELOADING=1")
+        assert "STATUS=2 streams through 1 models" in process.notice("READY=1")
+        ended = [e for e in receive_all(client) if isinstance(e, StreamState) and e.state == "ended"]
+    assert ended[0].stream == "more"
+    assert process.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("max_fsp = 3", "did you mean streams.clip.max_fps?"),
+        ('[streams.x]\nsource = "nowhere"\nmodel = "tiny"', "nowhere: no such file"),
+        ("[service]\nstop_timeout_s = -1", "service.stop_timeout_s"),
+    ],
+)
+def test_daemon_when_the_new_configuration_is_wrong_keeps_the_old(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path, line: str, expected: str
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(config).ready()
+    process.configure(config + line)
+    process.process.send_signal(signal.SIGHUP)
+    assert "STATUS=1 streams through 1 models" in process.notice("READY=1")
+    assert "the old configuration is kept" in process.log
+    assert expected in process.log
+    with Client(process.endpoint) as client:
+        assert isinstance(receive_all(client)[-1], StreamState)
+    assert process.stop() == 0
+
+
+def test_daemon_when_the_publish_table_changes_asks_for_a_restart(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(config).ready()
+    process.configure(config.replace("heartbeat_ms = 100", "heartbeat_ms = 200"))
+    process.process.send_signal(signal.SIGHUP)
+    process.notice("READY=1")
+    assert "[publish] has changed, which a reload cannot do" in process.log
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> str:
+    """A configuration whose every frame keeps the device busy for twenty seconds."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(3):
+        cv2.imwrite(str(images / f"{index}.png"), paint(POISON))
+    bundle_path = write_tiny_bundle(tmp_path / "stuck", fault="stuck")
+    config = CONFIG.format(bundle=bundle_path, source=images)
+    return config.replace('device = "CPU"', 'device = "CPU"\nrequests = 1')
+
+
+def wait_until_running(client: Client) -> None:
+    event = client.receive(20)
+    while not (isinstance(event, StreamState) and event.state == "running"):
+        assert event is not None
+        event = client.receive(20)
+    time.sleep(0.3)  # and its first frame is on the device
+
+
+def test_daemon_when_told_to_stop_twice_stops_at_once(daemon: StartDaemon, stuck: str) -> None:
+    process = daemon(stuck).ready()
+    with Client(process.endpoint) as client:
+        wait_until_running(client)
+        process.process.send_signal(signal.SIGTERM)
+        process.notice("STOPPING=1")
+        process.process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 4
+    assert "the stop is forced" in process.log
+
+
+def test_daemon_when_the_device_hangs_stops_in_time_and_answers_for_its_frames(
+    daemon: StartDaemon, stuck: str
+) -> None:
+    process = daemon(stuck + "[service]\nstop_timeout_s = 0.1\n").ready()
+    with Client(process.endpoint) as client:
+        wait_until_running(client)
+        assert process.stop() == 3
+        rest = []
+        while (event := client.receive(0.5)) is not None:
+            rest.append(event)
+    assert [e.outcome for e in rest if isinstance(e, Detections)] == ["error", "skipped", "skipped"]
+    assert "frames were still under way" in process.log
+
+
+def test_daemon_when_the_device_hangs_leaves_the_watchdog_unfed(daemon: StartDaemon, stuck: str) -> None:
+    process = daemon(stuck + "[service]\ninference_timeout_s = 0.1\n", WATCHDOG_USEC="1000000")
+    process.notice("WATCHDOG=1")  # nothing hangs as long as nothing runs
+    with Client(process.endpoint) as client:
+        event = client.receive(20)
+        while not isinstance(event, Detections):
+            assert event is not None
+            event = client.receive(20)
+        time.sleep(0.6)
+        process.forget_notices()
+        with pytest.raises(AssertionError, match="no WATCHDOG=1"):
+            process.notice("WATCHDOG=1", timeout=1.5)
