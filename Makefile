@@ -56,6 +56,9 @@ test-memory: .venv/dev ## the kernels' tests, with every access to memory checke
 bench-kernels: build ## decode and NMS beside one pass over memory and OpenCV [JSON=FILE]
 	$(BIN)/python benchmarks/kernels.py $(if $(JSON),--json $(JSON))
 
+bench-quantize: build ## accuracy, speed and time of quantization beside NNCF's defaults, 20 minutes [JSON=FILE]
+	$(BIN)/python benchmarks/quantize.py $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN)) $(MODELS)
+
 dist: .venv/dev ## an sdist, and a wheel made from it
 	$(BIN)/python -m build
 

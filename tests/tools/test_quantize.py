@@ -347,6 +347,23 @@ def test_quantize_leaves_nothing_when_interrupted(painted, tmp_path, number):
     assert no_trace_of(tmp_path, "new")
 
 
+@pytest.mark.parametrize("limit", [4_000, 15_000])
+def test_quantize_leaves_nothing_when_there_is_no_space(painted, tmp_path, limit):
+    """Files may not grow beyond a limit: as on a full disk, a write stops in the middle."""
+    images = painted / "calibration" / "images"
+    code = (
+        "import resource, sys; from qzd_tools.cli import main\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        f"sys.exit(main(['quantize', '--mode', 'fp16', {str(painted / 'detector')!r}, "
+        f"'--images', {str(images)!r}, '-o', {str(tmp_path / 'new')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"{tmp_path / 'new'}: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert no_trace_of(tmp_path, "new")
+
+
 def test_choose_draws_the_same_with_the_same_seed(painted):
     images = list_images(painted / "calibration" / "images")
     first, same, other = (choose(images, 6, seed) for seed in (1, 1, 2))
