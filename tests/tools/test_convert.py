@@ -110,6 +110,24 @@ def test_convert_states_nothing_that_flags_contradict(tmp_path):
     assert "color rgb, anchor center, pad 0, iou 0.5: as asked for" in manifest.provenance.notes
 
 
+def test_convert_takes_an_export_of_ultralytics_as_it_is(tmp_path):
+    model = graphs.yolo_v8(2)
+    info = {
+        "model_type": "YOLO",
+        "reverse_input_channels": True,
+        "pad_value": 114,
+        "scale_values": [255.0],
+        "iou_threshold": 0.7,
+        "labels": ["hex_nut", "bolt"],
+        "resize_type": "fit_to_window_letterbox",
+    }
+    for key, value in info.items():
+        model.set_rt_info(value, ["model_info", key])
+    manifest = convert([write(tmp_path, model)], tmp_path / "bundle").manifest
+    assert manifest.labels.names == ("hex nut", "bolt")
+    assert (manifest.input.resize, manifest.input.anchor, manifest.thresholds.iou) == ("letterbox", "center", 0.7)
+
+
 def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path):
     with pytest.raises(UsageError) as caught:
         convert([write(tmp_path, graphs.classifier())], tmp_path / "bundle")

@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino as ov
 import pytest
+from onnx import TensorProto, helper
 
 import graphs
 import protobuf
@@ -114,3 +116,13 @@ def test_read_source_says_that_a_file_is_damaged(tmp_path, name):
     with pytest.raises(ModelError, match=name) as caught:
         read_source([tmp_path / name])
     assert "Exception from" not in str(caught.value)
+
+
+def test_read_source_names_the_operation_that_has_no_translator(tmp_path):
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("a", "b")]
+    node = helper.make_node("Sparkle", ["a"], ["b"], domain="mine")
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    versions = [helper.make_opsetid("mine", 1), helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=versions), tmp_path / "odd.onnx")
+    with pytest.raises(ModelError, match=r"odd\.onnx: .*mine\.Sparkle"):
+        read_source([tmp_path / "odd.onnx"])

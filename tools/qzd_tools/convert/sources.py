@@ -32,6 +32,9 @@ FORMATS = {
 }
 """By suffix: the format's name, and the suffix of the file that belongs beside it."""
 
+NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Summary:")
+"""How lines of OpenVINO's messages begin that say where it was, not what was wrong."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
@@ -118,18 +121,12 @@ def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | No
     if main.suffix.lower() == ".cfg":
         assert companion is not None
         return build(read_network(main, companion))
-    if main.suffix.lower() == ".tflite":
-        return tflite.read(main)
-    return _read_openvino(main, companion), None
-
-
-def _read_openvino(path: Path, weights: Path | None = None) -> ov.Model:
     try:
-        if weights is not None:
-            return core().read_model(path, weights)
-        return core().read_model(path)
+        if main.suffix.lower() == ".tflite":
+            return tflite.read(main)
+        return (core().read_model(main, companion) if companion else core().read_model(main)), None
     except RuntimeError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(main, error) from error
 
 
 def _read_saved_model(path: Path) -> ov.Model:
@@ -139,15 +136,18 @@ def _read_saved_model(path: Path) -> ov.Model:
             wanted=f"a SavedModel directory, or a file: {', '.join(FORMATS)}",
             fix="name the model's file",
         )
-    return _read_openvino(path)
+    try:
+        return core().read_model(path)
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> ModelError:
+def _unreadable(path: Path, error: Exception) -> ModelError:
     """OpenVINO's refusal, without its source locations."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(NOISE)]
     return ModelError(
-        f"{path}: OpenVINO cannot read it: {(telling or lines or ['no reason given'])[0]}",
+        f"{path}: OpenVINO cannot read it: {' '.join(telling or lines) or 'no reason given'}",
         wanted=f"a sound model: {', '.join(FORMATS)}, or a SavedModel directory",
         fix="export it again, or to ONNX",
     )
