@@ -88,7 +88,7 @@ QZD_FILTER size_t qzd_row_hits_over(const float *first, size_t n, size_t stride,
         const float *row = first + r * stride;
         float limit = row[-1] + threshold - fabsf(row[-1]) * 1e-6f;
         rows[count] = (uint32_t)r;
-        count += !(row[-1] < INFINITY) | qzd_any(row, width, limit);
+        count += (!(row[-1] < INFINITY)) | qzd_any(row, width, limit);
     }
     return count;
 }

@@ -1,0 +1,105 @@
+"""The kernels on what real models give for real pictures: against the oracle, and against OpenCV's NMS."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+import oracle
+from cases import plain
+from qzd_ext._nms import nms
+from qzd_ext.bundle import Bundle
+from qzd_ext.decode import Decoder
+from qzd_ext.detections import Classes
+from qzd_ext.geometry import prepare
+from qzd_ext.manifest import Classification, DetectionOutput, Thresholds
+from qzd_ext.runner import Runner, RunOptions
+from qzd_tools.convert import ConvertOptions, convert
+
+PETS = "person\ncat\ndog\n"
+MODELS = {
+    "yolov8n": (["models/yolov8n.onnx"], {"labels": "coco80"}),
+    "yolox_nano": (["models/yolox_nano.onnx"], {"labels": "coco80"}),
+    "yolo-fastest": (["darknet/yolo-fastest-1.1-xl.cfg", "darknet/yolo-fastest-1.1-xl.weights"], {}),
+    "ssd tflite": (["models/ssd_mobilenet_v1_coco_quant_detect.tflite"], {}),
+    "ssd frozen graph": (["models/mobilenet_ssd_256res_0.125_person_cat_dog.pb"], {"labels": PETS}),
+    "ssd IR": (["models/ssd_mobilenet_v1_coco.xml"], {"labels": "coco91", "resize": "stretch"}),
+    "classifier": (["models/mobilenet_v2_1.0_224.onnx"], {"labels": "imagenet"}),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def seen(request, data, tmp_path_factory) -> tuple[Bundle, list[list[np.ndarray]]]:
+    """A converted model, and its results for two pictures."""
+    paths, stated = MODELS[request.param]
+    folder = tmp_path_factory.mktemp("real")
+    if "\n" in stated.get("labels", ""):
+        (folder / "labels.txt").write_text(stated["labels"])
+        stated = stated | {"labels": str(folder / "labels.txt")}
+    bundle = convert([data / path for path in paths], folder / "bundle", ConvertOptions(**stated))
+    runner = Runner(bundle.model, RunOptions(requests=1))
+    results = []
+    for path in sorted((data / "coco/validation/images").glob("*.jpg"))[8:10]:
+        slot = runner.acquire()
+        prepare(cv2.imread(str(path)), bundle.manifest.input, slot.input)
+        runner.infer(slot)
+        results.append([np.array(output) for output in slot.outputs])
+        runner.release(slot)
+    runner.close()
+    return bundle, results
+
+
+def expected_of(bundle: Bundle, tensors, thresholds):
+    manifest = bundle.manifest
+    if isinstance(manifest.head, DetectionOutput):
+        rows = tensors[0][0, 0]
+        ends = np.flatnonzero(rows[:, 0] < 0)
+        rows = rows[: ends[0]] if len(ends) else rows
+        size = (manifest.input.width, manifest.input.height)
+        return oracle.final_boxes(rows, thresholds, 2, 1, 3, size, manifest.head.first_label)
+    return oracle.decode(manifest, tensors, thresholds, bundle.priors)
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [Thresholds(), Thresholds(nms="diou"), Thresholds(confidence=0.001, iou=0.65, multi_label=True)],
+    ids=["serving", "diou", "validation"],
+)
+def test_decode_gives_what_the_oracle_gives_of_real_tensors(seen, thresholds):
+    bundle, results = seen
+    manifest = bundle.manifest
+    limit = [manifest.input.width, manifest.input.height] * 2
+    for tensors in results:
+        decoder = Decoder(manifest, [t.shape for t in tensors], bundle.priors)
+        found = decoder.decode(tensors, plain(manifest), thresholds)
+        if isinstance(manifest.head, Classification):
+            check_classes(manifest.head, tensors[0][0], found)
+            continue
+        expected = expected_of(bundle, tensors, thresholds)
+        assert expected.class_ids.tolist() == found.class_ids.tolist()
+        assert expected.scores.tolist() == found.scores.tolist()
+        np.testing.assert_allclose(found.boxes, np.clip(expected.boxes, 0, limit), rtol=1e-4, atol=1e-4)
+        assert (expected.truncated, expected.dropped) == (found.truncated, found.dropped_nonfinite)
+
+
+def check_classes(head: Classification, values: np.ndarray, found: Classes) -> None:
+    activate = {"softmax": oracle.softmax, "sigmoid": oracle.sigmoid, "none": np.asarray}[head.activation]
+    scores = activate(values)[int(head.background) :]
+    assert found.class_ids.tolist() == np.argsort(-scores, kind="stable")[: head.top_k].tolist()
+    np.testing.assert_allclose(found.scores, np.sort(scores)[::-1][: head.top_k], rtol=1e-5)
+
+
+def test_nms_agrees_with_opencv_on_real_candidates(seen):
+    bundle, results = seen
+    if isinstance(bundle.manifest.head, Classification | DetectionOutput):
+        pytest.skip("this head needs no NMS")
+    everything = Thresholds(confidence=0.05, iou=1.0, max_detections=10**6)
+    for tensors in results:
+        found = oracle.decode(bundle.manifest, tensors, everything, bundle.priors)
+        distinct = np.unique(found.scores, return_index=True)[1][::-1]
+        boxes, scores = found.boxes[distinct], found.scores[distinct]
+        ids = found.class_ids[distinct].astype(np.int32)
+        sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).astype(np.float64)
+        theirs = cv2.dnn.NMSBoxesBatched(sized, scores, ids, 0.0, 0.45)
+        assert np.asarray(theirs).ravel().tolist() == nms(boxes, scores, ids, iou=0.45).tolist()
