@@ -34,7 +34,7 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"qzd"
 HANDSHAKE_MS = 5000
 PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
-LOOK_SECONDS = 0.5  # how soon a key that was taken back is noticed
+LOOK_MS = 500  # how soon a key that was taken back is noticed
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 REBIND_SECONDS = 2.0
 
@@ -215,7 +215,7 @@ class Door:
             poller.register(monitor, zmq.POLLIN)
         self._read_keys()
         while True:
-            ready = dict(poller.poll(LOOK_SECONDS * 1e3))
+            ready = dict(poller.poll(LOOK_MS))
             if self._stop in ready:
                 return
             self._read_keys()

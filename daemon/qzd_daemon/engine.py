@@ -19,6 +19,7 @@ import msgspec
 
 from qzd_daemon import models, wire
 from qzd_daemon.config import Config, ModelConfig, StreamConfig
+from qzd_daemon.desk import Desk
 from qzd_daemon.models import Served
 from qzd_daemon.pipeline import Publish
 from qzd_daemon.scheduler import Scheduler
@@ -65,7 +66,12 @@ class Engine:
     @property
     def served(self) -> dict[str, Served]:
         """What serves now, by the model's name."""
-        return {name: scheduler.served for name, scheduler in self._schedulers.items()}
+        return {name: scheduler.served for name, scheduler in self._schedulers.copy().items()}
+
+    @property
+    def desks(self) -> dict[str, Desk]:
+        """Where single frames are handed in, by the model's name."""
+        return {name: scheduler.desk for name, scheduler in self._schedulers.copy().items()}
 
     def apply(self, config: Config) -> None:
         """Make what is served what a configuration asks for; what is the same runs on.
@@ -297,7 +303,7 @@ class Engine:
 
 
 def _open(config: StreamConfig, undo: contextlib.ExitStack) -> Source:
-    source = open_source(config.source)
+    source = open_source(config)
     undo.callback(source.close)
     return source
 

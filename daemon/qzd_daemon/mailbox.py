@@ -54,11 +54,16 @@ class Mailbox(Generic[T]):
         The model's.
     when_full : "drop" or "wait"
         drop: a new item replaces the one that waits. wait: `put` blocks until there is room.
+    room : int
+        Items that may wait where `put` blocks.
     """
 
-    def __init__(self, inbox: Inbox[T], when_full: Literal["drop", "wait"]) -> None:
+    def __init__(
+        self, inbox: Inbox[T], when_full: Literal["drop", "wait"], room: int = WAITING_FRAMES
+    ) -> None:
         self._inbox = inbox
         self._wait = when_full == "wait"
+        self._most = room
         self._items: collections.deque[T] = collections.deque()
         self._room = threading.Condition(inbox.lock)
         self._dropped = self._taken = 0
@@ -68,7 +73,7 @@ class Mailbox(Generic[T]):
         """Hand an item over; after `close` it is thrown away."""
         with self._inbox.lock:
             if self._wait:
-                self._room.wait_for(lambda: self._closed or len(self._items) < WAITING_FRAMES)
+                self._room.wait_for(lambda: self._closed or len(self._items) < self._most)
             if self._closed:
                 return
             if not self._items:
@@ -83,6 +88,17 @@ class Mailbox(Generic[T]):
         """Count an item that its stream left out on purpose."""
         with self._inbox.lock:
             self._dropped += 1
+
+    def discard(self, item: T) -> bool:
+        """Take an item back; False when it is not here any more."""
+        with self._inbox.lock:
+            if item not in self._items:
+                return False
+            self._items.remove(item)
+            if not self._items:
+                self._inbox.ready.remove(self)
+            self._room.notify()
+            return True
 
     def close(self) -> None:
         """Take nothing more; what waits can still be taken. A `put` that blocks returns."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from qzd_daemon.sources import Captured
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
 
-__all__ = ["Lane", "Ticket", "Unknown", "Work"]
+__all__ = ["Lane", "Ticket", "Unknown", "Way", "Work", "make_message"]
 
 Publish = Callable[[str, wire.Message], None]
 
@@ -31,13 +31,13 @@ class Work:
 
     Attributes
     ----------
-    lane : Lane
+    lane : Way
     index : int
         Counts what the source delivered, from 0.
     captured : Captured
     """
 
-    lane: Lane
+    lane: Way
     index: int
     captured: Captured
 
@@ -56,6 +56,23 @@ class Ticket:
 
     order: int
     mail: Mail[Work]
+
+
+class Way(Protocol):
+    """Where a frame comes from, and where what became of it goes: the `Lane` of a stream, or a `Desk`."""
+
+    @property
+    def stream(self) -> str:
+        """Its name, for the log."""
+        ...
+
+    def take(self, mail: Mail[Work]) -> Ticket:
+        """Give a frame its place."""
+        ...
+
+    def finish(self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
+        """Hand on what became of it."""
+        ...
 
 
 class Lane:
@@ -114,7 +131,7 @@ class Lane:
         outcome : Result or Unknown
             What was found, or why nothing is known.
         """
-        message = _message(self.stream, ticket.mail, served, queue_ms, outcome)
+        message = make_message(self.stream, ticket.mail, served, queue_ms, outcome)
         with self._lock:
             self._early[ticket.order] = message
             while (ready := self._early.pop(self._published, None)) is not None:
@@ -122,9 +139,10 @@ class Lane:
                 self._published += 1
 
 
-def _message(
+def make_message(
     stream: str, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | Unknown
 ) -> wire.Detections:
+    """What became of a frame, as it is published; the parameters are those of `Lane.finish`."""
     captured = mail.item.captured
     height, width = captured.frame.shape[:2] if captured.frame is not None else (0, 0)
     stages = (0.0, 0.0, 0.0)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from qzd_daemon.desk import Desk
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Publish, Ticket, Unknown, Work
+from qzd_daemon.pipeline import Lane, Publish, Ticket, Unknown, Way, Work
 from qzd_ext.detector import Result
 from qzd_ext.errors import DeviceError, QzdError
 from qzd_ext.runner import Slot
@@ -33,7 +34,7 @@ FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often within so long is
 class _UnderWay:
     """A frame that a device is busy with."""
 
-    lane: Lane
+    lane: Way
     ticket: Ticket
     served: Served
     queue_ms: float
@@ -59,6 +60,7 @@ class Scheduler:
         self._failed = failed
         self._fault_times: collections.deque[float] = collections.deque(maxlen=FAULTS)
         self._inbox: Inbox[Work] = Inbox()
+        self.desk = Desk(self._inbox)
         self._given_up = 0  # frames of the present model whose requests have not come back
         self._under_way: dict[Ticket, _UnderWay] = {}
         self._next: Served | None = None
@@ -114,6 +116,7 @@ class Scheduler:
             False when `timeout` seconds were not enough; the frames under way are then given up.
         """
         end = time.monotonic() + timeout
+        self.desk.close()
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout)

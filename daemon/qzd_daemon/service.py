@@ -18,6 +18,7 @@ from qzd_daemon.config import Config, read_config
 from qzd_daemon.control import Control
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
+from qzd_daemon.inference import Inference
 from qzd_daemon.notify import notify, watchdog_interval
 from qzd_daemon.operations import Operations
 from qzd_daemon.publisher import Publisher
@@ -89,6 +90,8 @@ class Service:
         self._publisher = Publisher(self._config.publish, self._door)
         self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
         operations = Operations(self._engine, self._publisher, self._door, self.reload)
+        desks = lambda: self._engine.desks  # noqa: E731
+        self._inference = Inference(self._config.inference, self._door, self._publisher.epoch, desks)
         self._control = Control(self._config.control, self._door, operations.table())
 
     def _start_up(self) -> None:
@@ -98,6 +101,7 @@ class Service:
         self._publisher.start()
         self._control.start()
         self._engine.apply(self._config)
+        self._inference.start()
         notify("READY=1", f"STATUS={self._summary()}")
         log.info("READY: %s", self._summary())
 
@@ -183,6 +187,7 @@ class Service:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
         notify("STOPPING=1")
         drained = self._engine.stop(self._config.service.stop_timeout_s)
+        self._inference.close()
         self._control.close()
         self._publisher.close()
         self._door.close()
