@@ -68,6 +68,7 @@ def _before_post_process(path: Path, stated: dict[str, float]) -> tuple[ov.Model
     codes, scores, anchors = partial.get_results()[0].input_value(0).get_node().input_values()
     heads = [ops.result(skip(output, QUANTIZING)) for output in (codes, scores)]
     model = ov.Model(heads, partial.get_parameters(), path.stem)
+    _check_translated(path, model)
     was_quantized = to_float(model)
     raw, activation = raw_scores(model.get_results()[1].input_value(0))
     model.get_results()[1].input(0).replace_source_output(raw)
@@ -85,6 +86,17 @@ def _before_post_process(path: Path, stated: dict[str, float]) -> tuple[ov.Model
         priors,
     )
     return model, found
+
+
+def _check_translated(path: Path, model: ov.Model) -> None:
+    """Refuse a graph with operations before the post-processing that OpenVINO left as they are."""
+    left = [n.get_friendly_name() for n in model.get_ordered_ops() if "FrameworkNode" in n.get_type_name()]
+    if left:
+        raise ModelError(
+            f"{path}: OpenVINO has no translator for {', '.join(left)}",
+            wanted=f"operations that it has one for, and {POST_PROCESS} at the end",
+            fix="export the model with TensorFlow Lite's built-in operations alone",
+        )
 
 
 def _rounded(value: float | None) -> float | None:
