@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from qzd_ext.detector import Detector, Result
 from qzd_ext.errors import DataError, GateError, QzdError, UsageError
 from qzd_ext.manifest import Accuracy, Manifest, Thresholds
 from qzd_ext.runner import RunOptions
-from qzd_tools.dataset import BoxDataset, ClassDataset, Dataset
+from qzd_tools.cluster import predict_on_cluster
+from qzd_tools.dataset import BoxDataset, ClassDataset, Dataset, Picture
 from qzd_tools.images import read_image
 from qzd_tools.progress import progress
 from qzd_tools.scoring import ClassScore, Score, match_categories, score_boxes, score_classes
@@ -34,6 +35,7 @@ __all__ = [
     "check_drop",
     "check_floor",
     "compare",
+    "predict",
     "validate",
     "validation_thresholds",
 ]
@@ -153,6 +155,7 @@ def validate(
     options: RunOptions = RunOptions(),
     *,
     title: str = "",
+    scheduler: str | None = None,
 ) -> Validation:
     """Run a bundle over a dataset and judge what it finds.
 
@@ -166,6 +169,8 @@ def validate(
     options : RunOptions
     title : str
         What the progress bar says; the bundle's name by default.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers run the bundle instead of this process.
 
     Raises
     ------
@@ -185,9 +190,8 @@ def validate(
     thresholds = thresholds or validation_thresholds(manifest)
     judge, note = _judge(manifest, dataset)
     begin = time.perf_counter()
-    with Detector(_with_enough_classes(bundle), options, thresholds) as detector:
-        found = _predict(detector, dataset, title or manifest.name)
-        device = ",".join(detector.devices)
+    work = (bundle, dataset.pictures, thresholds, options, title or manifest.name)
+    found, device = predict(*work) if scheduler is None else predict_on_cluster(scheduler, *work)
     seconds = time.perf_counter() - begin
     score = judge(found)
     return Validation(bundle, score, len(found), dataset.digest, device, thresholds, seconds, note)
@@ -212,12 +216,16 @@ def _with_enough_classes(bundle: Bundle) -> Bundle:
     return dataclasses.replace(bundle, manifest=msgspec.structs.replace(manifest, head=head))
 
 
-def _predict(detector: Detector, dataset: Dataset, title: str) -> list[Detections | Classes]:
-    """What is found in each picture, in the order of the pictures.
+def predict(
+    bundle: Bundle, pictures: Sequence[Picture], thresholds: Thresholds, options: RunOptions, title: str
+) -> tuple[list[Detections | Classes], str]:
+    """What is found in each picture, in the order of the pictures, and the devices that executed."""
+    with Detector(_with_enough_classes(bundle), options, thresholds) as detector:
+        return _predict(detector, pictures, title), ",".join(detector.devices)
 
-    Pictures are read here while the device works on those before them; results come on other threads.
-    """
-    pictures = dataset.pictures
+
+def _predict(detector: Detector, pictures: Sequence[Picture], title: str) -> list[Detections | Classes]:
+    """Pictures are read here while the device works on those before them; results come on other threads."""
     found: dict[int, Detections | Classes] = {}
     faults: list[QzdError] = []
     begin = time.perf_counter()

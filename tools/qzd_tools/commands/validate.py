@@ -34,9 +34,11 @@ FRACTION = click.FloatRange(0, 1)
 @click.option("--max-detections", type=click.IntRange(1), default=300, show_default=True)
 @click.option("--device", default="CPU", show_default=True, help="As OpenVINO names it.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all that may be used]")
+@click.option("--scheduler", help="A Dask scheduler whose workers run the bundle, such as tcp://host:8786.")
 @click.option("--baseline", type=BUNDLE, help="Compare with this bundle, class by class.")
 @click.option("--fail-under", type=FRACTION, help="Exit with 1 where mAP or top-1 is below this.")
 @click.option("--max-drop", type=FRACTION, help="Exit with 1 where it is below the baseline's by more.")
+@click.option("--record", "recorded", is_flag=True, help="Write the figures into the bundle.")
 @json_option
 def command(
     bundle: Path,
@@ -48,9 +50,11 @@ def command(
     max_detections: int,
     device: str,
     threads: int | None,
+    scheduler: str | None,
     baseline: Path | None,
     fail_under: float | None,
     max_drop: float | None,
+    recorded: bool,
     json_file: Path | None,
 ) -> None:
     """Measure BUNDLE on a dataset, through the code that the daemon runs.
@@ -70,7 +74,7 @@ def command(
 
     def measure(one: bundles.Bundle) -> Validation:
         thresholds = validation.validation_thresholds(one.manifest, confidence, iou, max_detections)
-        return validation.validate(one, dataset, thresholds, options)
+        return validation.validate(one, dataset, thresholds, options, scheduler=scheduler)
 
     result = measure(ours)
     say(describe(result))
@@ -83,11 +87,22 @@ def command(
         document["baseline"] = before.as_json()
         document["drop"] = comparison.drop
         document["lost"] = [{"file": f, "before": b, "now": n} for f, b, n in comparison.pictures]
+    if recorded:
+        document["bundle"]["digest"] = _record(result)
     write_json(json_file, document)
     if fail_under is not None:
         validation.check_floor(result, fail_under)
     if comparison is not None and max_drop is not None:
         validation.check_drop(comparison, max_drop)
+
+
+def _record(result: Validation) -> str:
+    """Write the figures into the bundle; its new digest."""
+    from qzd_tools.record import record
+
+    bundle = record(result.bundle, result.accuracy())
+    say(f"recorded in {bundle.path}, whose digest is now {bundle.digest}")
+    return bundle.digest
 
 
 def dataset_for(
