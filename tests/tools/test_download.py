@@ -5,7 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,3 +193,30 @@ def test_the_commands_write_json(
     assert main(["download", "tiny", *chosen, "--json", str(tmp_path / "done.json")]) == 0
     assert json.loads((tmp_path / "done.json").read_text())["verified"] is True
     assert "--mean 1.5,2 --no-background" in capsys.readouterr().out
+
+
+def test_download_goes_on_after_ctrl_c(mirror: Mirror, tmp_path: Path) -> None:
+    content = random.Random(2).randbytes(3_000_000)
+    mirror.files["tiny/model.bin"] = content
+    catalogue = tmp_path / "c.toml"
+    catalogue.write_text(
+        '[tiny]\ntitle = "Tiny"\ntask = "detection"\nformat = "test"\nlicence = "none"\n'
+        'model = ["model.bin"]\n'
+        f'[[tiny.files]]\nname = "model.bin"\naddresses = ["{mirror.address}/stall/tiny/model.bin"]\n'
+        f'checksum = "sha256:{hashlib.sha256(content).hexdigest()}"\n'
+    )
+    words = ["download", "tiny", "--catalogue", str(catalogue), "-o", str(tmp_path / "tiny")]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    whole = [sys.executable, "-m", "qzd_tools.cli", *words]
+    process = subprocess.Popen(whole, env=paths, stderr=subprocess.PIPE)
+    part = tmp_path / ".tiny.partial" / ".model.bin.part"
+    while not part.exists() or part.stat().st_size < len(content) // 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert (process.returncode, b"interrupted" in said) == (4, True)
+    assert not (tmp_path / "tiny").exists()
+    catalogue.write_text(catalogue.read_text().replace("/stall/", "/whole/"))
+    assert main(words) == 0
+    assert mirror.requests[-1] == ("whole/tiny/model.bin", f"bytes={len(content) // 2}-")

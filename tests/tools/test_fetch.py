@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from mirror import Mirror, serve
 from qzd_ext.errors import DataError, ResourceError
 from qzd_tools.catalogue import RemoteFile
-from qzd_tools.fetch import Patience, checksum_of, fetch
+from qzd_tools.fetch import Patience, _RefusedError, _SameOrSafer, checksum_of, fetch
 
 CONTENT = random.Random(1).randbytes(300_000)
 QUICK = Patience(stall_seconds=0.3, attempts=4, pause_seconds=0.01)
@@ -123,3 +124,9 @@ def test_fetch_refuses_when_the_disk_has_no_room(mirror: Mirror, tmp_path: Path)
     with pytest.raises(ResourceError, match="MB are free"):
         fetch(file, tmp_path / "model.bin", patience=QUICK)
     assert mirror.requests == []
+
+
+def test_fetch_does_not_follow_from_https_to_http() -> None:
+    request = urllib.request.Request("https://models.invalid/model.bin")
+    with pytest.raises(_RefusedError, match="redirects from https to http://"):
+        _SameOrSafer().redirect_request(request, None, 302, "Found", {}, "http://models.invalid/model.bin")
