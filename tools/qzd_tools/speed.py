@@ -18,7 +18,7 @@ __all__ = ["throughputs"]
 
 
 def throughputs(
-    models: Sequence[Path], options: RunOptions = RunOptions(), *, rounds: int = 5, seconds: float = 0.4
+    models: Sequence[Path], options: RunOptions = RunOptions(), *, rounds: int = 5, seconds: float = 0.25
 ) -> list[float]:
     """Inferences a second of each model, the median of turns taken one after the other.
 
