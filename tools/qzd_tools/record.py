@@ -1,0 +1,46 @@
+"""Writing a measured accuracy into a bundle that is there.
+
+A bundle is never edited in place: it is written anew beside itself and takes its place when it is whole.
+Its digest changes, since that names bundle.toml; its model does not.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import msgspec
+
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import LABELS, Bundle
+from qzd_ext.manifest import Accuracy
+
+__all__ = ["record"]
+
+
+def record(bundle: Bundle, accuracy: Accuracy) -> Bundle:
+    """Put an accuracy into a bundle's manifest, in place of one of the same data, device and thresholds.
+
+    Returns
+    -------
+    Bundle
+        Read back, with its new digest.
+
+    Raises
+    ------
+    BundleError
+        It cannot be written.
+    """
+    manifest = bundle.manifest
+    kept = (one for one in manifest.accuracy if not _same(one, accuracy))
+    with bundles.create(bundle.path, overwrite=True) as draft:
+        for name in manifest.files:
+            if name != LABELS:  # written from the manifest
+                target = draft.directory / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path / name, target)
+        draft.manifest = msgspec.structs.replace(manifest, accuracy=(*kept, accuracy))
+    return bundles.read(bundle.path)
+
+
+def _same(one: Accuracy, other: Accuracy) -> bool:
+    return (one.dataset, one.device, one.thresholds) == (other.dataset, other.device, other.thresholds)
