@@ -165,3 +165,12 @@ def unknown() -> ov.Model:
     """An autoencoder: no head at all."""
     frame = picture()
     return ov.Model([ops.tanh(convolution(frame, 3))], [frame], "unknown")
+
+
+def rows(channels: int, count: int) -> ov.Model:
+    """[1, channels, count] of which nothing shows what it is."""
+    frame = picture()
+    pooled = ops.reduce_mean(convolution(frame, channels * count, 8), np.array([2, 3]), keep_dims=False)
+    return ov.Model(
+        [ops.reshape(ops.tanh(pooled), np.array([1, channels, count]), special_zero=False)], [frame], "rows"
+    )

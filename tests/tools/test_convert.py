@@ -143,6 +143,12 @@ def test_convert_refuses_labels_of_another_number(tmp_path):
         convert([write(tmp_path, graphs.yolox())], tmp_path / "bundle", options)
 
 
+def test_convert_refuses_a_head_that_the_file_itself_contradicts(data, tmp_path):
+    options = ConvertOptions(head="yolox")
+    with pytest.raises(UsageError, match="the file itself says yolo_anchor"):
+        convert([data / "darknet" / "yolo-fastest-1.1-xl.cfg"], tmp_path / "bundle", options)
+
+
 def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path):
     model = write(tmp_path, graphs.yolox())
     first = convert([model], tmp_path / "bundle")

@@ -25,9 +25,9 @@ REGION = tuple((float(i), float(i + 1)) for i in range(1, 13, 2))
 ANCHORS = tuple((float(i), float(i + 1)) for i in range(6))
 
 
-def see(model: ov.Model, facts: Facts | None = None) -> Recognised:
+def see(model: ov.Model, facts: Facts | None = None, asked: str | None = None) -> Recognised:
     simplify(model)
-    return recognise(Seen(model, graphs.SIDE, graphs.SIDE, facts or Facts()))
+    return recognise(Seen(model, graphs.SIDE, graphs.SIDE, facts or Facts(), asked))
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,26 @@ def test_recognise_lists_what_was_seen_when_no_head_fits():
 
 
 def test_recognise_follows_the_flag_when_a_head_is_asked_for():
-    assert YoloV8() == see(graphs.yolo_v8(), known("flag", head="yolo_v8")).head
+    assert YoloV8() == see(graphs.yolo_v8(), asked="yolo_v8").head
+
+
+def test_recognise_trusts_structure_before_metadata_and_metadata_before_nothing():
+    assert isinstance(see(graphs.yolo_v8(3), known("info", head="yolo_v8")).head, YoloV8Raw)
+    assert isinstance(see(graphs.yolo_v8(3), known("info", head="classification")).head, YoloV8Raw)
+    odd = graphs.rows(5, 30)  # no grid of the picture, and no Sigmoid
+    with pytest.raises(ModelError):
+        see(odd)
+    assert see(odd, known("info", head="yolo_v8")).head == YoloV8()
 
 
 def test_recognise_says_why_not_when_the_head_asked_for_does_not_fit():
     with pytest.raises(ModelError, match=r"yolox: .*rows"):
-        see(graphs.yolo_v8(3), known("flag", head="yolox"))
+        see(graphs.yolo_v8(3), asked="yolox")
 
 
 def test_recognise_refuses_a_head_when_it_does_not_exist():
     with pytest.raises(UsageError, match="no head yolo_v99"):
-        see(graphs.yolo_v8(), known("flag", head="yolo_v99"))
+        see(graphs.yolo_v8(), asked="yolo_v99")
 
 
 def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():

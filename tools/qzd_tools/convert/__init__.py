@@ -117,7 +117,11 @@ def _understand(
     picture = find_picture(source.model)
     facts = stated.over(read_metadata(source.model, source.name)).over(picture.facts)
     simplify(source.model)
-    found = source.recognised or recognise(Seen(source.model, picture.width, picture.height, facts))
+    found = source.recognised
+    if found is None:
+        found = recognise(Seen(source.model, picture.width, picture.height, facts, stated.head))
+    elif stated.head not in {None, _kind(found)}:
+        raise UsageError(f"--head {stated.head}, but the file itself says {_kind(found)}: {found.reason}")
     facts = facts.over(found.family).over(_usual_labels(found.classes))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
     _check_labels(facts, found)
@@ -164,10 +168,14 @@ def _check_labels(facts: Facts, found: Recognised) -> None:
         )
 
 
+def _kind(found: Recognised) -> str:
+    """The head's name, as the manifest and `--head` have it."""
+    return str(msgspec.to_builtins(found.head)["kind"])
+
+
 def _tell(note: Say, picture: Picture, facts: Facts, found: Recognised) -> None:
     """Say every inference with its reason, one line a reason."""
-    kind = msgspec.to_builtins(found.head)["kind"]
-    note(f"head: {kind}: {found.reason}")
+    note(f"head: {_kind(found)}: {found.reason}")
     said: dict[str, list[str]] = {"the graph's input": [f"{picture.width}x{picture.height}"]}
     for name in TOLD:
         value = getattr(facts, name)

@@ -7,6 +7,7 @@ What may live here: the heads of plain graphs; those that formats bring along ar
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,12 +52,15 @@ class Seen:
         Of the model's picture, in pixels.
     facts : Facts
         From flags and metadata.
+    asked : str or None
+        The head that a person named; its recogniser then looks at shapes alone.
     """
 
     model: ov.Model
     width: int
     height: int
     facts: Facts
+    asked: str | None = None
 
     @property
     def only_output(self) -> ov.Output | None:
@@ -83,21 +87,23 @@ def recognise(seen: Seen) -> Recognised:
     UsageError
         The head that was asked for is not one.
     """
-    asked = seen.facts.head
-    if asked is not None and asked not in KINDS:
+    if seen.asked is not None and seen.asked not in KINDS:
         raise UsageError(
-            f"there is no head {asked}", wanted=f"one of {', '.join(KINDS)}", fix="correct --head"
+            f"there is no head {seen.asked}", wanted=f"one of {', '.join(KINDS)}", fix="correct --head"
         )
-    reasons = []
-    for kind in [asked] if asked is not None else KINDS:
-        found = KINDS[kind](seen)
+    tries = [(kind, seen) for kind in ([seen.asked] if seen.asked else KINDS)]
+    if seen.facts.head in KINDS:  # metadata may name a head that its structure does not show
+        tries.append((seen.facts.head, dataclasses.replace(seen, asked=seen.facts.head)))
+    reasons = {}
+    for kind, view in tries:
+        found = KINDS[kind](view)
         if isinstance(found, Recognised):
             return found
-        reasons.append(f"{kind}: {found}")
+        reasons[kind] = f"{kind}: {found}"
     last = ", ".join(r.input_value(0).get_node().get_type_name() for r in seen.model.get_results())
     raise ModelError(
         f"the head is not known; {describe(seen.model)}; the last operations are {last}",
-        wanted="\n    ".join(["a head that qzd decodes, but it is not", *reasons]),
+        wanted="\n    ".join(["a head that qzd decodes, but it is not", *reasons.values()]),
         fix="name the nearest with --head, or export the model without its post-processing",
     )
 
@@ -150,7 +156,7 @@ def _yolox(seen: Seen) -> Recognised | str:
     if strides is None:
         return f"{rows} rows are no grid of {seen.width}x{seen.height}"
     kinds = set(_last_kinds(output))
-    if seen.facts.head is None and not ("Sigmoid" in kinds and kinds <= {"Sigmoid", "Add", "Convolution"}):
+    if seen.asked is None and not ("Sigmoid" in kinds and kinds <= {"Sigmoid", "Add", "Convolution"}):
         return f"boxes and scores come from {', '.join(sorted(kinds))}, not from convolutions and Sigmoid"
     return Recognised(
         Yolox(strides=strides),
@@ -167,7 +173,7 @@ def _yolo_v8(seen: Seen) -> Recognised | str:
     if output is None or not _is_rows(output):
         return "not one output [1,4+C,N] or [1,N,4+C]"
     rows, columns = _shape(output)[1:]
-    asked_for = seen.facts.head is not None
+    asked_for = seen.asked is not None
     first = seen.grids(columns) is not None or (asked_for and seen.grids(rows) is None and rows < columns)
     cells, channels = (columns, rows) if first else (rows, columns)
     if channels < 5 or (seen.grids(cells) is None and not asked_for):
@@ -221,9 +227,9 @@ def _yolo_v5(seen: Seen) -> Recognised | str:
         return "not one output [1,N,5+C]"
     rows, columns = _shape(output)[1:]
     anchors = next((a for a in (3, 1) if rows % a == 0 and seen.grids(rows // a)), None)
-    if seen.facts.head is None and anchors is None:
+    if seen.asked is None and anchors is None:
         return f"{rows} rows are no grid of {seen.width}x{seen.height}, with 1 or 3 anchors"
-    if seen.facts.head is None and "Sigmoid" not in {n.get_type_name() for n in ancestors(output)}:
+    if seen.asked is None and "Sigmoid" not in {n.get_type_name() for n in ancestors(output)}:
         return "no Sigmoid before it"
     return Recognised(
         YoloV5(normalized=bool(seen.facts.normalized)),
@@ -239,7 +245,7 @@ def _end_to_end(seen: Seen) -> Recognised | str:
     output = seen.only_output
     if output is None or not _is_rows(output) or _shape(output)[2] != 6:
         return "not one output [1,K,6]"
-    if seen.facts.head is None and "TopK" not in {n.get_type_name() for n in ancestors(output)}:
+    if seen.asked is None and "TopK" not in {n.get_type_name() for n in ancestors(output)}:
         return "no TopK operation chooses its rows"
     wanted(seen.facts, "normalized")
     classes = len(seen.facts.labels.names) if seen.facts.labels is not None else 0
