@@ -68,4 +68,4 @@ def _check(config: Config) -> None:
     for model in config.models.values():
         bundle.read(Path(model.bundle))
     for stream in config.streams.values():
-        open_source(stream.source).close()
+        open_source(stream).close()

@@ -23,6 +23,7 @@ from qzd_ext.errors import ConfigError
 __all__ = [
     "Config",
     "ControlConfig",
+    "HttpConfig",
     "InferenceConfig",
     "ModelConfig",
     "PublishConfig",
@@ -30,9 +31,12 @@ __all__ = [
     "ServiceConfig",
     "StreamConfig",
     "read_config",
+    "split_address",
 ]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+SCHEMES = ("rtsp://", "rtsps://", "http://", "https://")
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -92,6 +96,18 @@ class InferenceConfig(_Table, frozen=True):
     ] = 5000
 
 
+class HttpConfig(_Table, frozen=True):
+    """`[http]`: metrics and health, to be read and never to be changed."""
+
+    listen: Annotated[
+        str | None, Meta(description="ADDRESS:PORT, usually 127.0.0.1:9178; default: no HTTP.")
+    ] = None
+    insecure: Annotated[
+        bool,
+        Meta(description="Answer anyone who reaches an address other than loopback; HTTP has no keys."),
+    ] = False
+
+
 class SecurityConfig(_Table, frozen=True):
     """`[security]`: who may connect over TCP. Over ipc, it is the owner and the group of the socket."""
 
@@ -144,16 +160,29 @@ class ModelConfig(_Table, frozen=True):
 class StreamConfig(_Table, frozen=True):
     """`[streams.NAME]`: a source of frames and the models that look at them."""
 
-    source: Annotated[str, Meta(min_length=1, description="A video file, or a directory of images.")]
+    source: Annotated[
+        str, Meta(min_length=1, description="A video file, a directory of images, or a URL of rtsp or http.")
+    ]
     model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
     when_behind: Annotated[
         Literal["drop", "wait"] | None,
         Meta(
             description="drop: the newest frame wins, and a file plays at its own speed. "
-            "wait: every frame, in order, as fast as the model. Default: wait for files and directories."
+            "wait: every frame, in order, as fast as the model. Default: drop for cameras, else wait."
         ),
     ] = None
     max_fps: Annotated[Rate | None, Meta(description="Most frames a second that the model looks at.")] = None
+    max_down_s: Annotated[
+        float, Meta(ge=0.0, description="How long the source may be down before the daemon is not ready.")
+    ] = 30.0
+
+    loop: Annotated[bool, Meta(description="Read a file or directory over and over.")] = False
+    rtsp_transport: Annotated[
+        Literal["tcp", "udp"], Meta(description="How RTSP cameras send their video.")
+    ] = "tcp"
+    timeout_s: Annotated[
+        float, Meta(gt=0.0, description="After this long without data a camera is connected to again.")
+    ] = 10.0
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -163,7 +192,12 @@ class StreamConfig(_Table, frozen=True):
     @property
     def policy(self) -> Literal["drop", "wait"]:
         """`when_behind`, with its default."""
-        return self.when_behind or "wait"
+        return self.when_behind or ("drop" if self.is_url else "wait")
+
+    @property
+    def is_url(self) -> bool:
+        """Whether the source is a camera on the network, not a path."""
+        return "://" in self.source
 
 
 class ServiceConfig(_Table, frozen=True):
@@ -188,6 +222,7 @@ class Config(_Table, frozen=True):
     publish: PublishConfig = PublishConfig()
     control: ControlConfig = ControlConfig()
     inference: InferenceConfig = InferenceConfig()
+    http: HttpConfig = HttpConfig()
     security: SecurityConfig = SecurityConfig()
     service: ServiceConfig = ServiceConfig()
 
@@ -212,6 +247,7 @@ def read_config(path: Path) -> Config:
     config = _convert(values, Config, path, "")
     _check_names(config, path)
     _check_security(config, path)
+    _check_http(config.http, path)
     return _resolve(config, path.absolute().parent)
 
 
@@ -270,6 +306,8 @@ def _check_names(config: Config, path: Path) -> None:
     if not config.models:
         raise ConfigError(f"{path}: no model", wanted="at least one [models.NAME]", fix="add one")
     for name, stream in config.streams.items():
+        if stream.is_url and not stream.source.startswith(SCHEMES):
+            raise _wrong_value(path, f"streams.{name}.source", f"a URL must begin with {', '.join(SCHEMES)}")
         for model in stream.models:
             if model not in config.models:
                 raise _unknown_model(path, name, model, list(config.models))
@@ -307,6 +345,35 @@ def _check_security(config: Config, path: Path) -> None:
                 )
 
 
+def split_address(listen: str) -> tuple[str, int]:
+    """Split `ADDRESS:PORT`; an IPv6 address stands in brackets.
+
+    Raises
+    ------
+    ConfigError
+        It is something else.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(
+            f"[http] listen = {listen!r}: not an address and a port", wanted="127.0.0.1:9178, or [::1]:9178"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_http(http: HttpConfig, path: Path) -> None:
+    if http.listen is None:
+        return
+    split_address(http.listen)
+    if _is_open(f"tcp://{http.listen}") and not http.insecure:
+        raise ConfigError(
+            f"{path}: http.listen: {http.listen} would answer anyone who can reach this machine",
+            wanted="a loopback address",
+            fix="let a proxy with a certificate stand before it, or state that this network is trusted: "
+            "[http] insecure = true",
+        )
+
+
 def _is_open(endpoint: str) -> bool:
     """Whether others than this machine's users can reach it. A name is not looked up: it may change."""
     if not endpoint.startswith("tcp://"):
@@ -335,7 +402,9 @@ def _resolve(config: Config, base: Path) -> Config:
     return replace(
         config,
         models={n: replace(m, bundle=str(base / m.bundle)) for n, m in config.models.items()},
-        streams={n: replace(s, source=str(base / s.source)) for n, s in config.streams.items()},
+        streams={
+            n: s if s.is_url else replace(s, source=str(base / s.source)) for n, s in config.streams.items()
+        },
         service=service,
         security=security,
     )

@@ -7,6 +7,7 @@ What may live here: which parts there are. Signals, readiness and the process's 
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import threading
@@ -26,7 +27,7 @@ from qzd_daemon.scheduler import Scheduler
 from qzd_daemon.sources import Source, open_source
 from qzd_daemon.streams import Stream
 from qzd_ext import bundle
-from qzd_ext.errors import QzdError, UsageError
+from qzd_ext.errors import GateError, QzdError, UsageError
 
 __all__ = ["Engine"]
 
@@ -46,6 +47,13 @@ class Engine:
         Takes a topic and a message.
     stream_ended : callable
         Called each time when no more frames will come from a stream.
+
+    Attributes
+    ----------
+    failed_tests : set of str
+        Models that serve, and failed a self-test since.
+    swaps : Counter
+        Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` where the old one stayed.
     """
 
     def __init__(self, publish: Publish, stream_ended: Callable[[], None]) -> None:
@@ -56,6 +64,8 @@ class Engine:
         self._streams: dict[str, Stream] = {}
         self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
         self._known: dict[str, set[Path]] = {}  # all that it has ever served
+        self.failed_tests: set[str] = set()
+        self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
         self._changing = threading.RLock()
 
     @property
@@ -184,7 +194,12 @@ class Engine:
             It failed, or there is no such model.
         """
         self._model(name)
-        models.self_test(name, self._schedulers[name].served.detector)
+        try:
+            models.self_test(name, self._schedulers[name].served.detector)
+        except GateError:
+            self.failed_tests.add(name)
+            raise
+        self.failed_tests.discard(name)
 
     def give_up_late_frames(self) -> int:
         """Answer for the frames that devices have been busy with too long; returns how many."""
@@ -217,6 +232,7 @@ class Engine:
 
     def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> Served:
         with contextlib.ExitStack() as undo:
+            undo.callback(self.swaps.update, refused=1)
             served = self._load(name, msgspec.structs.replace(model, bundle=str(path)), self._config, undo)
             undo.pop_all()
         self._put(name, served, state)
@@ -231,8 +247,10 @@ class Engine:
         path = served.detector.bundle.path
         self._history.setdefault(name, []).append(path)
         self._known.setdefault(name, set()).add(path)
+        self.failed_tests.discard(name)
         if name in self._schedulers:
             self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
+            self.swaps[state] += 1
         else:
             state = "loaded"
             self._schedulers[name] = Scheduler(name, served, lambda of: self._device_failed(name, of))
@@ -242,6 +260,7 @@ class Engine:
     def _remove_model(self, name: str) -> None:
         scheduler = self._schedulers.pop(name)
         del self._history[name], self._known[name]
+        self.failed_tests.discard(name)
         scheduler.stop(self._config.service.inference_timeout_s)
         self._tell(name, scheduler.served, "removed")
 

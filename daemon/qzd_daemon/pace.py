@@ -26,6 +26,7 @@ class Pace:
         self._interval = 1.0 / max_fps if max_fps else 0.0
         self._real_time = real_time
         self._next = float("-inf")
+        self._last = 0.0
         self._origin: float | None = None
 
     def wait(self, now: float, pts: float | None) -> float | None:
@@ -51,6 +52,7 @@ class Pace:
     def _played_at(self, now: float, pts: float | None) -> float:
         if pts is None:
             return now
-        if self._origin is None:
+        if self._origin is None or pts < self._last:  # a file that is read again begins anew
             self._origin = now - pts
+        self._last = pts
         return max(now, self._origin + pts)

@@ -15,12 +15,14 @@ from qzd_daemon import wire
 from qzd_daemon.config import StreamConfig
 from qzd_daemon.pace import Pace
 from qzd_daemon.pipeline import Lane, Publish, Work
-from qzd_daemon.sources import Captured, Source
+from qzd_daemon.sources import Captured, Notice, Source
 from qzd_ext.errors import SourceError
 
 __all__ = ["Stream"]
 
 LOOK_UP_SECONDS = 0.01
+
+StreamStateName = Literal["connecting", "running", "reconnecting", "ended", "failed"]
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ class Stream:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
 
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for its models."""
+        return sum(len(lane.mailbox) for lane in self._lanes)
+
     def start(self) -> None:
         """Begin to read; nothing happens where it has begun already."""
         if self._thread.ident is None:
@@ -83,7 +90,6 @@ class Stream:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._tell("running")
         try:
             self._read()
             self._await_lanes()
@@ -99,11 +105,16 @@ class Stream:
 
     def _read(self) -> None:
         pace = Pace(self.config.max_fps, real_time=self.config.policy == "drop")
-        for captured in self._source.frames():
-            wait = pace.wait(time.monotonic(), captured.pts_s)
-            if self._stopping.wait(wait) if wait else self._stopping.is_set():
+        for item in self._source.frames(self._stopping):
+            if self._stopping.is_set():
                 return
-            self._hand_over(captured, leave_out=wait is None)
+            if isinstance(item, Notice):
+                self._tell(item.state, item.reason)
+                continue
+            wait = pace.wait(time.monotonic(), None if self._source.live else item.pts_s)
+            if wait and self._stopping.wait(wait):
+                return
+            self._hand_over(item, leave_out=wait is None)
 
     def _hand_over(self, captured: Captured, *, leave_out: bool) -> None:
         index = self.frames
@@ -120,8 +131,8 @@ class Stream:
         while not all(lane.idle for lane in self._lanes) and not self._stopping.wait(LOOK_UP_SECONDS):
             pass
 
-    def _tell(self, state: Literal["running", "ended", "failed"], reason: str | None = None) -> None:
-        level = logging.ERROR if state == "failed" else logging.INFO
+    def _tell(self, state: StreamStateName, reason: str | None = None) -> None:
+        level = {"failed": logging.ERROR, "reconnecting": logging.WARNING}.get(state, logging.INFO)
         log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
         message = wire.StreamState(
             stream=self.name, state=state, reason=reason, frames=self.frames, damaged=self.damaged

@@ -157,7 +157,7 @@ class StreamState(Message, frozen=True, kw_only=True, tag="qzd.stream/1"):
     """The state of a stream's source has changed."""
 
     stream: str
-    state: Literal["connecting", "running", "stalled", "reconnecting", "ended", "failed", "removed"]
+    state: Literal["connecting", "running", "reconnecting", "ended", "failed", "removed"]
     reason: str | None = None
     frames: int = 0
     """Frames delivered so far, decodable or not."""

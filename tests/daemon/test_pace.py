@@ -46,3 +46,8 @@ def test_wait_when_a_camera_at_max_fps_jitters_takes_every_frame() -> None:
 def test_wait_when_a_source_was_silent_does_not_catch_up() -> None:
     taken = play(Pace(10, real_time=True), [(0.0, None), *((5 + i / 100, None) for i in range(50))])
     assert len(taken) == 7
+
+
+def test_wait_when_a_file_is_read_again_begins_anew() -> None:
+    pace = Pace(None, real_time=True)
+    assert play(pace, [(7.0, 0.0), (7.0, 0.04), (7.08, 0.0), (7.08, 0.04)]) == [7.0, 7.04, 7.08, 7.12]

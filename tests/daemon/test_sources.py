@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import cv2
@@ -9,15 +11,21 @@ import numpy as np
 import pytest
 
 from clips import cut, write_clip
-from qzd_daemon.sources import Captured, Source, open_source
+from qzd_daemon.config import StreamConfig
+from qzd_daemon.sources import Captured, Source
+from qzd_daemon.sources import open_source as open_stream
 from qzd_ext.errors import SourceError
 from tiny import paint
 
 FRAMES = [paint((i % 8, i // 8, "green")) for i in range(40)]
 
 
+def open_source(source: str, *, loop: bool = False) -> Source:
+    return open_stream(StreamConfig(source=source, model="any", loop=loop))
+
+
 def read(source: Source) -> list[Captured]:
-    frames = list(source.frames())
+    frames = [item for item in source.frames(threading.Event()) if isinstance(item, Captured)]
     source.close()
     return frames
 
@@ -98,3 +106,18 @@ def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: P
 def test_open_when_the_directory_is_empty_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="there is no file in it"):
         open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_frames_when_looping_come_over_and_over(tmp_path: Path, kind: str) -> None:
+    if kind == "file":
+        source = open_source(str(write_clip(tmp_path / "clip.mp4", FRAMES[:3])), loop=True)
+    else:
+        cv2.imwrite(str(tmp_path / "a.png"), FRAMES[0])
+        source = open_source(str(tmp_path), loop=True)
+    frames = (item for item in source.frames(threading.Event()) if isinstance(item, Captured))
+    taken = list(itertools.islice(frames, 10))
+    source.close()
+    assert len(taken) == 10
+    if kind == "file":
+        assert [c.pts_s for c in taken[:4]] == pytest.approx([0, 0.04, 0.08, 0])

@@ -1,0 +1,106 @@
+"""Sources over the network: RTSP and HTTP cameras, which come and go.
+
+What may live here: connecting, reading and connecting again. A camera never ends and never fails the
+daemon: what goes wrong is told as a state of its stream, and tried again after a growing pause.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import av
+import av.container
+import av.error
+
+from qzd_daemon.captured import Captured, Notice, decode_frames
+from qzd_daemon.config import StreamConfig
+
+__all__ = ["Camera", "Pause"]
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Pause:
+    """How long to wait before the next try: doubling up to a cap, less up to half of it by chance.
+
+    The chance keeps a room full of streams from falling upon a camera server that has come back.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._longest = FIRST_PAUSE_SECONDS
+
+    def next(self) -> float:
+        """Seconds to wait after one more failure."""
+        seconds = self._longest * self._rng.uniform(0.5, 1.0)
+        self._longest = min(self._longest * 2, LONGEST_PAUSE_SECONDS)
+        return seconds
+
+    def reset(self) -> None:
+        """Frames have come."""
+        self._longest = FIRST_PAUSE_SECONDS
+
+
+class Camera:
+    """An RTSP or HTTP stream, read by FFmpeg.
+
+    Parameters
+    ----------
+    config : StreamConfig
+        Its `source` is a URL; `timeout_s` holds for the connection and for each read.
+    """
+
+    live = True
+    end = ""
+
+    def __init__(self, config: StreamConfig) -> None:
+        self._config = config
+        self._pause = Pause(random.Random())  # noqa: S311 - not a secret
+
+    def frames(self, stopping: threading.Event) -> Iterator[Captured | Notice]:
+        """Frames and states until it is told to stop."""
+        yield Notice("connecting", self._address)
+        while not stopping.is_set():
+            try:
+                with self._connect() as container:
+                    yield from self._read(container)
+                reason = "the camera has closed the connection"
+            except (av.error.FFmpegError, OSError) as error:
+                reason = self._describe(error)
+            seconds = self._pause.next()
+            yield Notice("reconnecting", f"{self._address}: {reason}; next try in {seconds:.1f} s")
+            stopping.wait(seconds)
+
+    def _connect(self) -> av.container.InputContainer:
+        options = {"fflags": "nobuffer", "flags": "low_delay"}
+        if self._config.source.startswith("rtsp"):
+            options["rtsp_transport"] = self._config.rtsp_transport
+        timeout = self._config.timeout_s
+        return av.open(self._config.source, options=options, timeout=(timeout, timeout))
+
+    def _read(self, container: av.container.InputContainer) -> Iterator[Captured | Notice]:
+        if not container.streams.video:
+            raise OSError(None, "there is no video in it")
+        yield Notice("running")
+        for captured in decode_frames(container):
+            if captured.frame is not None:
+                self._pause.reset()
+            yield captured
+
+    def close(self) -> None:
+        """Nothing is kept open between frames."""
+
+    @property
+    def _address(self) -> str:
+        """The URL without its user and password."""
+        parts = urlsplit(self._config.source)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    def _describe(self, error: Exception) -> str:
+        if isinstance(error, av.error.ExitError | av.error.TimeoutError):
+            return f"nothing came for {self._config.timeout_s:g} s"
+        return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,79 @@
+"""What a source delivers: frames, the reasons why there are none, and news of the source itself.
+
+What may live here: these values, and how FFmpeg's pictures become them, which files and cameras share.
+What cannot be decoded is handed on as such, never left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import av
+import av.container
+import av.error
+from av.video.reformatter import VideoReformatter
+
+from qzd_ext.geometry import Frame
+
+__all__ = ["Captured", "Notice", "decode_frames"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """What a source delivered: a frame, or the reason why there is none.
+
+    Attributes
+    ----------
+    frame : (h, w, 3) uint8 BGR, or None
+    reason : str or None
+        Why it could not be decoded.
+    pts_s : float or None
+        The frame's own time in its video, in seconds.
+    file : str or None
+        The file's name, for a directory.
+    captured_ns : int
+        Wall clock.
+    ready : float
+        `time.perf_counter()` of the same moment.
+    """
+
+    frame: Frame | None
+    reason: str | None = None
+    pts_s: float | None = None
+    file: str | None = None
+    captured_ns: int = field(default_factory=time.time_ns)
+    ready: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The state of a source has changed."""
+
+    state: Literal["connecting", "running", "reconnecting"]
+    reason: str | None = None
+
+
+def decode_frames(container: av.container.InputContainer) -> Iterator[Captured]:
+    """The frames of an open container. Damaged data is delivered as a frame that cannot be decoded."""
+    packets = container.demux(container.streams.video[0])
+    reformatter = VideoReformatter()
+    while True:
+        try:
+            packet = next(packets, None)
+            pictures = packet.decode() if packet else []
+        except av.error.InvalidDataError as error:
+            yield Captured(None, f"damaged video data: {error.strerror}")
+            continue
+        if packet is None:
+            return
+        for picture in pictures:
+            yield Captured(_to_bgr(picture, reformatter), pts_s=picture.time)
+
+
+def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
+    """One reformatter a source keeps FFmpeg's conversion tables between frames."""
+    frame = reformatter.reformat(picture, format="bgr24", threads=1).to_ndarray()
+    return cast("Frame", frame)

@@ -1,0 +1,154 @@
+"""Cameras on the network: a real HTTP server that comes and goes."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import itertools
+import random
+import threading
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+from qzd_daemon.cameras import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Camera, Pause
+from qzd_daemon.captured import Captured, Notice
+from qzd_daemon.config import StreamConfig
+from tiny import COLOURS, paint
+
+BOUNDARY = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+
+
+class MjpegServer(http.server.ThreadingHTTPServer):
+    """Sends one picture after another, as cameras do; `hold` stops in the middle."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.frames_a_connection = 20
+        self.hold = threading.Event()
+        self.closing = threading.Event()
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://camera:secret@127.0.0.1:{self.server_port}/stream.mjpg"
+
+    def stop(self) -> None:
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: MjpegServer
+
+    def do_GET(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the camera's viewer may leave
+            self._send_pictures()
+
+    def _send_pictures(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for index in range(self.server.frames_a_connection):
+            picture = cv2.imencode(".jpg", paint((3, 3, COLOURS[index % 3])))[1].tobytes()
+            self.wfile.write(BOUNDARY + picture + b"\r\n")
+            self.wfile.flush()
+            if self.server.closing.wait(0.01):
+                return
+        if self.server.hold.is_set():
+            self.server.closing.wait()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[MjpegServer]:
+    server = MjpegServer()
+    yield server
+    server.stop()
+
+
+def watch(camera: Camera, until: int) -> list[Captured | Notice]:
+    """What comes until so many frames are there."""
+    stopping = threading.Event()
+    items: list[Captured | Notice] = []
+    for item in camera.frames(stopping):
+        items.append(item)
+        if sum(isinstance(i, Captured) for i in items) >= until:
+            break
+        if len(items) > 500:
+            pytest.fail(f"{items[-5:]}")
+    stopping.set()
+    return items
+
+
+def states(items: list[Captured | Notice]) -> list[str]:
+    return [item.state for item in items if isinstance(item, Notice)]
+
+
+def camera(url: str, timeout_s: float = 5) -> Camera:
+    return Camera(StreamConfig(source=url, model="any", timeout_s=timeout_s))
+
+
+def test_camera_when_it_sends_delivers_its_pictures(server: MjpegServer) -> None:
+    items = watch(camera(server.url), 10)
+    assert states(items) == ["connecting", "running"]
+    frames = [item.frame for item in items if isinstance(item, Captured)]
+    assert all(frame is not None and frame.shape == (64, 64, 3) for frame in frames)
+    colours = [int(np.argmax(frame[28, 28])) for frame in frames if frame is not None]
+    assert all(after == (before + 1) % 3 for before, after in itertools.pairwise(colours))
+
+
+def test_camera_when_it_closes_the_connection_is_connected_to_again(server: MjpegServer) -> None:
+    items = watch(camera(server.url), 30)
+    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+
+
+def test_camera_when_it_falls_silent_is_connected_to_again(server: MjpegServer) -> None:
+    server.hold.set()
+    items = watch(camera(server.url, timeout_s=0.5), 30)
+    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+    (told,) = [i.reason for i in items if isinstance(i, Notice) and i.state == "reconnecting"]
+    assert told is not None
+    assert "nothing came for 0.5 s" in told
+
+
+def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
+    first = MjpegServer()
+    first.stop()
+    source = camera(first.url)
+    stopping = threading.Event()
+    items = source.frames(stopping)
+    assert isinstance(next(items), Notice)
+    refused = next(items)
+    assert isinstance(refused, Notice)
+    assert refused.state == "reconnecting"
+    assert "Connection refused" in (refused.reason or "")
+    server = MjpegServer(first.server_port)
+    assert next(items) == Notice("running")
+    stopping.set()
+    items.close()  # type: ignore[attr-defined]
+    server.stop()
+
+
+def test_camera_when_its_url_has_a_password_never_tells_it(server: MjpegServer) -> None:
+    for item in watch(camera(server.url), 25):
+        assert not isinstance(item, Notice) or "secret" not in (item.reason or "")
+
+
+def test_pause_when_failures_go_on_grows_to_a_cap_and_begins_anew_after_a_frame() -> None:
+    pause = Pause(random.Random(1))
+    seconds = [pause.next() for _ in range(12)]
+    assert FIRST_PAUSE_SECONDS / 2 <= seconds[0] <= FIRST_PAUSE_SECONDS
+    assert all(LONGEST_PAUSE_SECONDS / 2 <= s <= LONGEST_PAUSE_SECONDS for s in seconds[-5:])
+    assert len(set(seconds[-5:])) == 5
+    pause.reset()
+    assert pause.next() <= FIRST_PAUSE_SECONDS
