@@ -155,10 +155,15 @@ def anchor_grids(classes: int = 2, *, nhwc: bool = False, region: bool = False) 
     return ov.Model(outputs, [frame], "anchor_grids")
 
 
-def classifier(classes: int = 10, *, softmax: bool = True, spatial: bool = False) -> ov.Model:
+def classifier(
+    classes: int = 10, *, softmax: bool = True, spatial: bool = False, best: bool = False
+) -> ov.Model:
+    """Means of a convolution; `best` adds the index of the best class, as TensorFlow's graphs have it."""
     frame = picture()
     features = ops.reduce_mean(convolution(frame, classes, 8), np.array([2, 3]), keep_dims=spatial)
-    return ov.Model([ops.softmax(features, 1) if softmax else features], [frame], "classifier")
+    scores = ops.softmax(features, 1) if softmax else features
+    top = [ops.topk(scores, np.int64(1), 1, "max", "value").output(1)] if best else []
+    return ov.Model([*top, scores.output(0)], [frame], "classifier")
 
 
 def unknown() -> ov.Model:

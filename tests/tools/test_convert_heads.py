@@ -64,6 +64,12 @@ def test_recognise_names_the_head_when_its_structure_is_there(model, head, class
     assert found.reason
 
 
+def test_recognise_passes_over_the_best_class_beside_the_scores():
+    found = see(graphs.classifier(10, best=True))
+    assert (Classification(activation="none"), 10) == (found.head, found.classes)
+    assert found.outputs[0].get_element_type().is_real()
+
+
 def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
     found = see(graphs.end_to_end(), known("flag", normalized=False, labels=from_names(["a", "b"])))
     assert (EndToEnd(), 2) == (found.head, found.classes)

@@ -64,9 +64,14 @@ class Seen:
 
     @property
     def only_output(self) -> ov.Output | None:
-        """The tensor behind the model's result; None where it has several."""
-        results = self.model.get_results()
-        return results[0].input_value(0) if len(results) == 1 else None
+        """The tensor behind the model's result; None where it has several.
+
+        Results of whole numbers do not count: TensorFlow's classifiers give their best class beside the
+        scores.
+        """
+        results = [r.input_value(0) for r in self.model.get_results()]
+        floats = [r for r in results if r.get_element_type().is_real()]
+        return floats[0] if len(floats) == 1 else None
 
     def cells(self, strides: tuple[int, ...]) -> int:
         """Cells of the grids of these strides, all together."""
