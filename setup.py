@@ -26,6 +26,7 @@ extensions = [
         f"qzd_ext.{name}",
         [f"ext/qzd_ext/{name}.pyx"],
         depends=["ext/qzd_ext/_simd.h"],
+        libraries=["m"],
         extra_compile_args=COMPILE,
         extra_link_args=SANITIZE if DEBUG else [],
     )

@@ -37,7 +37,7 @@ class Row:
         """The target is met, or there is none."""
         if self.target is None:
             return True
-        return self.value <= self.target if self.better == "lower" else self.value >= self.target
+        return bool(self.value <= self.target if self.better == "lower" else self.value >= self.target)
 
 
 def medians(
@@ -85,5 +85,5 @@ def report(rows: Sequence[Row], destination: Path | None = None) -> None:
         target = "" if row.target is None else f"{sign} {row.target:<6g} {'ok' if row.ok else 'MISSED'}"
         print(f"{row.name:<{width}}  {row.value:9.4g} {row.unit:<6} {target}".rstrip())
     if destination is not None:
-        results = [asdict(row) | {"ok": row.ok} for row in rows]
+        results = [asdict(row) | {"value": float(row.value), "ok": row.ok} for row in rows]
         destination.write_text(json.dumps({"machine": here, "results": results}, indent=2) + "\n")

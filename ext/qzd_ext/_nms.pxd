@@ -23,10 +23,13 @@ cdef class Candidates:
     cdef Candidate *items
     cdef unsigned int *picks            # places of the items that remain, best first
     cdef Py_ssize_t count, capacity, picked
+    cdef Rules rules
+    cdef int parts                      # that are still to be scanned
     cdef readonly Py_ssize_t dropped
     cdef readonly bint truncated
 
     cdef int add(self, float score, int class_id, Py_ssize_t index) except -1 nogil
     cdef int grow(self) except -1 nogil
     cdef bint place(self, Py_ssize_t first, double x0, double y0, double x1, double y1) noexcept nogil
-    cdef int pick(self, const Rules *rules) except -1 nogil
+    cdef int scanned(self) except -1 nogil
+    cdef int pick(self) except -1 nogil

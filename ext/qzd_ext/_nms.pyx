@@ -60,24 +60,42 @@ cdef struct Planes:     # boxes in the order of their cells; x1 is -inf where a 
 cdef class Candidates:
     """Boxes that passed the confidence threshold, and in the end the best of them.
 
+    The heads' scans fill it; the last one suppresses and selects before it takes the GIL back.
+
+    Parameters
+    ----------
+    classes : int
+        All class ids are below this.
+    iou : float
+        A box is suppressed when its overlap with a better one is above this; 1 keeps all.
+    diou : bool
+        Measure the overlap by DIoU instead of IoU.
+    agnostic : bool
+        Boxes suppress those of other classes too.
+    max_candidates, max_detections : int
+        How many enter, and how many leave.
+    parts : int
+        How many scans there will be.
+
     Attributes
     ----------
     dropped : int
         Candidates left out because a coordinate or score was NaN or infinite.
     truncated : bool
-        More boxes were there than `select` let through.
+        More boxes were there than these limits let through.
     """
 
-    def __cinit__(self):
-        self.items = NULL
-        self.picks = NULL
+    def __cinit__(self, Py_ssize_t classes, double iou, bint diou, bint agnostic,
+                  Py_ssize_t max_candidates, Py_ssize_t max_detections, int parts=1):
+        self.rules = Rules(iou, diou, agnostic, classes, max_candidates, max_detections)
+        self.parts = parts
 
     def __dealloc__(self):
         free(self.items)
         free(self.picks)
 
     def __len__(self):
-        return self.count
+        return self.picked
 
     cdef int add(self, float score, int class_id, Py_ssize_t index) except -1 nogil:
         """Append a candidate whose box is still to be placed."""
@@ -116,7 +134,7 @@ cdef class Candidates:
 
     def extend(self, const float[:, ::1] boxes not None, const float[::1] scores not None,
                const int[::1] class_ids not None):
-        """Append boxes, (n, 4) float32 xyxy, with their scores and class ids.
+        """Scan boxes, (n, 4) float32 xyxy, with their scores and class ids.
 
         Raises
         ------
@@ -137,34 +155,19 @@ cdef class Candidates:
                 first = self.count
                 self.add(scores[i], class_ids[i], i)
                 self.place(first, boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3])
+            self.scanned()
 
-    def select(self, Py_ssize_t classes, double iou, bint diou, bint agnostic,
-               Py_ssize_t max_candidates, Py_ssize_t max_detections):
-        """Suppress what overlaps a better box, and keep the best of the rest.
+    cdef int scanned(self) except -1 nogil:
+        """A scan is through; after the last one, select."""
+        self.parts -= 1
+        if self.parts == 0:
+            self.pick()
+        return 0
 
-        Parameters
-        ----------
-        classes : int
-            All class ids are below this.
-        iou : float
-            Suppressed when the overlap is above this; 1 keeps all.
-        diou : bool
-            Measure the overlap by DIoU instead of IoU.
-        agnostic : bool
-            Boxes suppress those of other classes too.
-        max_candidates, max_detections : int
-            How many enter, and how many leave.
-        """
-        cdef Rules rules = Rules(iou, diou, agnostic, classes, max_candidates, max_detections)
-        with nogil:
-            self.pick(&rules)
-
-    cdef int pick(self, const Rules *rules) except -1 nogil:
-        cdef Py_ssize_t n = self.count, entering = min(n, rules.max_candidates)
+    cdef int pick(self) except -1 nogil:
+        """Sort by score, suppress what overlaps a better box, and keep the best of the rest."""
+        cdef Py_ssize_t n = self.count, entering = min(n, self.rules.max_candidates)
         cdef Key *keys
-        free(self.picks)
-        self.picks = NULL
-        self.picked = 0
         self.truncated = n > entering
         if n == 0:
             return 0
@@ -177,14 +180,14 @@ cdef class Candidates:
         sort(self.items, n, keys, self.picks, entering)
         free(keys)
         self.picked = entering
-        if rules.iou < 1:
-            self.picked = suppress(self.items, self.picks, entering, rules)
+        if self.rules.iou < 1:
+            self.picked = suppress(self.items, self.picks, entering, &self.rules)
             if self.picked < 0:
                 self.picked = 0
                 with gil:
                     raise MemoryError
-        if self.picked > rules.max_detections:
-            self.picked = rules.max_detections
+        if self.picked > self.rules.max_detections:
+            self.picked = self.rules.max_detections
             self.truncated = True
         return 0
 
@@ -255,15 +258,14 @@ def nms(boxes, scores, class_ids, *, double iou, bint diou=False, bint agnostic=
     ValueError
         Shapes that do not belong together, or a negative class id.
     """
-    candidates = Candidates()
-    candidates.extend(boxes, scores, class_ids)
     cdef Py_ssize_t i, classes = 1
     cdef const int[::1] ids = class_ids
     for i in range(ids.shape[0]):
         if ids[i] < 0:
             raise ValueError(f"class_ids: wanted 0 or more, got {ids[i]}")
         classes = max(classes, <Py_ssize_t> ids[i] + 1)
-    candidates.select(classes, iou, diou, agnostic, max_candidates, max_detections)
+    candidates = Candidates(classes, iou, diou, agnostic, max_candidates, max_detections)
+    candidates.extend(boxes, scores, class_ids)
     return candidates.indices()
 
 

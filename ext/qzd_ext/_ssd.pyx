@@ -62,6 +62,7 @@ def scan_boxes(const float[:, ::1] rows not None, int label_column, int score_co
             out.add(score, <int> (label + 0.5), i)
             row += box_column
             out.place(first, row[0] * width, row[1] * height, row[2] * width, row[3] * height)
+        out.scanned()
     return float(row[label_column]) if strange else None
 
 
@@ -108,12 +109,12 @@ def scan_ssd(const float[:, :, ::1] codes not None, const float[:, :, ::1] score
             f"and ({priors.shape[0]}, {priors.shape[1]})"
         )
     prior.scales = scales
-    if n == 0 or depth <= background:
-        return
-    prior.codes, prior.priors = &codes[0, 0, 0], &priors[0, 0]
     prior.width, prior.height = width, height
     with nogil:
-        scan_anchors(out, &scores[0, 0, 0], n, depth, <Activation> activation, background, &want, &prior)
+        if n > 0 and depth > background:
+            prior.codes, prior.priors = &codes[0, 0, 0], &priors[0, 0]
+            scan_anchors(out, &scores[0, 0, 0], n, depth, <Activation> activation, background, &want, &prior)
+        out.scanned()
 
 
 cdef int scan_anchors(

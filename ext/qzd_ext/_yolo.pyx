@@ -94,16 +94,15 @@ def scan_anchor(const float[:, :, :, ::1] tensor not None, const float[:, ::1] a
     cdef const float *values
     cdef Placing how
     cdef Wanted want = wanted(confidence, every_label, SIGMOID)
-    if cells == 0 or anchors.shape[0] == 0 or depth < 6:
-        return
-    values = &tensor[0, 0, 0, 0]
-    how.width, how.height = width / columns, height / rows
     how.scale_xy, how.columns = scale_xy, columns
     with nogil:
-        for a in range(anchors.shape[0]):
+        for a in range(anchors.shape[0] if cells > 0 and depth > 5 else 0):
+            values = &tensor[0, 0, 0, 0] + a * depth * step
+            how.width, how.height = width / columns, height / rows
             how.anchor_width, how.anchor_height = anchors[a, 0], anchors[a, 1]
-            scan_objects(out, values + a * depth * step, cells, stride, step, depth - 5, SIGMOID, &want,
+            scan_objects(out, values, cells, stride, step, depth - 5, SIGMOID, &want,
                          first_index + a * cells, place_anchor, &how)
+        out.scanned()
 
 
 def scan_v8_rows(const float[:, :, ::1] tensor not None, double width, double height,
@@ -121,10 +120,10 @@ def scan_v8_rows(const float[:, :, ::1] tensor not None, double width, double he
     cdef Placing how
     how.width, how.height = width, height
     cdef Wanted want = wanted(confidence, every_label, NONE)
-    if n == 0 or stride < 5:
-        return
     with nogil:
-        scan_rows(out, &tensor[0, 0, 0], n, stride, &want, place_center, &how)
+        if n > 0 and stride > 4:
+            scan_rows(out, &tensor[0, 0, 0], n, stride, &want, place_center, &how)
+        out.scanned()
 
 
 def scan_v8_columns(const float[:, ::1] boxes not None, const float[:, ::1] classes not None,
@@ -180,10 +179,10 @@ cdef int scan_object_rows(const float[:, :, ::1] tensor, Activation activation, 
                           const Placing *how, Candidates out, float confidence, bint every_label) except -1:
     cdef Py_ssize_t n = tensor.shape[1], stride = tensor.shape[2]
     cdef Wanted want = wanted(confidence, every_label, activation)
-    if n == 0 or stride < 6:
-        return 0
     with nogil:
-        scan_objects(out, &tensor[0, 0, 0], n, stride, 1, stride - 5, activation, &want, 0, place, how)
+        if n > 0 and stride > 5:
+            scan_objects(out, &tensor[0, 0, 0], n, stride, 1, stride - 5, activation, &want, 0, place, how)
+        out.scanned()
     return 0
 
 
@@ -272,18 +271,18 @@ cdef int scan_plane(const float[:, ::1] boxes, const float[:, ::1] classes, Acti
     cdef Wanted want = wanted(confidence, every_label, activation)
     if boxes.shape[1] != n or boxes.shape[0] < 4:
         raise ValueError(f"boxes: wanted (4 or more, {n}), got ({boxes.shape[0]}, {boxes.shape[1]})")
-    if n == 0 or classes.shape[0] == 0:
-        return 0
     cdef Py_ssize_t first = out.count
-    cdef int *marks = <int *> malloc(n * sizeof(int))
+    cdef int *marks = <int *> malloc((n + 1) * sizeof(int))
     if marks == NULL:
         raise MemoryError
     try:
         with nogil:
-            memset(marks, UNSEEN, n * sizeof(int))
-            scan_columns(out, &classes[0, 0], n, classes.shape[0], &want, marks)
-            settle_columns(out, first, &boxes[0, 0], n, classes.shape[0], first_index, activation, &want,
-                           marks, place, how)
+            if n > 0 and classes.shape[0] > 0:
+                memset(marks, UNSEEN, n * sizeof(int))
+                scan_columns(out, &classes[0, 0], n, classes.shape[0], &want, marks)
+                settle_columns(out, first, &boxes[0, 0], n, classes.shape[0], first_index, activation,
+                               &want, marks, place, how)
+            out.scanned()
     finally:
         free(marks)
     return 0

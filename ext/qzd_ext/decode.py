@@ -15,12 +15,13 @@ from qzd_ext.classify import best_classes
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Transform
-from qzd_ext.heads import Door, scan_for
+from qzd_ext.heads import Door, parts_of, scan_for
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, Manifest, Thresholds
 
 __all__ = ["Decoder"]
 
 FLOAT = np.dtype(np.float32)
+EVERYTHING = 2**62
 
 
 class Decoder:
@@ -46,12 +47,12 @@ class Decoder:
         door = Door(manifest, tuple(tuple(shape) for shape in shapes), priors)
         self._shapes = door.shapes
         self._classes = door.classes
-        self._final = isinstance(manifest.head, DetectionOutput | EndToEnd)
+        self._final = isinstance(manifest.head, DetectionOutput | EndToEnd)  # NMS is part of the model
         self._classifier = manifest.head if isinstance(manifest.head, Classification) else None
         if self._classifier:
             door.want((1, door.classes + self._classifier.background), why=f"{door.classes} names")
         else:
-            self._scan = scan_for(door)
+            self._scan, self._parts = scan_for(door), parts_of(manifest.head)
 
     def decode(
         self, tensors: Sequence[FloatArray], transform: Transform, thresholds: Thresholds
@@ -79,13 +80,16 @@ class Decoder:
         if head is not None:
             return best_classes(readable[0][0], head.activation, head.background, head.top_k)
         t = thresholds
-        candidates = Candidates()
+        candidates = Candidates(
+            self._classes,
+            1.0 if self._final else t.iou,
+            t.nms == "diou",
+            t.agnostic,
+            EVERYTHING if self._final else t.max_candidates,
+            t.max_detections,
+            self._parts,
+        )
         self._scan(readable, candidates, t)
-        if self._final:  # suppression is part of the model
-            candidates.select(self._classes, 1.0, False, False, len(candidates), t.max_detections)
-        else:
-            diou = t.nms == "diou"
-            candidates.select(self._classes, t.iou, diou, t.agnostic, t.max_candidates, t.max_detections)
         boxes, scores, class_ids = candidates.arrays(
             transform.source_width,
             transform.source_height,

@@ -18,6 +18,7 @@ from qzd_ext.errors import ModelError
 from qzd_ext.manifest import (
     DetectionOutput,
     EndToEnd,
+    Head,
     Manifest,
     Ssd,
     Thresholds,
@@ -28,7 +29,7 @@ from qzd_ext.manifest import (
     Yolox,
 )
 
-__all__ = ["Door", "Scan", "Tensors", "scan_for"]
+__all__ = ["Door", "Scan", "Tensors", "parts_of", "scan_for"]
 
 Tensors = Sequence[FloatArray]
 Scan = Callable[[Tensors, Candidates, Thresholds], None]
@@ -249,6 +250,13 @@ def _yolo_v8_raw(door: Door, head: YoloV8Raw) -> Scan:
             scan_v8_raw(distances, classes, grid, begin, out, t.confidence, t.multi_label)
 
     return scan
+
+
+def parts_of(head: Head) -> int:
+    """How many scans a frame takes: one a scale where these come apart."""
+    if isinstance(head, YoloAnchor):
+        return len(head.masks)
+    return len(head.strides) if isinstance(head, YoloV8Raw) and head.tensors == "scales" else 1
 
 
 def scan_for(door: Door) -> Scan:

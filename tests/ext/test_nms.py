@@ -128,7 +128,7 @@ def test_nms_leaves_out_what_is_not_finite():
     boxes = np.zeros((6, 4), np.float32)
     boxes[1, 2], boxes[2, 0] = np.nan, -np.inf
     scores = np.array([0.1, 1, 1, np.nan, np.inf, -np.inf], np.float32)
-    candidates = Candidates()
+    candidates = Candidates(1, 1.0, False, False, 10, 10)
     candidates.extend(boxes, scores, np.zeros(6, np.int32))
     assert (len(candidates), candidates.dropped) == (1, 5)
     assert nms(boxes, scores, np.zeros(6, np.int32), iou=0.5).tolist() == [0]
