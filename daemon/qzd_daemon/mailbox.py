@@ -69,6 +69,10 @@ class Mailbox(Generic[T]):
         self._dropped = self._taken = 0
         self._closed = False
 
+    def __len__(self) -> int:
+        """Items that wait."""
+        return len(self._items)
+
     def put(self, item: T) -> None:
         """Hand an item over; after `close` it is thrown away."""
         with self._inbox.lock:

@@ -5,10 +5,16 @@ Source: sd_notify(3). What may live here: that protocol, and no dependency.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
 
-__all__ = ["notify", "watchdog_interval"]
+__all__ = ["more_time", "notify", "watchdog_interval"]
+
+EXTEND_SECONDS = 5.0
 
 
 def notify(*fields: str) -> None:
@@ -32,3 +38,27 @@ def watchdog_interval() -> float | None:
         return None
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) > 0 else None
+
+
+@contextlib.contextmanager
+def more_time(most: float) -> Iterator[None]:
+    """Ask systemd to wait while this context lasts, but for no more than `most` seconds."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        yield
+        return
+    done = threading.Event()
+
+    def ask() -> None:
+        end = time.monotonic() + most
+        while time.monotonic() < end:
+            notify(f"EXTEND_TIMEOUT_USEC={3 * EXTEND_SECONDS * 1e6:.0f}")
+            if done.wait(EXTEND_SECONDS):
+                return
+
+    thread = threading.Thread(target=ask, name="qzd-more-time", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

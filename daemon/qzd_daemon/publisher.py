@@ -14,6 +14,7 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -40,6 +41,8 @@ class Publisher:
     ----------
     config : PublishConfig
     door : Door
+    sent : callable
+        Called with each message that was sent, heartbeats apart; on the thread that sends.
 
     Attributes
     ----------
@@ -56,10 +59,13 @@ class Publisher:
         An endpoint is in use, or cannot be bound.
     """
 
-    def __init__(self, config: PublishConfig, door: Door) -> None:
+    def __init__(
+        self, config: PublishConfig, door: Door, sent: Callable[[wire.Message], None] = lambda _: None
+    ) -> None:
         self.epoch = str(uuid.uuid4())
         self.last: dict[str, bytes] = {}
         self._config = config
+        self._sent = sent
         limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, BATCH)
         self._entrance = door.open("publish", zmq.XPUB, config.bind, limits)
         self.endpoints = self._entrance.endpoints
@@ -137,7 +143,8 @@ class Publisher:
             for _ in range(most):
                 topic, message = self._queue.popleft()
                 seq = self._sequence[topic] = self._sequence.get(topic, 0) + 1
-                self.last[topic] = self._send(topic, message, seq)
+                self.last[topic], stamped = self._send(topic, message, seq)
+                self._sent(stamped)
 
     def _beat(self, state: Literal["serving", "stopping"]) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
@@ -145,12 +152,12 @@ class Publisher:
         beat = wire.Heartbeat(state=state, interval_ms=self._config.heartbeat_ms, topics=self._sequence)
         self._send(wire.HEARTBEAT, beat, self._beats)
 
-    def _send(self, topic: str, message: wire.Message, seq: int) -> bytes:
+    def _send(self, topic: str, message: wire.Message, seq: int) -> tuple[bytes, wire.Message]:
         stamped = msgspec.structs.replace(message, epoch=self.epoch, seq=seq, published_ns=time.time_ns())
         payload = wire.encode(stamped)
         self._socket.send(topic.encode(), zmq.SNDMORE | zmq.NOBLOCK)
         self._socket.send(payload, zmq.NOBLOCK)
-        return payload
+        return payload, stamped
 
     def _read_subscriptions(self, most: int) -> None:
         r"""XPUB receives `\x01TOPIC` for a subscription and `\x00TOPIC` for its end."""

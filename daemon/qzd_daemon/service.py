@@ -19,7 +19,8 @@ from qzd_daemon.control import Control
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.inference import Inference
-from qzd_daemon.notify import notify, watchdog_interval
+from qzd_daemon.monitor import Monitor
+from qzd_daemon.notify import more_time, notify, watchdog_interval
 from qzd_daemon.operations import Operations
 from qzd_daemon.publisher import Publisher
 from qzd_daemon.signals import Signals
@@ -30,10 +31,12 @@ __all__ = ["Service"]
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+STATUS_SECONDS = 5.0
+COMPILE_SECONDS = 900.0  # systemd is asked to wait so long, for models that are compiled for a GPU or NPU
 TICK = "nothing has happened"
 STREAM_ENDED = "a stream has ended"
 THREAD_DIED = "a thread has died"
-BOUND_TABLES = ("publish", "control", "inference", "security")  # of the configuration: sockets stay open
+BOUND_TABLES = ("publish", "control", "inference", "http", "security")  # their sockets stay open
 
 
 class Service:
@@ -55,6 +58,7 @@ class Service:
         self._until_idle = until_idle
         self._words: queue.SimpleQueue[signal.Signals | str] = queue.SimpleQueue()
         self._stop_asked = False
+        self._next_status = 0.0
 
     def run(self) -> int:
         """Start, serve and stop.
@@ -87,21 +91,27 @@ class Service:
 
     def _open(self) -> None:
         """Make the parts and bind their sockets; nothing runs yet."""
-        self._publisher = Publisher(self._config.publish, self._door)
+        self._publisher = Publisher(self._config.publish, self._door, lambda m: self._monitor.sent(m))
         self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
         operations = Operations(self._engine, self._publisher, self._door, self.reload)
         desks = lambda: self._engine.desks  # noqa: E731
         self._inference = Inference(self._config.inference, self._door, self._publisher.epoch, desks)
         self._control = Control(self._config.control, self._door, operations.table())
+        self._monitor = Monitor(self._config.http, self._engine, self._door, self._control)
 
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
         log.info("control on %s", ", ".join(self._control.endpoints) or "no socket: [control] has no bind")
+        log.info("HTTP on %s", self._monitor.endpoint or "no socket: [http] has no listen")
         self._door.start()
         self._publisher.start()
         self._control.start()
-        self._engine.apply(self._config)
+        self._monitor.start()
+        notify("STATUS=compiling and testing the models")
+        with more_time(COMPILE_SECONDS):
+            self._engine.apply(self._config)
         self._inference.start()
+        self._monitor.enter(None)
         notify("READY=1", f"STATUS={self._summary()}")
         log.info("READY: %s", self._summary())
 
@@ -145,6 +155,10 @@ class Service:
     def _tick(self) -> None:
         """Give up what hangs. The watchdog hears of this process only while its devices answer."""
         self._engine.give_up_late_frames()
+        self._monitor.look_in()
+        if time.monotonic() >= self._next_status:
+            self._next_status = time.monotonic() + STATUS_SECONDS
+            notify(f"STATUS={self._monitor.status()}")
         if watchdog_interval() is not None and not self._engine.hung:
             notify("WATCHDOG=1")
 
@@ -172,8 +186,10 @@ class Service:
             self._engine.apply(config)
             self._engine.start_streams()
             self._config = config
+            self._monitor.metrics.reloaded(applied=True)
             log.info("reloaded: %s", self._summary())
         except QzdError as error:
+            self._monitor.metrics.reloaded(applied=False)
             log.error("the old configuration is kept: %s", error)
             return error
         finally:
@@ -185,11 +201,13 @@ class Service:
 
     def _shut_down(self) -> bool:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
-        notify("STOPPING=1")
+        notify("STOPPING=1", "STATUS=finishing the frames under way")
+        self._monitor.enter("it is stopping")
         drained = self._engine.stop(self._config.service.stop_timeout_s)
         self._inference.close()
         self._control.close()
         self._publisher.close()
+        self._monitor.close()
         self._door.close()
         log.info("stopped")
         return drained

@@ -1,0 +1,64 @@
+"""What is wrong, as the messages say it."""
+
+from __future__ import annotations
+
+import pytest
+
+from qzd_daemon import wire
+from qzd_daemon.health import Health
+
+MODEL = wire.ModelInfo("ssd", "3", "sha256:0", "int8", "CPU")
+LIMITS = {"gate": 30.0, "yard": 0.0}
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(clock)
+
+
+def source(stream: str, state: str, reason: str | None = None) -> wire.StreamState:
+    return wire.StreamState(stream=stream, state=state, reason=reason)  # type: ignore[arg-type]
+
+
+def test_problems_when_a_source_is_down_too_long_name_it_and_why(health: Health, clock: Clock) -> None:
+    health.observe(source("gate", "reconnecting", "no data for 10 s"))
+    clock.now += 30
+    assert health.problems(LIMITS) == []
+    clock.now += 1
+    assert health.problems(LIMITS) == ["stream gate: down for 31 s: no data for 10 s"]
+
+
+def test_problems_when_a_source_tries_again_count_from_its_first_loss(health: Health, clock: Clock) -> None:
+    health.observe(source("gate", "reconnecting"))
+    clock.now += 20
+    health.observe(source("gate", "connecting"))
+    clock.now += 20
+    assert health.problems(LIMITS) == ["stream gate: down for 40 s: connecting"]
+
+
+@pytest.mark.parametrize("state", ["running", "ended", "removed"])
+def test_problems_when_a_source_is_back_or_done_are_none(health: Health, clock: Clock, state: str) -> None:
+    health.observe(source("yard", "failed", "gone"))
+    clock.now += 1
+    assert len(health.problems(LIMITS)) == 1
+    health.observe(source("yard", state))
+    assert health.problems(LIMITS) == []
+
+
+def test_problems_when_a_model_has_failed_last_until_another_serves(health: Health) -> None:
+    health.observe(wire.ModelState(model=MODEL, state="failed", reason="the device is lost"))
+    assert health.problems({}) == ["model ssd: the device is lost"]
+    health.observe(wire.ModelState(model=MODEL, state="swapped"))
+    assert health.problems({}) == []
