@@ -18,8 +18,9 @@ from qzd_ext.manifest import (
 )
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.graph import cut, simplify
-from qzd_tools.convert.heads import Seen, recognise
+from qzd_tools.convert.heads import recognise
 from qzd_tools.convert.labels import from_names
+from qzd_tools.convert.seen import Seen
 
 REGION = tuple((float(i), float(i + 1)) for i in range(1, 13, 2))
 ANCHORS = tuple((float(i), float(i + 1)) for i in range(6))

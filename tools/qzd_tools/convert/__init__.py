@@ -24,11 +24,12 @@ from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
 from qzd_tools.convert.golden import add_golden, list_pictures
 from qzd_tools.convert.graph import cut, simplify
-from qzd_tools.convert.heads import KINDS, Seen, recognise
+from qzd_tools.convert.heads import KINDS, recognise
 from qzd_tools.convert.inputs import Picture, find_picture, make_static
 from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
 from qzd_tools.convert.preprocess import fold, input_of
+from qzd_tools.convert.seen import Seen
 from qzd_tools.convert.sources import Source, read_source
 from qzd_tools.convert.tfod import input_size
 from qzd_tools.structure import is_quantized
