@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 __all__ = ["Daemon"]
@@ -50,14 +51,18 @@ class Daemon:
 
     def notice(self, field: str, timeout: float = 30) -> str:
         """Wait until it tells systemd such a field, for example READY=1; returns the whole notice."""
-        self._notices.settimeout(timeout)
-        while True:
-            try:
+        self._notices.settimeout(0.1)
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            gone = self.process.poll() is not None
+            with contextlib.suppress(TimeoutError):
                 notice = self._notices.recv(4096).decode()
-            except TimeoutError:
-                raise AssertionError(f"no {field} in {timeout} s; its log:\n{self.log}") from None
-            if field in notice.splitlines():
-                return notice
+                if field in notice.splitlines():
+                    return notice
+                continue
+            if gone:
+                break
+        raise AssertionError(f"no {field} in {timeout} s; its log:\n{self.log}")
 
     def forget_notices(self) -> None:
         """Leave out what it has told systemd so far."""
