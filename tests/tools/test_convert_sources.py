@@ -108,6 +108,12 @@ def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path):
         read_source([tmp_path])
 
 
+def test_read_source_says_that_a_directory_is_a_bundle_already(tmp_path):
+    (tmp_path / "bundle.toml").touch()
+    with pytest.raises(UsageError, match="a bundle already"):
+        read_source([tmp_path])
+
+
 @pytest.mark.parametrize("name", ["x.onnx", "x.pb", "x.tflite", "x.xml", "x.pdmodel"])
 def test_read_source_says_that_a_file_is_damaged(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\x01damaged" * 40)

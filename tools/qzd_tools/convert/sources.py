@@ -12,7 +12,7 @@ from pathlib import Path
 
 import openvino as ov
 
-from qzd_ext.bundle import sha256_of
+from qzd_ext.bundle import MANIFEST, sha256_of
 from qzd_ext.errors import ModelError, UsageError
 from qzd_tools.convert import tflite
 from qzd_tools.convert.darknet import read_network
@@ -130,6 +130,8 @@ def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | No
 
 
 def _read_saved_model(path: Path) -> ov.Model:
+    if (path / MANIFEST).is_file():
+        raise UsageError(f"{path}: a bundle already", fix="quantize it, or convert its source again")
     if not (path / "saved_model.pb").is_file():
         raise ModelError(
             f"{path}: a directory without saved_model.pb",
