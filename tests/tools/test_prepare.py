@@ -21,6 +21,8 @@ import pytest
 from mirror import Mirror, serve
 from painted import write_painted
 from qzd_tools.cli import main
+from qzd_tools.demo import dataset
+from qzd_tools.demo.scene import LABELS
 from tiny import COLOURS, build_model
 
 STEPS = [
@@ -216,3 +218,25 @@ def test_prepare_of_a_real_model_ends_the_same_when_it_is_killed_at_each_step(
         kill_at(model, step, tmp_path / "killed", 0.02 + 0.3 * (index % 3))
     run(model, tmp_path / "killed", tmp_path / "p.json")
     assert outcome(tmp_path / "killed") == outcome(model.output)
+
+
+@pytest.mark.system
+def test_prepare_reports_and_exits_with_1_each_time_when_the_gate_is_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Path(dataset.__file__).with_name("parts.onnx")
+    dataset.write_dataset(tmp_path / "calibration", 4, dataset.CALIBRATION_SEED)
+    validation = dataset.write_dataset(tmp_path / "validation", 8, dataset.VALIDATION_SEED)
+    flags = f"--head yolo_v8 --labels {','.join(LABELS)} --resize letterbox --color rgb --mean 0 --scale 255"
+    words = [str(model), "--convert", flags, "--calibration", str(tmp_path / "calibration" / "images")]
+    words += ["--validation", str(validation), "--mode", "int8", "--max-drop", "0", "--time-budget", "0"]
+    prepare = ["prepare", *words, *QUICK, "-o", str(tmp_path / "out"), "--json", str(tmp_path / "p.json")]
+    states = []
+    for _ in range(2):
+        assert main(prepare) == 1
+        assert "accuracy fell by" in capsys.readouterr().err
+        document = json.loads((tmp_path / "p.json").read_text())
+        assert "accuracy fell by" in document["missed"]
+        states.append(set(document["steps"].values()))
+    assert states == [{"done"}, {"there"}]
+    assert [row[0] for row in tables_of(tmp_path / "out")["Accuracy and time"][1:]] == ["FP32", "INT8"]
