@@ -139,7 +139,7 @@ class Status(Struct, frozen=True, kw_only=True):
     connections: dict[str, int]
     """Open connections, by the socket's name."""
     refused: dict[str, int]
-    """Connections and requests that were refused, by `SOCKET/REASON`."""
+    """Connections that were refused, by `SOCKET/REASON`."""
     published: dict[str, int]
     """The last seq of every topic."""
     subscriptions: int

@@ -6,30 +6,91 @@
                 case Detections(stream=stream, outcome="ok", detections=boxes): ...
                 case Gap(topic=topic): print(event.lost, "messages of", topic, "were lost")
 
-What may live here: the socket. How a loss is found is in `events`.
+    async with AsyncClient("tcp://127.0.0.1:5561") as client:
+        async for event in client: ...
+
+What may live here: sockets. How a loss is found is in `events`, how a snapshot is joined in `session`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
+from typing import Any, TypedDict, Unpack
 
-import msgspec
 import zmq
+import zmq.asyncio
 
-from qzd_daemon import wire
-from qzd_daemon.events import Detections, Event, Gap, ModelState, Restarted, StreamState, Tracker
-from qzd_ext.errors import EndpointError
+from qzd_daemon.events import Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
+from qzd_daemon.reach import DETECTIONS as DEFAULT_ENDPOINT
+from qzd_daemon.reach import Keys, connect
+from qzd_daemon.session import Session
 
-__all__ = ["Client", "Detections", "Event", "Gap", "ModelState", "Restarted", "StreamState"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Detections",
+    "Event",
+    "Gap",
+    "Keys",
+    "ModelState",
+    "Restarted",
+    "Stale",
+    "StreamState",
+]
 
-DEFAULT_ENDPOINT = "tcp://127.0.0.1:5561"
-MAX_MESSAGE_BYTES = 16 * 2**20
+
+class Options(TypedDict, total=False):
+    """What `Client` takes beside its endpoint."""
+
+    streams: Sequence[str]
+    control: str | None
+    keys: Keys | None
+    max_age_s: float | None
+    receive_hwm: int
 
 
-class Client:
+class _Subscription:
+    """What both clients are made of; the documentation is that of `Client`."""
+
+    _context: zmq.Context[Any]
+    _poller: zmq.Poller
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        streams: Sequence[str] = (),
+        control: str | None = None,
+        keys: Keys | None = None,
+        max_age_s: float | None = None,
+        receive_hwm: int = 1000,
+    ) -> None:
+        self.heard_at = 0.0
+        self._session = Session(streams, max_age_s, snapshot=control is not None)
+        try:
+            self._subscriber = self._context.socket(zmq.SUB)
+            self._subscriber.setsockopt(zmq.RCVHWM, receive_hwm)
+            for topic in self._session.topics:
+                self._subscriber.subscribe(topic)
+            connect(self._subscriber, endpoint, keys)
+            self._poller.register(self._subscriber, zmq.POLLIN)
+            if control is not None:
+                self._control = connect(self._context.socket(zmq.DEALER), control, keys)
+                self._poller.register(self._control, zmq.POLLIN)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._context.destroy(linger=0)
+
+
+class Client(_Subscription):
     """A subscription to a running daemon; reconnects by itself.
 
     Parameters
@@ -38,39 +99,31 @@ class Client:
         One of the daemon's `[publish] bind`.
     streams : sequence of str
         Names of the streams to receive; empty for all.
+    control : str, optional
+        One of its `[control] bind`: begin with a snapshot, the last message of each topic.
+    keys : Keys, optional
+        For TCP endpoints with CURVE.
+    max_age_s : float, optional
+        Detections that are older become Stale.
     receive_hwm : int
         Messages kept here for a reader that is slow; beyond, they are lost, and a Gap says so.
+
+    Attributes
+    ----------
+    heard_at : float
+        `time.monotonic()` of the last message or heartbeat; 0 before the first.
 
     Raises
     ------
     EndpointError
-        The endpoint is not one. A daemon that is not there yet is no error: it may come.
+        An endpoint is not one. A daemon that is not there yet is no error: it may come.
+    DataError
+        A key cannot be used.
     """
 
-    def __init__(
-        self, endpoint: str = DEFAULT_ENDPOINT, *, streams: Sequence[str] = (), receive_hwm: int = 1000
-    ) -> None:
-        self._topics = _topics(streams)
-        self._tracker = Tracker(lambda topic: topic.startswith(self._topics))
-        self._pending: deque[Event] = deque()
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.RCVHWM, receive_hwm)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.IPV6, 1)
-        for topic in self._topics:
-            self._socket.subscribe(topic)
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise EndpointError(
-                f"{endpoint}: cannot be connected to: {error.strerror}",
-                wanted="tcp://HOST:PORT or ipc:///PATH",
-                fix="use an endpoint of the daemon's [publish] bind",
-            ) from error
-        self.heard_at = 0.0
-        """`time.monotonic()` of the last message or heartbeat; 0 before the first."""
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Unpack[Options]) -> None:
+        self._context, self._poller = zmq.Context(), zmq.Poller()
+        super().__init__(endpoint, **options)
 
     def receive(self, timeout: float | None = None) -> Event | None:
         """The next event; None when `timeout` seconds passed without one.
@@ -79,28 +132,29 @@ class Client:
         ------
         msgspec.DecodeError
             What was received is not of this protocol.
+        EndpointError
+            The control endpoint gave no snapshot.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while not self._pending:
+        while not self._session.events:
             wait = None if end is None else max(0, round((end - time.monotonic()) * 1e3))
-            if not self._socket.poll(wait):
+            ready = dict(self._poller.poll(wait))
+            if not ready:
                 return None
-            frames = self._socket.recv_multipart()
-            if len(frames) != 2:
-                raise msgspec.DecodeError(f"a message of {len(frames)} frames instead of [topic, JSON]")
-            self._pending.extend(self._tracker.feed(frames[0].decode("utf-8", "replace"), frames[1]))
+            if self._subscriber not in ready:
+                self._session.join(self._control.recv())
+                continue
             self.heard_at = time.monotonic()
-        return self._pending.popleft()
+            call = self._session.feed(self._subscriber.recv_multipart())
+            if call is not None:
+                self._control.send(call)
+        return self._session.events.popleft()
 
     def __iter__(self) -> Iterator[Event]:
         while True:
             event = self.receive()
             assert event is not None
             yield event
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._context.destroy(linger=0)
 
     def __enter__(self) -> Client:
         return self
@@ -111,7 +165,43 @@ class Client:
         self.close()
 
 
-def _topics(streams: Sequence[str]) -> tuple[str, ...]:
-    """What to subscribe to. Models' states and heartbeats are always wanted: they are few, and they tell."""
-    wanted = [f"{prefix}{stream}/" for stream in streams for prefix in (wire.DETECTIONS, wire.STREAM)]
-    return (*(wanted or (wire.DETECTIONS, wire.STREAM)), wire.MODEL, wire.HEARTBEAT)
+class AsyncClient(_Subscription):
+    """A subscription to a running daemon, for asyncio; everything else is as in `Client`."""
+
+    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Unpack[Options]) -> None:
+        self._context = zmq.asyncio.Context()
+        self._poller = self._ready = zmq.asyncio.Poller()
+        super().__init__(endpoint, **options)
+
+    async def receive(self, timeout: float | None = None) -> Event | None:
+        """The next event; None when `timeout` seconds passed without one. Raises as `Client.receive`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while not self._session.events:
+                    await self._read()
+        return self._session.events.popleft() if self._session.events else None
+
+    async def _read(self) -> None:
+        """Wait, which can be cancelled; what is there is then read without waiting."""
+        ready = dict(await self._ready.poll())
+        if self._subscriber not in ready:
+            self._session.join(await self._control.recv())
+            return
+        self.heard_at = time.monotonic()
+        call = self._session.feed(await self._subscriber.recv_multipart())
+        if call is not None:
+            await self._control.send(call)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while True:
+            event = await self.receive()
+            assert event is not None
+            yield event
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -99,9 +99,10 @@ class Control:
         self._worker = threading.Thread(target=self._work, name="qzd-control-long", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
-        self._worker.start()
-        self._thread.start()
+        """Begin to answer, if there is an endpoint."""
+        if self.endpoints:
+            self._worker.start()
+            self._thread.start()
 
     def close(self) -> None:
         """Answer no more. A long call that runs is left to itself."""

@@ -1,140 +1,67 @@
 """The command `qzdctl`: what a person asks a running daemon.
 
-What may live here: options and the form of what is printed. The subscriber's side is in `client`.
+What may live here: the options that every command shares, and what becomes of an error. The commands are in
+`commands`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-import time
-from dataclasses import asdict
+from pathlib import Path
 
 import click
-import msgspec
+import click.shell_completion
 
-from qzd_daemon import wire
-from qzd_daemon.client import (
-    DEFAULT_ENDPOINT,
-    Client,
-    Detections,
-    Event,
-    Gap,
-    ModelState,
-    Restarted,
-    StreamState,
-)
+from qzd_daemon.commands import ask
+from qzd_daemon.commands.infer import infer
+from qzd_daemon.commands.keygen import keygen
+from qzd_daemon.commands.recordings import record, replay
+from qzd_daemon.commands.tail import tail
+from qzd_daemon.commands.target import Target
 from qzd_ext import __version__
 from qzd_ext.errors import InterruptedByUser, QzdError
 
-__all__ = ["main"]
+__all__ = ["cli", "main"]
 
-SILENCE_SECONDS = 3.0
+KEY_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--endpoint",
-    default=DEFAULT_ENDPOINT,
-    show_default=True,
-    envvar="QZD_ENDPOINT",
-    help="One of the daemon's [publish] bind; or QZD_ENDPOINT.",
+    help="Where the daemon is, for this command's kind of socket. Default: QZD_DETECTIONS, QZD_CONTROL, "
+    "QZD_INFERENCE, or qzd's own.",
 )
+@click.option("--key", type=KEY_FILE, envvar="QZD_KEY", help="Your secret key, for TCP with CURVE.")
+@click.option("--server-key", type=KEY_FILE, envvar="QZD_SERVER_KEY", help="The daemon's public key.")
 @click.version_option(__version__, prog_name="qzdctl")
 @click.pass_context
-def cli(context: click.Context, endpoint: str) -> None:
+def cli(context: click.Context, endpoint: str | None, key: Path | None, server_key: Path | None) -> None:
     """Talk to a running qzd.
 
-    Exit codes: 0 done, 2 wrong usage, 3 the endpoint could not be used, 4 interrupted.
+    Exit codes: 0 done, 1 a self-test failed, 2 wrong usage, 3 the daemon could not be reached or could not
+    do it, 4 interrupted.
     """
-    context.obj = endpoint
+    context.obj = Target(endpoint, key, server_key)
+    if "NO_COLOR" in os.environ:  # no-color.org
+        context.color = False
 
 
-@cli.command()
-@click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
-@click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
-@click.option("--label", "labels", multiple=True, help="Only frames with this label; may be repeated.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.pass_obj
-def tail(
-    endpoint: str,
-    streams: tuple[str, ...],
-    models: tuple[str, ...],
-    labels: tuple[str, ...],
-    count: int | None,
-    as_json: bool,
-) -> None:
-    """Print detections as they are published, and what was lost."""
-    say = _json_line if as_json else _text_line
-    shown = 0
-    with Client(endpoint, streams=streams) as client:
-        while count is None or shown < count:
-            event = _receive(client, endpoint)
-            if isinstance(event, Detections) and not _wanted(event, models, labels):
-                continue
-            click.echo(say(event))
-            shown += isinstance(event, Detections)
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete qzdctl's commands and options.
+
+    For bash: `qzdctl completion bash > ~/.local/share/bash-completion/completions/qzdctl`
+    """
+    kind = click.shell_completion.get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "qzdctl", "_QZDCTL_COMPLETE").source())
 
 
-def _receive(client: Client, endpoint: str) -> Event:
-    """The next event; says so when the daemon is not heard."""
-    told = False
-    while (event := client.receive(SILENCE_SECONDS)) is None:
-        if not told and time.monotonic() - client.heard_at > SILENCE_SECONDS:
-            click.echo(f"qzdctl: nothing is heard from {endpoint}", err=True)
-            click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint", err=True)
-            told = True
-    return event
-
-
-def _wanted(event: Detections, models: tuple[str, ...], labels: tuple[str, ...]) -> bool:
-    found = {box.label for box in event.detections or ()} | {c.label for c in event.classes or ()}
-    return (not models or event.model.name in models) and (not labels or not found.isdisjoint(labels))
-
-
-def _text_line(event: Event) -> str:
-    match event:
-        case Detections():
-            at = time.strftime("%H:%M:%S", time.localtime(event.captured_ns / 1e9))
-            dropped = f" ({event.dropped_before} dropped before)" if event.dropped_before else ""
-            return f"{at} {event.stream}/{event.model.name} frame {event.frame}{dropped}: {_found(event)}"
-        case Gap():
-            return f"-- {event.lost} messages of {event.topic} were lost, {event.first} to {event.last}"
-        case Restarted():
-            return "-- the daemon has started again"
-        case StreamState():
-            return f"-- stream {event.stream} {event.state}{_because(event.reason)}"
-        case ModelState():
-            of = f"{event.model.name} version {event.model.version}"
-            return f"-- model {of} {event.state}{_because(event.reason)}"
-
-
-def _found(event: Detections) -> str:
-    if event.outcome != "ok":
-        return f"{event.outcome}{_because(event.reason)}"
-    boxes = [f"{b.label} {b.score:.2f} at {_corners(b)}" for b in event.detections or ()]
-    classes = [f"{c.label} {c.score:.2f}" for c in event.classes or ()]
-    return ", ".join(boxes or classes) or "nothing"
-
-
-def _corners(box: wire.Box) -> str:
-    return " ".join(f"{v:.0f}" for v in box.box)
-
-
-def _because(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
-
-
-def _json_line(event: Event) -> str:
-    """A message as it came; what was concluded from messages is marked by `event`."""
-    match event:
-        case Gap():
-            line = {"event": "gap", **asdict(event), "lost": event.lost}
-        case Restarted():
-            line = {"event": "restarted", **asdict(event)}
-        case _:
-            return wire.encode(event).decode()
-    return msgspec.json.encode(line).decode()
+for command in (*ask.COMMANDS, tail, infer, record, replay, keygen, completion):
+    cli.add_command(command)
 
 
 def main() -> None:

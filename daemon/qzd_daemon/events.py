@@ -1,18 +1,19 @@
 """What a subscriber learns from the messages it receives, and from those that it does not.
 
 What may live here: the events and the `Tracker` that makes them. No I/O, so that any loop can drive it:
-`client` feeds it from a socket, and a test feeds it by hand.
+`session` feeds it, and a test feeds it by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qzd_daemon import wire
 from qzd_daemon.wire import Detections, Heartbeat, ModelState, StreamState
 
-__all__ = ["Detections", "Event", "Gap", "ModelState", "Restarted", "StreamState", "Tracker"]
+__all__ = ["Detections", "Event", "Gap", "ModelState", "Restarted", "Stale", "StreamState", "Tracker"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,22 @@ class Restarted:
     epoch: str
 
 
-Event = Detections | Gap | Restarted | StreamState | ModelState
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A detections message that comes too late to be acted on.
+
+    Attributes
+    ----------
+    message : Detections
+    age_s : float
+        Seconds since it was published, by this machine's clock.
+    """
+
+    message: Detections
+    age_s: float
+
+
+Event = Detections | Gap | Restarted | Stale | StreamState | ModelState
 
 
 class Tracker:
@@ -64,16 +80,41 @@ class Tracker:
     ----------
     wants : callable
         Whether a topic is subscribed to; heartbeats list them all.
+    max_age_s : float, optional
+        Detections that are older become Stale.
+    now_ns : callable
+        The wall clock.
     """
 
-    def __init__(self, wants: Callable[[str], bool] = lambda _: True) -> None:
+    def __init__(
+        self,
+        wants: Callable[[str], bool] = lambda _: True,
+        max_age_s: float | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._wants = wants
+        self._max_age_s = max_age_s
+        self._now_ns = now_ns
         self._epoch = ""
         self._seen: dict[str, int] = {}
         self._complete = False  # whether a topic that is not in _seen has had no message yet
 
+    def join(self, epoch: str, messages: Sequence[tuple[str, bytes]]) -> list[Event]:
+        """Begin with a snapshot, the last message of each topic; what follows it goes to `feed`."""
+        self._epoch = epoch
+        self._complete = True
+        events: list[Event] = []
+        for topic, payload in messages:
+            message = wire.decode(payload)
+            if self._wants(topic) and not isinstance(message, Heartbeat):
+                self._seen[topic] = message.seq
+                events.append(self._judge(message))
+        return events
+
     def feed(self, topic: str, payload: bytes) -> list[Event]:
         """The events of one message, in order: what was lost before it, then what it says.
+
+        A message that is known already, from a snapshot, gives none.
 
         Raises
         ------
@@ -88,8 +129,16 @@ class Tracker:
                     events += self._advance(other, seq, arrived=False)
             self._complete = True
             return events
+        if message.seq <= self._seen.get(topic, 0):
+            return events
         events += self._advance(topic, message.seq, arrived=True)
-        return [*events, message]
+        return [*events, self._judge(message)]
+
+    def _judge(self, message: Detections | StreamState | ModelState) -> Event:
+        if self._max_age_s is None or not isinstance(message, Detections):
+            return message
+        age_s = (self._now_ns() - message.published_ns) / 1e9
+        return Stale(message, age_s) if age_s > self._max_age_s else message
 
     def _check_epoch(self, epoch: str) -> list[Event]:
         if epoch == self._epoch:

@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 import zmq
@@ -146,7 +145,7 @@ class Publisher:
                 self.last[topic], stamped = self._send(topic, message, seq)
                 self._sent(stamped)
 
-    def _beat(self, state: Literal["serving", "stopping"]) -> None:
+    def _beat(self, state: wire.BeatState) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
         self._beats += 1
         beat = wire.Heartbeat(state=state, interval_ms=self._config.heartbeat_ms, topics=self._sequence)

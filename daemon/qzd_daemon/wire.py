@@ -20,6 +20,7 @@ __all__ = [
     "MODEL",
     "PREFIX",
     "STREAM",
+    "BeatState",
     "Box",
     "ClassScore",
     "Detections",
@@ -45,6 +46,7 @@ MODEL = f"{PREFIX}model/"
 HEARTBEAT = f"{PREFIX}heartbeat/"
 
 Outcome = Literal["ok", "skipped", "stale", "error"]
+BeatState = Literal["serving", "stopping"]
 
 
 def detections_topic(stream: str, model: str) -> str:
@@ -176,7 +178,7 @@ class ModelState(Message, frozen=True, kw_only=True, tag="qzd.model/1"):
 class Heartbeat(Message, frozen=True, kw_only=True, tag="qzd.heartbeat/1"):
     """Sent at a fixed interval, and once more as the last message of an epoch."""
 
-    state: Literal["serving", "stopping"]
+    state: BeatState
     """`stopping`: this is the last message of the epoch."""
     interval_ms: int
     topics: dict[str, int]

@@ -1,0 +1,189 @@
+"""The asker's side of the control and inference sockets. Needs pyzmq and msgspec alone.
+
+    with Caller() as caller:
+        caller.call("swap", model="ssd", version="4")
+
+What may live here: one question, one answer, and what is raised where there is none.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+import zmq
+
+from qzd_daemon import wire
+from qzd_daemon.calls import Failure, Fault, ImageHeader, Refusal, Reply, Request
+from qzd_daemon.reach import CONTROL, INFERENCE, Keys, connect
+from qzd_ext.errors import EndpointError, GateError, QzdError, ResourceError, UsageError
+
+__all__ = ["Caller", "ImageCaller", "RefusedError"]
+
+CALL_SECONDS = 5.0
+
+
+class RefusedError(ResourceError):
+    """The daemon has answered that it does not, or cannot.
+
+    Parameters
+    ----------
+    fault : Fault
+    """
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+        if fault.code == "gate":
+            self.exit_code = GateError.exit_code
+        elif fault.code in ("usage", "config", "unknown_model", "unknown_op", "bad_request"):
+            self.exit_code = UsageError.exit_code
+
+
+class _Dialogue:
+    """A DEALER socket; who asks waits for the answer with the right id."""
+
+    def __init__(self, endpoint: str, keys: Keys | None, timeout: float) -> None:
+        self._endpoint = endpoint
+        self._timeout = timeout
+        self._count = 0
+        self._context = zmq.Context()
+        try:
+            self._socket = connect(self._context.socket(zmq.DEALER), endpoint, keys)
+        except QzdError:
+            self.close()
+            raise
+
+    def _exchange(self, frames: list[bytes]) -> list[bytes]:
+        """Send, and wait for the next reply."""
+        self._socket.send_multipart(frames)
+        return self._receive(time.monotonic() + self._timeout)
+
+    def _receive(self, end: float) -> list[bytes]:
+        if not self._socket.poll(max(0, round((end - time.monotonic()) * 1e3))):
+            raise EndpointError(
+                f"{self._endpoint}: no answer in {self._timeout:g} s",
+                wanted="a running qzd that binds this endpoint",
+                fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+            )
+        return self._socket.recv_multipart()
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Caller(_Dialogue):
+    """Calls the control socket.
+
+    Parameters
+    ----------
+    endpoint : str
+        One of the daemon's `[control] bind`.
+    keys : Keys, optional
+        For a TCP endpoint with CURVE.
+    timeout : float
+        Seconds to wait for an answer.
+
+    Raises
+    ------
+    EndpointError
+        The endpoint is not one.
+    DataError
+        A key cannot be used.
+    """
+
+    def __init__(
+        self, endpoint: str = CONTROL, *, keys: Keys | None = None, timeout: float = CALL_SECONDS
+    ) -> None:
+        super().__init__(endpoint, keys, timeout)
+
+    def call(self, op: str, **arguments: str | None) -> Any:
+        """Ask for something, and wait for it.
+
+        Parameters
+        ----------
+        op : str
+        **arguments
+            As `calls.Request` names them.
+
+        Returns
+        -------
+        object
+            The result, of JSON's types.
+
+        Raises
+        ------
+        RefusedError
+            The daemon's answer is no.
+        EndpointError
+            There is no answer.
+        """
+        self._count += 1
+        frames = self._exchange([msgspec.json.encode(Request(id=self._count, op=op, **arguments))])
+        while True:
+            reply = msgspec.json.decode(frames[0])
+            if reply.get("id") == self._count:
+                break
+            frames = self._receive(time.monotonic() + self._timeout)  # that one was given up before
+        if reply["ok"]:
+            return msgspec.convert(reply, Reply).result
+        raise RefusedError(msgspec.convert(reply, Refusal).error)
+
+
+class ImageCaller(_Dialogue):
+    """Asks the inference socket what is in images; parameters and errors as `Caller`."""
+
+    def __init__(
+        self, endpoint: str = INFERENCE, *, keys: Keys | None = None, timeout: float = 2 * CALL_SECONDS
+    ) -> None:
+        super().__init__(endpoint, keys, timeout)
+
+    def infer(
+        self,
+        image: bytes,
+        form: Literal["jpeg", "png", "bgr"],
+        *,
+        model: str | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> wire.Detections:
+        """What is in one image.
+
+        Parameters
+        ----------
+        image : bytes
+            A JPEG or PNG file, or rows of BGR pixels.
+        form : "jpeg", "png" or "bgr"
+        model : str, optional
+            May be left out where the daemon has only one.
+        size : (width, height), optional
+            For bgr.
+
+        Raises
+        ------
+        RefusedError
+            The daemon's answer is no, for example busy.
+        EndpointError
+            There is no answer.
+        """
+        self._count += 1
+        width, height = size or (None, None)
+        header = ImageHeader(model=model, format=form, width=width, height=height)
+        name = str(self._count).encode()
+        frames = self._exchange([name, msgspec.json.encode(header), image])
+        while frames[0] != name:
+            frames = self._receive(time.monotonic() + self._timeout)
+        reply = msgspec.json.decode(frames[1], type=wire.Detections | Failure)
+        if isinstance(reply, Failure):
+            raise RefusedError(reply.error)
+        return reply

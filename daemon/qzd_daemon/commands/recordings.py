@@ -1,0 +1,63 @@
+"""`qzdctl record` and `qzdctl replay`: a daemon's messages in a file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from qzd_daemon.commands.target import Target
+from qzd_daemon.reach import DETECTIONS
+from qzd_daemon.recording import Player, Recorder
+from qzd_ext.errors import UsageError
+
+__all__ = ["record", "replay"]
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+LOOK_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many messages.")
+@click.pass_obj
+def record(target: Target, file: Path, seconds: float | None, count: int | None) -> None:
+    """Write everything that the daemon publishes into FILE, until Ctrl-C."""
+    end = time.monotonic() + seconds if seconds is not None else float("inf")
+    recorded = 0
+    try:
+        with file.open("xb") as lines, Recorder(target.of("detections"), target.keys, lines) as recorder:
+            while time.monotonic() < end and recorded != count:
+                recorded += recorder.record(LOOK_SECONDS) is not None
+    except FileExistsError as error:
+        raise UsageError(f"{file}: it is there already", fix="choose another name") from error
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be written: {error.strerror}", fix="choose another name") from error
+    finally:
+        if recorded:
+            click.echo(f"{recorded} messages in {file}", err=True)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--bind", multiple=True, default=(DETECTIONS,), show_default=True, help="Where to publish.")
+@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, help="2 is twice as fast.")
+@click.option("--fast", is_flag=True, help="As fast as it goes.")
+@click.option("--loop", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--wait", is_flag=True, help="Begin when there is a subscriber.")
+def replay(file: Path, bind: tuple[str, ...], speed: float, fast: bool, loop: bool, wait: bool) -> None:
+    """Publish the messages of FILE as a daemon that runs now would."""
+    player = Player(bind)
+    click.echo(f"publishing on {', '.join(player.endpoints)}", err=True)
+    try:
+        if wait:
+            player.wait()
+        while True:
+            count = player.play(file, None if fast else speed)
+            click.echo(f"{count} messages were sent", err=True)
+            if not loop:
+                return
+    finally:
+        player.close()

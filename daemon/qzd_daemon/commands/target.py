@@ -1,0 +1,70 @@
+"""Which daemon a command talks to, and the words in which results are shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from qzd_daemon import reach
+from qzd_daemon.reach import Keys
+from qzd_ext.errors import UsageError
+
+__all__ = ["Target", "coloured", "table"]
+
+COLOURS = {
+    **dict.fromkeys(("ok", "running", "loaded", "swapped", "rolled_back"), "green"),
+    **dict.fromkeys(("ended", "waiting", "connecting", "skipped", "stale", "removed"), "yellow"),
+    **dict.fromkeys(("failed", "error", "reconnecting", "stalled"), "red"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the options before the command say.
+
+    Attributes
+    ----------
+    endpoint : str or None
+        None for the default of the socket that the command needs.
+    key, server_key : Path or None
+    """
+
+    endpoint: str | None
+    key: Path | None
+    server_key: Path | None
+
+    def of(self, socket: Literal["detections", "control", "inference"]) -> str:
+        """The endpoint: of --endpoint, of QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, or the default."""
+        default: str = getattr(reach, socket.upper())
+        return self.endpoint or os.environ.get(f"QZD_{socket.upper()}") or default
+
+    @property
+    def keys(self) -> Keys | None:
+        """Both keys, or none."""
+        if self.key is None and self.server_key is None:
+            return None
+        if self.key is None or self.server_key is None:
+            raise UsageError("one of --key and --server-key is given", wanted="both, or none")
+        return Keys(self.key, self.server_key)
+
+
+def coloured(word: str) -> str:
+    """A state in its colour; click leaves it plain where the output is no terminal."""
+    return click.style(word, fg=COLOURS.get(word))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as what is in them."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(click.unstyle(row[i])) for row in cells) for i in range(len(head))]
+    lines = ["  ".join(_padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - len(click.unstyle(cell)))

@@ -1,0 +1,128 @@
+"""A subscription from its first message on: joining with a snapshot, then event by event.
+
+What may live here: what the blocking client and the asyncio client do alike, and no I/O.
+
+Joining: a heartbeat proves that every subscription is in force, because heartbeats are subscribed to last.
+Only then is the snapshot asked for, so that it holds whatever was sent before; what comes meanwhile is kept,
+and what the snapshot holds too is left out by its seq. So there is no hole and no double between the two.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+import msgspec
+
+from qzd_daemon import wire
+from qzd_daemon.calls import Fault, Request, Snapshot
+from qzd_daemon.events import Event, Tracker
+from qzd_ext.errors import EndpointError
+
+__all__ = ["Session"]
+
+ATTEMPTS = 5  # one a heartbeat
+
+_snapshot_reply = msgspec.json.Decoder(Snapshot)
+
+
+class _Reply(msgspec.Struct):
+    """Of a call for a snapshot; only one of the two is there."""
+
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: Fault | None = None
+
+
+class Session:
+    """What is received, turned into events.
+
+    Parameters
+    ----------
+    streams : sequence of str
+        Names of the streams to receive; empty for all.
+    max_age_s : float or None
+        Detections that are older become Stale.
+    snapshot : bool
+        Begin with the last message of each topic.
+
+    Attributes
+    ----------
+    topics : tuple of str
+        What to subscribe to, in this order.
+    events : deque of Event
+        What is ready to be read.
+    """
+
+    def __init__(self, streams: Sequence[str], max_age_s: float | None, *, snapshot: bool) -> None:
+        self.topics = _topics(streams)
+        self.events: collections.deque[Event] = collections.deque()
+        self._tracker = Tracker(lambda topic: topic.startswith(self.topics), max_age_s)
+        self._joining = snapshot
+        self._epoch = ""
+        self._kept: list[tuple[str, bytes]] = []
+        self._asked = 0
+
+    def feed(self, frames: Sequence[bytes]) -> bytes | None:
+        """Take a message from the subscription.
+
+        Returns
+        -------
+        bytes or None
+            A call that must be sent to the control socket; its reply goes to `join`.
+
+        Raises
+        ------
+        msgspec.DecodeError
+            It is not of this protocol.
+        EndpointError
+            The control socket has not answered.
+        """
+        if len(frames) != 2:
+            raise msgspec.DecodeError(f"a message of {len(frames)} frames instead of [topic, JSON]")
+        topic, payload = frames[0].decode("utf-8", "replace"), frames[1]
+        if not self._joining:
+            self.events.extend(self._tracker.feed(topic, payload))
+            return None
+        self._kept.append((topic, payload))
+        return self._ask(payload) if topic == wire.HEARTBEAT else None
+
+    def _ask(self, heartbeat: bytes) -> bytes:
+        epoch = wire.decode(heartbeat).epoch
+        if epoch != self._epoch:  # nothing of an epoch before is of use any more
+            self._epoch, self._asked = epoch, 0
+            self._kept = [kept for kept in self._kept if wire.decode(kept[1]).epoch == epoch]
+        if self._asked == ATTEMPTS:
+            raise EndpointError(
+                f"the control socket has not answered {ATTEMPTS} calls for a snapshot",
+                wanted="one of the daemon's [control] bind",
+                fix="correct the control endpoint and its keys, or do without a snapshot",
+            )
+        self._asked += 1
+        return msgspec.json.encode(Request(id=self._asked, op="snapshot"))
+
+    def join(self, reply: bytes) -> None:
+        """Take the reply to a call for a snapshot.
+
+        Raises
+        ------
+        EndpointError
+            It was refused.
+        """
+        answer = msgspec.json.decode(reply, type=_Reply)
+        if answer.error is not None:
+            raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
+        snapshot = _snapshot_reply.decode(answer.result)
+        if not self._joining or snapshot.epoch != self._epoch:  # late, or the daemon has started again
+            return
+        self._joining = False
+        last = [(entry.topic, bytes(entry.message)) for entry in snapshot.messages]
+        self.events.extend(self._tracker.join(snapshot.epoch, last))
+        for topic, payload in self._kept:
+            self.events.extend(self._tracker.feed(topic, payload))
+        self._kept.clear()
+
+
+def _topics(streams: Sequence[str]) -> tuple[str, ...]:
+    """What to subscribe to. Models' states and heartbeats are always wanted: they are few, and they tell."""
+    wanted = [f"{prefix}{stream}/" for stream in streams for prefix in (wire.DETECTIONS, wire.STREAM)]
+    return (*(wanted or (wire.DETECTIONS, wire.STREAM)), wire.MODEL, wire.HEARTBEAT)
