@@ -33,7 +33,7 @@ ctypedef unsigned long long Key     # score, falling, in the upper half; place a
 ctypedef unsigned int Place
 
 cdef enum:
-    FEW = 64            # so many are sorted by insertion
+    FEW = 48            # so many are sorted by insertion, and compared one by one
     GRID_FROM = 128     # boxes of one class from which a grid pays
     PER_CELL = 8        # boxes in a cell, on average
 
@@ -181,7 +181,10 @@ cdef class Candidates:
         free(keys)
         self.picked = entering
         if self.rules.iou < 1:
-            self.picked = suppress(self.items, self.picks, entering, &self.rules)
+            if entering <= FEW:
+                self.picked = suppress_few(self.items, self.picks, entering, &self.rules)
+            else:
+                self.picked = suppress(self.items, self.picks, entering, &self.rules)
             if self.picked < 0:
                 self.picked = 0
                 with gil:
@@ -356,6 +359,29 @@ cdef inline Key digit_of(Key key, int shift, const Candidate *items) noexcept no
 
 
 # --- suppression
+
+cdef Py_ssize_t suppress_few(
+    const Candidate *items, Place *picks, Py_ssize_t n, const Rules *rules
+) noexcept nogil:
+    """As `suppress`, each box against those that were kept: for few boxes a grid does not pay."""
+    cdef Py_ssize_t i, j, kept = 0
+    cdef const Candidate *item
+    cdef const Candidate *better
+    for i in range(n):
+        item = items + picks[i]
+        for j in range(kept):
+            better = items + picks[j]
+            if (rules.agnostic or better.class_id == item.class_id) and (
+                diou(&better.box, &item.box) if rules.diou else iou(&better.box, &item.box)
+            ) > rules.iou:
+                break
+        else:
+            picks[kept] = picks[i]
+            kept += 1
+            if kept > rules.max_detections:
+                break
+    return kept
+
 
 cdef Py_ssize_t suppress(
     const Candidate *items, Place *picks, Py_ssize_t n, const Rules *rules

@@ -18,7 +18,7 @@ cdef extern from "_simd.h" nogil:
     size_t qzd_stride_hits(const float *first, size_t n, size_t stride, float threshold,
                            unsigned int *rows)
     size_t qzd_best(const float *values, size_t n)
-    void qzd_fetch(const float *values, size_t n)
+    void qzd_fetch(const float *values, size_t n, size_t step)
 
 cdef enum Activation:
     NONE = 0
@@ -27,7 +27,7 @@ cdef enum Activation:
 
 cdef enum:
     BLOCK = 4096        # values or rows that are filtered at once
-    NEXT = 3            # anchors whose rows are fetched ahead
+    NEXT = 2            # so many anchors ahead their values are fetched
 
 
 cdef struct Wanted:
@@ -64,15 +64,17 @@ cdef inline float score_of(float value, double objectness, Activation activation
 cdef inline Py_ssize_t best_label(const float *values, Py_ssize_t step, Py_ssize_t classes) noexcept nogil:
     """The class of the largest value, the lower one among equals; -1 where one is NaN or +inf."""
     cdef Py_ssize_t c, best = 0
+    cdef float value, largest = values[0]
+    cdef bint poison = False
     if step == 1:
         best = <Py_ssize_t> qzd_best(values, classes)
         return best if best < classes else -1
     for c in range(classes):
-        if not values[c * step] < INFINITY:
-            return -1
-        if values[c * step] > values[best * step]:
-            best = c
-    return best
+        value = values[c * step]
+        poison |= not value < INFINITY
+        if value > largest:
+            largest, best = value, c
+    return -1 if poison else best
 
 
 cdef inline int add_labels(

@@ -107,10 +107,11 @@ static inline size_t qzd_stride_hits(const float *first, size_t n, size_t stride
     return count;
 }
 
-static inline void qzd_fetch(const float *values, size_t n)
+/* Fetch n values that lie `step` apart. */
+static inline void qzd_fetch(const float *values, size_t n, size_t step)
 {
-    for (size_t k = 0; k < n; k += 16)
-        __builtin_prefetch(values + k);
+    for (size_t k = 0; k < n; k += step == 1 ? 16 : 1)
+        __builtin_prefetch(values + k * step);
 }
 
 /* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf. */

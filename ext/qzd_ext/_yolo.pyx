@@ -205,8 +205,8 @@ cdef int scan_objects(
         else:
             k = qzd_stride_hits(v, m, stride, want.raw, places)
         for i in range(k):
-            if step == 1 and i + NEXT < k:
-                qzd_fetch(values + (begin + places[i + NEXT]) * stride, stride)
+            if i + NEXT < k:
+                qzd_fetch(values + (begin + places[i + NEXT]) * stride, classes + 5, step)
             anchor = begin + places[i]
             v = values + anchor * stride
             if not v[4 * step] < INFINITY:

@@ -45,7 +45,7 @@ class Decoder:
         self, manifest: Manifest, shapes: Sequence[tuple[int, ...]], priors: FloatArray | None = None
     ) -> None:
         door = Door(manifest, tuple(tuple(shape) for shape in shapes), priors)
-        self._shapes = door.shapes
+        self._shapes = [*door.shapes]
         self._classes = door.classes
         self._final = isinstance(manifest.head, DetectionOutput | EndToEnd)  # NMS is part of the model
         self._classifier = manifest.head if isinstance(manifest.head, Classification) else None
@@ -100,16 +100,16 @@ class Decoder:
         )
         return Detections(boxes, scores, class_ids, candidates.truncated, candidates.dropped)
 
-    def _readable(self, tensors: Sequence[FloatArray]) -> list[FloatArray]:
+    def _readable(self, tensors: Sequence[FloatArray]) -> Sequence[FloatArray]:
         """The tensors as the kernels read them; copied only where they are not contiguous."""
-        readable = []
-        for tensor, shape in zip(tensors, self._shapes, strict=False):
-            if tensor.shape != shape or tensor.dtype != FLOAT:
-                break
-            readable.append(tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor))
-        if not len(readable) == len(tensors) == len(self._shapes):
+        if [tensor.shape for tensor in tensors] != self._shapes:
             raise self._unlike(tensors)
-        return readable
+        contiguous = True
+        for tensor in tensors:
+            if tensor.dtype != FLOAT:
+                raise self._unlike(tensors)
+            contiguous &= tensor.flags.c_contiguous
+        return tensors if contiguous else [np.ascontiguousarray(tensor) for tensor in tensors]
 
     def _unlike(self, tensors: Sequence[FloatArray]) -> ModelError:
         return ModelError(
