@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -82,10 +83,17 @@ class Entrance:
         What is bound, with the ports that were chosen where the configuration says `:*`.
     """
 
-    def __init__(self, name: str, bound: zmq.Socket[bytes], endpoints: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        bound: zmq.Socket[bytes],
+        endpoints: tuple[str, ...],
+        inherited: Mapping[str, int],
+    ) -> None:
         self.name = name
         self.socket = bound
         self.endpoints = endpoints
+        self._inherited = inherited
         self._put_out = threading.Event()
 
     def put_out(self) -> None:
@@ -103,7 +111,7 @@ class Entrance:
         for endpoint in self.endpoints:
             if endpoint.startswith(scheme):
                 self.socket.unbind(endpoint)
-                _bind_again(self.socket, endpoint)
+                _bind_again(self.socket, endpoint, self._inherited)
 
 
 class Door:
@@ -112,6 +120,8 @@ class Door:
     Parameters
     ----------
     security : SecurityConfig
+    inherited : mapping
+        Files that listen already, by endpoint: systemd has bound them for us.
 
     Raises
     ------
@@ -125,7 +135,12 @@ class Door:
         Connections that were refused, by (name of the socket, reason).
     """
 
-    def __init__(self, security: SecurityConfig = SecurityConfig()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        security: SecurityConfig = SecurityConfig(),  # noqa: B008 - frozen
+        inherited: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        self._inherited = inherited
         self._secret = self._authorised = None
         if security.server_key is not None and security.authorized_keys is not None:
             self._secret = read_secret(Path(security.server_key))
@@ -162,7 +177,7 @@ class Door:
             opened.close(linger=0)
             monitor.close(linger=0)
             raise
-        entrance = Entrance(name, opened, tuple(bound[e] for e in endpoints))
+        entrance = Entrance(name, opened, tuple(bound[e] for e in endpoints), self._inherited)
         self._watches.append(_Watch(entrance, monitor, limits.connections))
         return entrance
 
@@ -175,12 +190,15 @@ class Door:
                 opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
                 opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
                 opened.setsockopt(zmq.CURVE_SERVER, 1)
-            _bind(opened, endpoint)
+            _bind(opened, endpoint, self._inherited)
             bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
         return bound
 
     def start(self) -> None:
         """Begin to answer; until then, nobody with a key gets in."""
+        bound = {endpoint for watch in self._watches for endpoint in watch.entrance.endpoints}
+        for endpoint in self._inherited.keys() - bound:
+            log.warning("systemd listens on %s, which no `bind` names: whoever connects waits", endpoint)
         self._thread.start()
 
     @property
@@ -314,7 +332,13 @@ def _shut(file: int, endpoint: str) -> None:
             connection.shutdown(socket.SHUT_RDWR)
 
 
-def _bind(opened: zmq.Socket[bytes], endpoint: str) -> None:
+def _bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
+    file = inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
+    if file is not None:
+        opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound
+        opened.bind(endpoint)
+        opened.setsockopt(zmq.USE_FD, -1)
+        return
     path = endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
     if path is not None and _is_served(path):
         raise _cannot_bind(endpoint, errno.EADDRINUSE)
@@ -328,12 +352,12 @@ def _bind(opened: zmq.Socket[bytes], endpoint: str) -> None:
             os.umask(umask)
 
 
-def _bind_again(opened: zmq.Socket[bytes], endpoint: str) -> None:
+def _bind_again(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
     """The old listener is closed by another thread, a moment later."""
     end = time.monotonic() + REBIND_SECONDS
     while True:
         try:
-            _bind(opened, endpoint)
+            _bind(opened, endpoint, inherited)
             return
         except EndpointError:
             if time.monotonic() > end:

@@ -1,6 +1,7 @@
-"""Readiness, watchdog and status to systemd; nothing happens where it did not start us.
+"""Readiness, watchdog and status to systemd, and the sockets that it hands over.
 
-Source: sd_notify(3). What may live here: that protocol, and no dependency.
+Nothing happens where it did not start us. Source: sd_notify(3), sd_listen_fds(3). What may live
+here: that protocol, and no dependency.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["more_time", "notify", "watchdog_interval"]
+__all__ = ["inherited_sockets", "more_time", "notify", "watchdog_interval"]
 
 EXTEND_SECONDS = 5.0
+FIRST_SOCKET = 3
 
 
 def notify(*fields: str) -> None:
@@ -62,3 +64,27 @@ def more_time(most: float) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def inherited_sockets() -> dict[str, int]:
+    """Take the sockets that systemd listens on for us.
+
+    Returns
+    -------
+    dict
+        File numbers by ZeroMQ endpoint, `ipc://PATH` or `tcp://ADDRESS:PORT`.
+    """
+    mine = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    os.environ.pop("LISTEN_FDNAMES", None)
+    files = range(FIRST_SOCKET, FIRST_SOCKET + count) if mine else ()
+    return {_endpoint(file): file for file in files}
+
+
+def _endpoint(file: int) -> str:
+    os.set_inheritable(file, False)
+    with socket.socket(fileno=os.dup(file)) as listener:
+        name = listener.getsockname()
+    if isinstance(name, str):
+        return f"ipc://{name}"
+    return f"tcp://[{name[0]}]:{name[1]}" if ":" in name[0] else f"tcp://{name[0]}:{name[1]}"

@@ -20,7 +20,7 @@ from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.inference import Inference
 from qzd_daemon.monitor import Monitor
-from qzd_daemon.notify import more_time, notify, watchdog_interval
+from qzd_daemon.notify import inherited_sockets, more_time, notify, watchdog_interval
 from qzd_daemon.operations import Operations
 from qzd_daemon.publisher import Publisher
 from qzd_daemon.signals import Signals
@@ -75,7 +75,7 @@ class Service:
         """
         threading.excepthook = self._thread_died
         with Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._signal):
-            self._door = Door(self._config.security)
+            self._door = Door(self._config.security, inherited_sockets())
             try:
                 self._open()
             except QzdError:
