@@ -4,8 +4,18 @@ BIN := .venv/bin
 SOURCES := setup.py pyproject.toml $(wildcard ext/qzd_ext/*.pyx ext/qzd_ext/*.pxd ext/qzd_ext/*.h)
 DEMO_DIR ?= demo-output
 
+# For `make install`. DESTDIR is a folder to fill for a package or another device, PREFIX where it lies there.
+DESTDIR ?=
+PREFIX ?= /usr/local
+DEVICE_PYTHON ?= /usr/bin/python3
+SYSTEMD ?= $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+LIB := $(PREFIX)/lib
+UNITS := $(DESTDIR)$(LIB)/systemd/system
+SHARE := $(DESTDIR)$(PREFIX)/share
+
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint types test test-system test-memory dist clean \
+.PHONY: help demo build lint types test test-system test-memory dist clean lock \
+        install install-wheels install-program install-systemd install-docs \
         bench-kernels bench-quantize bench-engine
 
 help: ## this list
@@ -31,6 +41,7 @@ demo: .venv/tools ## the main job, from images to detections on a socket
 
 build: .venv/dev ## compile the extensions in place
 	$(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -m qzd_daemon.schema docs/schema
 
 lint: build ## style, import rules, stubs
 	$(BIN)/ruff check
@@ -61,6 +72,54 @@ bench-quantize: build ## accuracy, speed and time of quantization beside NNCF's 
 
 dist: .venv/dev ## an sdist, and a wheel made from it
 	$(BIN)/python -m build
+
+lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for every platform
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --no-header --no-annotate --output-file requirements.lock
+
+install: install-wheels install-program install-systemd install-docs ## the daemon, its units and docs
+
+install-wheels: .venv/bin/python # what the daemon stands on, as requirements.lock has it
+	rm -rf $(DESTDIR)$(LIB)/qzd
+	$(BIN)/pip install --quiet --no-deps --require-hashes --target $(DESTDIR)$(LIB)/qzd -r requirements.lock
+	rm -rf $(DESTDIR)$(LIB)/qzd/bin
+
+install-program: .venv/bin/python # qzd and qzdctl; compiles
+	rm -rf build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(DESTDIR)$(LIB)/qzd build/wheel/qzd-*.whl
+	rm -rf $(DESTDIR)$(LIB)/qzd/bin $(DESTDIR)$(LIB)/qzd/qzd_tools
+	install -d $(DESTDIR)$(PREFIX)/bin
+	$(call launcher,qzd,cli)
+	$(call launcher,qzdctl,ctl)
+
+# $(call launcher,COMMAND,MODULE): found by path, so that nothing of the builder's machine is in it.
+define launcher
+printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "%s")\nfrom qzd_daemon.%s import main\n\nmain()\n' \
+  "$(DEVICE_PYTHON)" "$(LIB)/qzd" "$(2)" > $(DESTDIR)$(PREFIX)/bin/$(1)
+chmod 755 $(DESTDIR)$(PREFIX)/bin/$(1)
+endef
+
+install-systemd: # units, the user qzd, its folders, and a configuration where there is none
+	install -d $(UNITS) $(DESTDIR)$(LIB)/sysusers.d $(DESTDIR)$(LIB)/tmpfiles.d $(DESTDIR)/etc/qzd
+	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.service > $(UNITS)/qzd.service
+	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.socket > $(UNITS)/qzd.socket
+	sed -E -e 's|/etc/qzd/qzd.toml|/etc/qzd/%i.toml|; s|^(Description=.*)|\1: %i|' \
+	  -e 's|^(Runtime\|Cache)(Directory=qzd)|\1\2-%i|; s|LoadCredential=qzd|&-%i|' \
+	  $(UNITS)/qzd.service > $(UNITS)/qzd@.service
+	for unit in qzd qzd@; do for dropin in systemd/qzd.service.d/*.conf; do \
+	  needs=$$(basename $$dropin | cut -d- -f1); \
+	  if [ "$(or $(SYSTEMD),0)" -ge "$$needs" ]; then \
+	    install -D -m 644 $$dropin $(UNITS)/$$unit.service.d/$$(basename $$dropin); fi; done; done
+	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIB)/sysusers.d/qzd.conf
+	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(LIB)/tmpfiles.d/qzd.conf
+	install -D -m 644 systemd/qzd.toml $(SHARE)/qzd/qzd.toml
+	[ -e $(DESTDIR)/etc/qzd/qzd.toml ] || install -m 644 systemd/qzd.toml $(DESTDIR)/etc/qzd/qzd.toml
+
+install-docs: # what is in docs/, and the licence
+	install -d $(SHARE)/doc/qzd
+	cp -r docs/. $(SHARE)/doc/qzd
+	install -m 644 README.md CHANGELOG.md LICENSE $(SHARE)/doc/qzd
 
 clean: ## what was built, not what was installed
 	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR)

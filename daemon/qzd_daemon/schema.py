@@ -1,0 +1,118 @@
+"""The JSON Schema of every message, made from the structs: `python -m qzd_daemon.schema docs/schema`.
+
+What may live here: making them. The descriptions are the docstrings beside the fields, so that they have
+one home.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import textwrap
+import typing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from qzd_daemon import calls, wire
+from qzd_daemon.config import Config
+
+__all__ = ["SCHEMAS", "schema"]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+SCHEMAS: dict[str, type[msgspec.Struct]] = {
+    "qzd.detections-1": wire.Detections,
+    "qzd.stream-1": wire.StreamState,
+    "qzd.model-1": wire.ModelState,
+    "qzd.heartbeat-1": wire.Heartbeat,
+    "qzd.control-1.request": calls.Request,
+    "qzd.control-1.reply": calls.Reply,
+    "qzd.control-1.refusal": calls.Refusal,
+    "qzd.control-1.result.ping": calls.Pong,
+    "qzd.control-1.result.status": calls.Status,
+    "qzd.control-1.result.stream": calls.StreamStatus,
+    "qzd.control-1.result.model": calls.ModelStatus,
+    "qzd.control-1.result.device": calls.DeviceStatus,
+    "qzd.control-1.result.snapshot": calls.Snapshot,
+    "qzd.control-1.result.self_test": calls.Passed,
+    "qzd.inference-1.header": calls.ImageHeader,
+    "qzd.error-1": calls.Failure,
+    "qzd.toml": Config,
+}
+"""By the name of the file."""
+
+ASKED = (calls.Request, calls.ImageHeader, Config)  # what others write may leave out what has a default
+
+
+def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of a struct, with a description of every field."""
+    (made,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    for name, struct in _structs(kind).items():
+        if name in parts:
+            _describe(parts[name], struct, asked=kind in ASKED)
+    top = parts.pop(made["$ref"].rpartition("/")[2])
+    return {"$schema": DIALECT, **top, **({"$defs": parts} if parts else {})}
+
+
+def write(directory: Path) -> None:
+    """Write every schema as a file; files that are not among them are removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob("*.json"):
+        if path.stem not in SCHEMAS:
+            path.unlink()
+    for name, kind in SCHEMAS.items():
+        (directory / f"{name}.json").write_bytes(text(kind))
+
+
+def text(kind: type[msgspec.Struct]) -> bytes:
+    """A schema as its file has it."""
+    return msgspec.json.format(msgspec.json.encode(schema(kind))) + b"\n"
+
+
+def _structs(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The struct and all that its fields hold, by name."""
+    found: dict[str, type[msgspec.Struct]] = {}
+    todo: list[Any] = [kind]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, type) and issubclass(one, msgspec.Struct) and one.__name__ not in found:
+            found[one.__name__] = one
+            todo += typing.get_type_hints(one).values()
+        todo += typing.get_args(one)
+    return found
+
+
+def _describe(part: dict[str, Any], kind: type[msgspec.Struct], *, asked: bool) -> None:
+    part["description"] = " ".join((kind.__doc__ or "").split())
+    help_of = _field_docs(kind)
+    hints = typing.get_type_hints(kind)
+    for name, field in part["properties"].items():
+        if not asked:
+            field.pop("default", None)
+        if name in help_of and "description" not in field:
+            field["description"] = help_of[name]
+    if not asked:  # whatever the daemon writes is always there, but for what may be unset
+        absent = {name for name, hint in hints.items() if msgspec.UnsetType in typing.get_args(hint)}
+        part["required"] = [name for name in part["properties"] if name not in absent]
+
+
+def _field_docs(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """The docstrings that follow the fields of a struct and of those it extends."""
+    docs: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        if not (issubclass(one, msgspec.Struct) and one is not msgspec.Struct):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(one))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, after in zip(tree.body, tree.body[1:], strict=False):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    docs[name] = " ".join(words.split())
+    return docs
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))

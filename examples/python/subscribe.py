@@ -1,0 +1,26 @@
+"""Receives detections from qzd and says what was lost.
+
+python subscribe.py [ENDPOINT]
+"""
+
+from __future__ import annotations
+
+import sys
+
+from qzd_daemon.client import Client, Detections, Gap, Restarted, Stale, StreamState
+
+with Client(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5561", max_age_s=2.0) as client:
+    for event in client:
+        match event:
+            case Detections(stream=stream, frame=frame, outcome="ok", detections=boxes):
+                print(stream, frame, [(box.label, box.score, box.box) for box in boxes or ()])
+            case Detections(stream=stream, frame=frame, reason=reason):
+                print(stream, frame, "nothing is known:", reason)
+            case Stale(age_s=age):
+                print(f"too late to act on, {age:.1f} s old")
+            case Gap(topic=topic):
+                print(event.lost, "messages of", topic, "were lost")
+            case Restarted():
+                print("the daemon has started again")
+            case StreamState(stream=stream, state=state):
+                print(stream, "is", state)
