@@ -1,0 +1,310 @@
+"""The daemon beside OpenVINO's benchmark_app on the same IR: throughput, latency, fairness, start, memory.
+
+The daemon is a real process that publishes JSON, and this process is its subscriber. Every ratio is of
+medians of runs taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+from report import Row, report
+
+from qzd_daemon import wire
+from qzd_daemon.client import Client, Detections
+from qzd_ext.bundle import MODEL
+from qzd_ext.runner import RunOptions
+from qzd_tools.benchmark_app import run_benchmark_app
+
+QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
+TOOLS = (sys.executable, "-c", "from qzd_tools.cli import main; main()")
+APP = (sys.executable, "-c", "import sys; from openvino.tools.benchmark.main import main; sys.exit(main())")
+MODELS = {"ssd": "ssd_mobilenet_v1_coco.xml", "yolov8n": "yolov8n.onnx"}
+WARM_UP_SECONDS = 2.0
+RAW_FRAMES = 32
+LOAD = 0.7  # of what the model can do, for latency
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where things lie and how long is measured."""
+
+    bundles: Path
+    work: Path
+    video: Path
+    seconds: float
+    rounds: int
+
+    def bundle(self, model: str) -> Path:
+        """A model's INT8 bundle."""
+        return self.bundles / f"{model}-int8"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a subscriber received in a measured time."""
+
+    seconds: float
+    frames: Counter[str]
+    latencies_ms: list[float]
+    """From the moment a frame was there to the moment its message was received."""
+    resident_bytes: int
+
+    @property
+    def rate(self) -> float:
+        """Messages a second."""
+        return sum(self.frames.values()) / self.seconds
+
+
+def prepare(data: Path, bundles: Path) -> None:
+    """Make the INT8 bundles that are not there yet."""
+    calibration = data / "coco/calibration/instances.json"
+    for name, file in MODELS.items():
+        if not (bundles / f"{name}-int8").exists():
+            subprocess.run([*TOOLS, "convert", data / "models" / file, "-o", bundles / name], check=True)
+            command = [*TOOLS, "quantize", bundles / name, "--annotations", calibration]
+            subprocess.run([*command, "-o", bundles / f"{name}-int8"], check=True)
+
+
+def write_raw(path: Path, video: Path, fps: float) -> Path:
+    """The first frames of a video, decoded beforehand: reading them costs no more than a copy."""
+    with av.open(str(video)) as source, av.open(str(path), "w", format="nut") as sink:
+        stream = sink.add_stream("rawvideo", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height = source.streams.video[0].width, source.streams.video[0].height
+        stream.pix_fmt = "bgr24"
+        for frame in islice(source.decode(video=0), RAW_FRAMES):
+            plain = av.VideoFrame.from_ndarray(frame.to_ndarray(format="bgr24"), format="bgr24")
+            sink.mux(stream.encode(plain))
+        sink.mux(stream.encode(None))
+    return path
+
+
+def configuration(bench: Bench, model: str, streams: dict[str, str], *, model_keys: str = "") -> str:
+    """A configuration; each stream is given by its keys beside `model`."""
+    tables = [f'[streams.{name}]\nmodel = "m"\n{keys}' for name, keys in streams.items()]
+    return "\n".join(
+        [
+            f'[publish]\nbind = ["ipc://{bench.work}/socket"]\nsend_hwm = 100000',
+            f'[service]\ncache_dir = "{bench.work}/cache"',
+            f'[models.m]\nbundle = "{bench.bundle(model)}"\ndevice = "CPU"\n{model_keys}',
+            *tables,
+        ]
+    )
+
+
+def looped(source: Path, keys: str = 'when_behind = "wait"') -> str:
+    """The keys of a stream that reads a file over and over."""
+    return f'source = "{source}"\nloop = true\n{keys}'
+
+
+@contextmanager
+def daemon(bench: Bench, config: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A qzd process that serves; stopped and awaited at the end."""
+    path = bench.work / "qzd.toml"
+    path.write_text(config)
+    process = subprocess.Popen([*QZD, "--config", str(path), "--log-level", "warning"])
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def listen(bench: Bench, config: str) -> Heard:
+    """Start the daemon, let it warm up, and count what a subscriber receives."""
+    frames: Counter[str] = Counter()
+    latencies: list[float] = []
+    with daemon(bench, config) as process, Client(f"ipc://{bench.work}/socket", receive_hwm=100000) as client:
+        while not isinstance(client.receive(60), Detections):
+            pass
+        begin = time.monotonic() + WARM_UP_SECONDS
+        end = begin + bench.seconds
+        while (now := time.monotonic()) < end:
+            event = client.receive(1)
+            if now >= begin and isinstance(event, Detections):
+                assert event.outcome == "ok", event.reason
+                latencies.append((time.time_ns() - event.captured_ns) / 1e6)
+                frames[event.stream] += 1
+        return Heard(bench.seconds, frames, latencies, resident_bytes(process.pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """VmRSS of a process, as proc(5) has it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+
+def app(bench: Bench, model: str, hint: str) -> Callable[[], float]:
+    """One run of benchmark_app; gives inferences a second, or the median latency in milliseconds."""
+
+    def run() -> float:
+        options = RunOptions(hint="latency" if hint == "latency" else "throughput")
+        found = run_benchmark_app(bench.bundle(model) / MODEL, options, None, bench.seconds)
+        return found.median_ms if hint == "latency" else found.throughput
+
+    return run
+
+
+def in_turns(rounds: int, *runs: Callable[[], float]) -> list[float]:
+    """The median of each run, taken in turns, so that what disturbs one disturbs all."""
+    taken = [[run() for run in runs] for _ in range(rounds)]
+    return [statistics.median(values) for values in zip(*taken, strict=True)]
+
+
+def throughput_rows(bench: Bench, model: str, h264_target: float) -> list[Row]:
+    """Frames a second that arrive at a subscriber, to benchmark_app's inferences."""
+    raw = write_raw(bench.work / "raw.nut", bench.video, 25)
+    four = configuration(bench, model, {f"s{i}": looped(raw) for i in range(4)})
+    file = configuration(bench, model, {"s": looped(bench.video)})
+    theirs, ours, h264 = in_turns(
+        bench.rounds,
+        app(bench, model, "throughput"),
+        lambda: listen(bench, four).rate,
+        lambda: listen(bench, file).rate,
+    )
+    return [
+        Row(f"{model}: benchmark_app -hint throughput", theirs, unit="fps"),
+        Row(f"{model}: 4 streams of raw frames, to benchmark_app", ours / theirs, 0.95, "higher"),
+        Row(f"{model}: H.264 file, to benchmark_app", h264 / theirs, h264_target, "higher"),
+    ]
+
+
+def latency_rows(bench: Bench) -> list[Row]:
+    """One stream with the latency hint at a part of its load: from frame ready to message received."""
+    alone = app(bench, "ssd", "latency")()
+    raw = write_raw(bench.work / "paced.nut", bench.video, LOAD * 1000 / alone)
+    config = configuration(
+        bench, "ssd", {"s": looped(raw, 'when_behind = "drop"')}, model_keys='hint = "latency"'
+    )
+    heard: list[float] = []
+
+    def listen_once() -> float:
+        heard.extend(listen(bench, config).latencies_ms)
+        return statistics.median(heard)
+
+    theirs, _ = in_turns(bench.rounds, app(bench, "ssd", "latency"), listen_once)
+    p50, p99 = statistics.median(heard), statistics.quantiles(heard, n=100)[98]
+    return [
+        Row("ssd: benchmark_app -hint latency, median", theirs, unit="ms"),
+        Row("ssd: frame ready to message received, p50 beyond that", p50 - theirs, 1.5, unit="ms"),
+        Row("ssd: the same, p99 to p50", p99 / p50, 2.0),
+    ]
+
+
+def fairness_rows(bench: Bench) -> list[Row]:
+    """Many streams of one model: the same total, the same share, and no starving."""
+    raw = write_raw(bench.work / "raw.nut", bench.video, 25)
+    counts = (1, 4, 16, 32)
+    configs = [configuration(bench, "ssd", {f"s{i}": looped(raw) for i in range(n)}) for n in counts]
+    shares: list[float] = []
+
+    def rate(config: str) -> Callable[[], float]:
+        def run() -> float:
+            heard = listen(bench, config)
+            shares.append(jain(list(heard.frames.values())))
+            return heard.rate
+
+        return run
+
+    rates = in_turns(bench.rounds, *(rate(config) for config in configs))
+    fast = {f"s{i}": looped(raw) for i in range(4)}
+    slow = looped(write_raw(bench.work / "slow.nut", bench.video, 5), 'when_behind = "drop"')
+    heard = listen(bench, configuration(bench, "ssd", {**fast, "slow": slow}))
+    rows = [Row(f"ssd: {n} streams", r, unit="fps") for n, r in zip(counts, rates, strict=True)]
+    return [
+        *rows,
+        Row("ssd: 1, 4, 16, 32 streams, slowest to fastest total", min(rates) / max(rates), 0.95, "higher"),
+        Row("ssd: Jain's index of equal streams, lowest", min(shares), 0.99, "higher"),
+        Row(
+            "ssd: frames of a 5 fps camera among fast ones",
+            heard.frames["slow"] / heard.seconds / 5,
+            0.95,
+            "higher",
+        ),
+    ]
+
+
+def jain(shares: list[int]) -> float:
+    """Jain's fairness index: 1 when all have the same, 1/n when one has everything."""
+    return sum(shares) ** 2 / (len(shares) * sum(s * s for s in shares))
+
+
+def start_rows(bench: Bench) -> list[Row]:
+    """From the start of the process to READY with a warm cache; memory beside benchmark_app's."""
+    raw = write_raw(bench.work / "raw.nut", bench.video, 25)
+    config = configuration(bench, "ssd", {f"s{i}": looped(raw) for i in range(4)})
+    heard = listen(bench, config)  # and the cache is warm
+    seconds = [time_to_ready(bench, config) for _ in range(bench.rounds + 2)]
+    beyond = (heard.resident_bytes - app_resident(bench)) / 2**20
+    return [
+        Row("ssd: start to READY, warm cache", statistics.median(seconds), 1.5, unit="s"),
+        Row("ssd: resident beyond benchmark_app's", beyond, 80, unit="MB"),
+    ]
+
+
+def time_to_ready(bench: Bench, config: str) -> float:
+    """Until the model's state is published, which is when it may serve."""
+    with Client(f"ipc://{bench.work}/socket") as client:
+        begin = time.monotonic()
+        with daemon(bench, config):
+            while not isinstance(client.receive(60), wire.ModelState | Detections):
+                pass
+            return time.monotonic() - begin
+
+
+def app_resident(bench: Bench) -> int:
+    """VmRSS of benchmark_app in the middle of its run."""
+    command = [*APP, "-m", str(bench.bundle("ssd") / MODEL), "-d", "CPU", "-hint", "throughput", "-t", "6"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    time.sleep(5)
+    found = resident_bytes(process.pid)
+    process.wait()
+    return found
+
+
+def main() -> None:
+    """Measure, print, and write JSON where it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--bundles", type=Path, default=Path("build/bench"), help="made where they are not there"
+    )
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("throughput", "latency", "fairness", "start"), action="append")
+    given = parser.parse_args()
+    data = Path(os.environ.get("QZD_DATA", "../shared/data")).resolve()
+    prepare(data, given.bundles)
+    with tempfile.TemporaryDirectory(prefix="qzd-bench-", dir="/dev/shm") as work:
+        video = data / "videos/person-bicycle-car-detection.mp4"
+        bench = Bench(given.bundles.resolve(), Path(work), video, given.seconds, given.rounds)
+        groups: dict[str, Callable[[], list[Row]]] = {
+            "throughput": lambda: [
+                *throughput_rows(bench, "ssd", 0.85),
+                *throughput_rows(bench, "yolov8n", 0.93),
+            ],
+            "latency": lambda: latency_rows(bench),
+            "fairness": lambda: fairness_rows(bench),
+            "start": lambda: start_rows(bench),
+        }
+        rows = [row for name in given.only or groups for row in groups[name]()]
+    report(rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
