@@ -104,8 +104,8 @@ install-systemd: # units, the user qzd, its folders, and a configuration where t
 	install -d $(UNITS) $(DESTDIR)$(LIB)/sysusers.d $(DESTDIR)$(LIB)/tmpfiles.d $(DESTDIR)/etc/qzd
 	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.service > $(UNITS)/qzd.service
 	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.socket > $(UNITS)/qzd.socket
-	sed -E -e 's|/etc/qzd/qzd.toml|/etc/qzd/%i.toml|; s|^(Description=.*)|\1: %i|' \
-	  -e 's|^(Runtime\|Cache)(Directory=qzd)|\1\2-%i|; s|LoadCredential=qzd|&-%i|' \
+	sed -e 's,/etc/qzd/qzd.toml,/etc/qzd/%i.toml,; s,^Description=.*,&: %i,' \
+	  -e 's,^RuntimeDirectory=qzd,&-%i,; s,^CacheDirectory=qzd,&-%i,; s,qzd.server_key,qzd-%i.server_key,g' \
 	  $(UNITS)/qzd.service > $(UNITS)/qzd@.service
 	for unit in qzd qzd@; do for dropin in systemd/qzd.service.d/*.conf; do \
 	  needs=$$(basename $$dropin | cut -d- -f1); \
