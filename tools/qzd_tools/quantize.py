@@ -86,7 +86,7 @@ class Quantized:
     before, after : Validation or None
         Where there was validation data.
     speed : Speed
-    seconds : float
+    seconds, processor_seconds : float
         For quantizing alone, without checks and measurements.
     """
 
@@ -96,6 +96,7 @@ class Quantized:
     after: Validation | None
     speed: Speed
     seconds: float
+    processor_seconds: float
 
 
 def quantize(
@@ -157,9 +158,9 @@ def quantize(
             job.calibration = choose(images, recipe.subset_size, seed)
             _tell_about_calibration(job, gate, allow_overlap, say)
         before = validate(parent, gate.dataset, options=options, title="float") if gate else None
-        begin = time.perf_counter()
+        stopwatch = _Stopwatch()
         graph = job.make(model, recipe)
-        seconds = time.perf_counter() - begin
+        seconds, processor_seconds = stopwatch.read()
         after = job.measure(graph, recipe, (), gate.dataset) if gate else None
         missed = None
         if gate is not None and before is not None and after is not None:
@@ -178,7 +179,17 @@ def quantize(
         say(f"the best that was found is at {destination}, with its accuracy in it")
         raise missed
     after = dataclasses.replace(after, bundle=bundle) if after else None
-    return Quantized(bundle, parent, before, after, speed, seconds)
+    return Quantized(bundle, parent, before, after, speed, seconds, processor_seconds)
+
+
+class _Stopwatch:
+    """Seconds since it was made: on the wall, and of this process's threads."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.process_time() - self._processor
 
 
 def _read_float(parent: Bundle) -> ov.Model:

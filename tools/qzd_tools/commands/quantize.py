@@ -20,6 +20,9 @@ __all__ = ["command", "document"]
 
 MODES = ("int8", "int8-weights", "fp16")
 
+SLOWER = 0.97
+"""Part of the float model's throughput below which a short measurement says that it is slower."""
+
 RECIPE = (
     "subset_size", "preset", "target_isa", "ignored_names", "ignored_patterns", "ignored_types",
     "model_type", "fast_bias_correction", "head_layers",
@@ -157,7 +160,7 @@ def _describe(result: Quantized) -> str:
         before, after = result.before.score.metrics, result.after.score.metrics
         for name, value in list(before.items())[:2]:
             lines.append(f"  {name:<10}  {value or 0:8.4f} -> {after[name] or 0:8.4f}")
-    if speed.after < speed.before:
+    if speed.after < SLOWER * speed.before:
         lines.append(
             "warning: it is slower than float on this machine, "
             f"{speed.after:.1f} against {speed.before:.1f} a second; serve the "
