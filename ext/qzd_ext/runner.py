@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import openvino as ov
+from openvino.passes import ConstantFolding, Manager
 
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.detections import FloatArray
@@ -220,13 +221,28 @@ class Runner:
 
 def _read(model: Path) -> ov.Model:
     try:
-        return _core().read_model(model)
+        graph = _core().read_model(model)
     except RuntimeError as error:
         raise ModelError(
             f"{model}: OpenVINO cannot read it: {_last_line(error)}",
             wanted="an IR: model.xml with model.bin beside it",
             fix="make the bundle again with `qzd-tools convert`",
         ) from error
+    if not any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
+        _restore_weights(graph)
+    return graph
+
+
+def _restore_weights(graph: ov.Model) -> None:
+    """Compute the weights that are stored in eight bits, once, before the device's streams do, in place.
+
+    OpenVINO 2026.4's CPU plugin computes them in each stream when it compiles; with two streams, one model
+    in six then inferred with weights that were not yet whole, and went on so until it was loaded again.
+    Where activations are quantized too, the plugin keeps the eight bits, and nothing is to be done.
+    """
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(graph)
 
 
 def _check_graph(graph: ov.Model, model: Path) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import pytest
 from openvino import opset13 as op
 
 from qzd_ext.errors import DeviceError, ModelError
-from qzd_ext.runner import Runner, RunOptions, Slot, available_devices
+from qzd_ext.runner import Runner, RunOptions, Slot, _read, available_devices
 
 GOOD, BAD = 16, 112  # sums of the input: the model below can only use the first
 
@@ -155,3 +155,21 @@ def test_a_process_that_ends_after_close_ends_well(tiny_bundle: Path, tmp_path: 
         paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
         ended = subprocess.run(words, capture_output=True, text=True, env=paths)
         assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_weights_in_eight_bits_are_restored_before_the_device_sees_them(tmp_path: Path) -> None:
+    frame = op.parameter([1, 4, 4, 3], np.uint8)
+    planes = op.transpose(op.convert(frame, "f32"), np.array([0, 3, 1, 2]))
+    stored = op.convert(op.constant(np.ones((2, 3, 1, 1), np.int8)), "f32")
+    kernel = op.multiply(stored, op.constant(np.full((2, 1, 1, 1), 0.5, np.float32)))
+    found = op.convolution(planes, kernel, [1, 1], [0, 0], [0, 0], [1, 1])
+    ov.save_model(ov.Model([op.result(found)], [frame]), tmp_path / "model.xml", compress_to_fp16=False)
+    types = {node.get_element_type().get_type_name() for node in _read(tmp_path / "model.xml").get_ops()}
+    assert "i8" not in types
+    runner = Runner(tmp_path / "model.xml")
+    slot = runner.acquire()
+    assert slot is not None
+    slot.input[:] = 2
+    runner.infer(slot)
+    assert (slot.outputs[0] == 3).all()
+    runner.close()

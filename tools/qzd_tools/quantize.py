@@ -34,6 +34,7 @@ from qzd_tools.compress import compress_weights
 from qzd_tools.dataset import Dataset
 from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
 from qzd_tools.images import read_image
+from qzd_tools.ir import save_ir
 from qzd_tools.recipe import Recipe, apply_recipe, make_names_unique
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
@@ -250,7 +251,7 @@ class _Job:
         """Put a graph into the draft, in place of what is there; the bundle that it is so far."""
         path = self.draft.directory / bundles.MODEL
         try:
-            ov.save_model(graph, path, compress_to_fp16=self.mode == "fp16")
+            save_ir(graph, path, fp16=self.mode == "fp16")
             ov.Core().read_model(path)
         except RuntimeError as error:
             raise OSError(None, f"the model could not be written whole: {error}", str(path)) from error

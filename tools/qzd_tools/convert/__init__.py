@@ -32,6 +32,7 @@ from qzd_tools.convert.preprocess import fold, input_of
 from qzd_tools.convert.seen import Seen
 from qzd_tools.convert.sources import Source, read_source
 from qzd_tools.convert.tfod import input_size
+from qzd_tools.ir import save_ir
 from qzd_tools.structure import is_quantized
 
 __all__ = ["KINDS", "ConvertOptions", "convert"]
@@ -93,7 +94,7 @@ def convert(
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
     target = destination or Path(f"{manifest.name}-{manifest.precision}")
     with bundles.create(target, overwrite=options.overwrite) as draft:
-        ov.save_model(model, draft.directory / bundles.MODEL, compress_to_fp16=options.fp16)
+        save_ir(model, draft.directory / bundles.MODEL, fp16=options.fp16)
         if found.priors is not None:
             np.save(draft.directory / bundles.PRIORS, found.priors)
         results = add_golden(draft, manifest, found.priors, pictures)

@@ -1,0 +1,41 @@
+"""Graphs onto disk, so that the same graph is the same file.
+
+What may live here: writing an IR.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import openvino as ov
+
+__all__ = ["save_ir"]
+
+
+def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
+    """Write model.xml and the .bin beside it.
+
+    OpenVINO numbers the operations that nobody named by a counter of the process. They are numbered by their
+    place in the graph instead: a bundle's digest must not depend on what was done before in the same process.
+
+    Parameters
+    ----------
+    model : ov.Model
+        Its unnamed operations are renamed, in place.
+    path : Path
+        Of the .xml.
+    fp16 : bool
+        Store weights in half precision.
+    """
+    nodes = model.get_ordered_ops()
+    unnamed = [node for node in nodes if _is_unnamed(node)]
+    taken = {node.get_friendly_name() for node in nodes} - {node.get_friendly_name() for node in unnamed}
+    for index, node in enumerate(unnamed):
+        name = f"{node.get_type_name()}.{index}"
+        node.set_friendly_name(name if name not in taken else f"{name}.unnamed")
+    ov.save_model(model, path, compress_to_fp16=fp16)
+
+
+def _is_unnamed(node: ov.Node) -> bool:
+    return re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()) is not None
