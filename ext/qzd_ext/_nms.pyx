@@ -33,7 +33,7 @@ ctypedef unsigned long long Key     # score, falling, in the upper half; place a
 ctypedef unsigned int Place
 
 cdef enum:
-    FEW = 48            # so many are sorted by insertion, and compared one by one
+    FEW = 64            # so many are sorted by insertion, and compared one by one
     GRID_FROM = 128     # boxes of one class from which a grid pays
     PER_CELL = 8        # boxes in a cell, on average
 

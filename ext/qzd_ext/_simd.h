@@ -9,6 +9,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* A filter: no module needs all of them. */
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__gnu_linux__) && !defined(QZD_DEBUG)
@@ -55,21 +56,25 @@ QZD_FILTER size_t qzd_hits(const float *values, size_t n, float threshold, uint3
 }
 
 /* Rows of which one of `width` values is not below the threshold. `rows` has room for n.
- * Returns how many there are. Four rows are taken at once, since few have anything. */
+ * Returns how many there are. Four rows are taken at once, since each alone is short. */
 QZD_FILTER size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
-                                      float threshold, uint32_t *rows)
+                               float threshold, uint32_t *rows)
 {
     size_t count = 0, r = 0;
     for (; r + 4 <= n; r += 4) {
         const float *a = first + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
-        int below = -1;
-        for (size_t k = 0; k < width; k++)
-            below &= -((a[k] < threshold) & (b[k] < threshold) & (c[k] < threshold) & (d[k] < threshold));
-        if (!below)
-            for (size_t q = r; q < r + 4; q++) {
-                rows[count] = (uint32_t)q;
-                count += qzd_any(first + q * stride, width, threshold);
-            }
+        int below[4], below_a = -1, below_b = -1, below_c = -1, below_d = -1;
+        for (size_t k = 0; k < width; k++) {
+            below_a &= -(a[k] < threshold);
+            below_b &= -(b[k] < threshold);
+            below_c &= -(c[k] < threshold);
+            below_d &= -(d[k] < threshold);
+        }
+        below[0] = below_a, below[1] = below_b, below[2] = below_c, below[3] = below_d;
+        for (size_t q = 0; q < 4; q++) {
+            rows[count] = (uint32_t)(r + q);
+            count += !below[q];
+        }
     }
     for (; r < n; r++) {
         rows[count] = (uint32_t)r;
@@ -114,34 +119,26 @@ static inline void qzd_fetch(const float *values, size_t n, size_t step)
         __builtin_prefetch(values + k * step);
 }
 
-/* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf. */
+/* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf.
+ * The largest is sought among integers in the order of the floats, for which compilers have vector code. */
 QZD_FILTER size_t qzd_best(const float *values, size_t n)
 {
-    float lanes[8], largest = values[0];
-    int poison = 0;
-    size_t k = 0;
-    for (size_t j = 0; j < 8; j++)
-        lanes[j] = largest;
-    for (; k + 8 <= n; k += 8)
-        for (size_t j = 0; j < 8; j++) {
-            lanes[j] = values[k + j] > lanes[j] ? values[k + j] : lanes[j];
-            poison |= !(values[k + j] < INFINITY);
-        }
-    for (size_t j = 0; j < 8; j++)
-        largest = lanes[j] > largest ? lanes[j] : largest;
-    for (; k < n; k++) {
-        largest = values[k] > largest ? values[k] : largest;
-        poison |= !(values[k] < INFINITY);
-    }
-    if (poison)
+    int32_t most = INT32_MIN;
+    float largest;
+    size_t k;
+    if (qzd_any(values, n, INFINITY))
         return n;
-    for (k = 0; k + 8 <= n; k += 8) {
-        int found = 0;
-        for (size_t j = 0; j < 8; j++)
-            found |= -(values[k + j] == largest);
-        if (found)
-            break;
+    for (k = 0; k < n; k++) {
+        int32_t bits;
+        memcpy(&bits, values + k, sizeof bits);
+        bits ^= (bits >> 31) & 0x7fffffff;
+        most = bits > most ? bits : most;
     }
+    most ^= (most >> 31) & 0x7fffffff;
+    memcpy(&largest, &most, sizeof largest);
+    /* nothing is above the largest: the first chunk with something not below it has it */
+    for (k = 0; k + QZD_LANES <= n && !qzd_any(values + k, QZD_LANES, largest); k += QZD_LANES)
+        ;
     while (values[k] != largest)
         k++;
     return k;

@@ -6,8 +6,8 @@ What may live here: the heads; what becomes of the candidates is in `_nms`.
 from libc.math cimport INFINITY, exp, isnan, log
 from qzd_ext._nms cimport Candidates
 from qzd_ext._scores cimport (
-    BLOCK, NONE, SIGMOID, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_row_hits, qzd_row_hits_over,
-    wanted,
+    BLOCK, NEXT, NONE, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_fetch, qzd_row_hits,
+    qzd_row_hits_over, wanted,
 )
 
 __all__ = ["scan_boxes", "scan_ssd"]
@@ -135,6 +135,9 @@ cdef int scan_anchors(
         else:
             k = qzd_row_hits(row, m, depth, depth - background, least, rows)
         for i in range(k):
+            if i + NEXT < k:
+                qzd_fetch(prior.codes + 4 * (begin + rows[i + NEXT]), 1, 1)
+                qzd_fetch(prior.priors + 4 * (begin + rows[i + NEXT]), 1, 1)
             anchor = begin + rows[i]
             row = scores + anchor * depth + background
             first = out.count
