@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 import av
 import av.container
 import av.error
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from qzd_ext.geometry import Frame
@@ -74,6 +75,10 @@ def decode_frames(container: av.container.InputContainer) -> Iterator[Captured]:
 
 
 def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
-    """One reformatter a source keeps FFmpeg's conversion tables between frames."""
-    frame = reformatter.reformat(picture, format="bgr24", threads=1).to_ndarray()
-    return cast("Frame", frame)
+    """The picture's pixels as FFmpeg laid them out: a view of its buffer, whose rows may have a rest.
+
+    One reformatter a source keeps FFmpeg's conversion tables between frames.
+    """
+    plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)

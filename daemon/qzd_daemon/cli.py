@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from qzd_daemon.allocator import return_large_blocks
+from qzd_daemon.allocator import share_arenas
 from qzd_daemon.config import Config, read_config
 from qzd_daemon.logs import LogFormat, set_up_logging
 from qzd_daemon.sources import open_source
@@ -59,7 +59,7 @@ def main(
 def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     from qzd_daemon.service import Service  # OpenVINO is loaded only when it is needed
 
-    return_large_blocks()
+    share_arenas()
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit
