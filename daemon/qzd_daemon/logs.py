@@ -1,5 +1,8 @@
 """How the log is written: text for people, JSON lines, or the journal's structured fields.
 
+A flood is folded: what one place in the code says about one thing is written a few times, then counted, and
+the count is told with the next message that is written.
+
 Source: "Native Journal Protocol", systemd.io. What may live here: form and destination; what is said is
 said with the standard library's logging, by everyone.
 """
@@ -11,14 +14,65 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
-__all__ = ["LogFormat", "set_up_logging"]
+__all__ = ["Fold", "LogFormat", "set_up_logging"]
 
 LogFormat = Literal["text", "json", "journal"]
 JOURNAL = "/run/systemd/journal/socket"
+FOLD_SECONDS = 10.0
+FOLD_AFTER = 5  # messages of one place about one thing, in so many seconds
+PLACES = 1000  # remembered at once
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+class Fold(logging.Filter):
+    """Lets a few messages of one place about one thing through, and counts the others.
+
+    A message is about its first argument: `log.warning("stream %s: ...", name, ...)`.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds, steady.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
+        """When each one's time began, and how many messages it has had since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written; it may carry the count of those that were not."""
+        first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+        key = (record.pathname, record.lineno, str(first))
+        now = self._clock()
+        with self._lock:
+            began, count = self._seen.get(key, (now, 0))
+            over = now - began >= FOLD_SECONDS
+            self._seen[key] = (now, 1) if over else (began, count + 1)
+            if not over and count >= FOLD_AFTER:
+                return False
+            told = self._forget(now)
+        if over and count > FOLD_AFTER:
+            told.append(f"{count - FOLD_AFTER} more like this in {now - began:.0f} s")
+        if told:
+            record.msg, record.args = f"{record.getMessage()} ({'; '.join(told)})", ()
+        return True
+
+    def _forget(self, now: float) -> list[str]:
+        """Leave out what is long past; what was folded there is told now."""
+        past = [key for key, (began, _) in self._seen.items() if now - began >= FOLD_SECONDS]
+        folded = [(key, self._seen.pop(key)[1] - FOLD_AFTER) for key in past]
+        if len(self._seen) > PLACES:
+            self._seen.clear()
+        return [f"{n} more about {key[2] or Path(key[0]).stem} were folded" for key, n in folded if n > 0]
 
 
 class _Text(logging.Formatter):
@@ -60,6 +114,7 @@ class _Journal(logging.Handler):
             "CODE_FILE": record.pathname,
             "CODE_LINE": str(record.lineno),
             "THREAD_NAME": record.threadName or "",
+            "CODE_FUNC": record.funcName or "",
         }
         try:
             self._socket.send(b"".join(_field(k, v) for k, v in fields.items()))
@@ -92,6 +147,6 @@ def set_up_logging(level: str, form: LogFormat | None) -> None:
     if form is None:
         form = "journal" if os.environ.get("JOURNAL_STREAM") else "text"
     handler: logging.Handler = _Journal() if form == "journal" else logging.StreamHandler(sys.stderr)
-    if form != "journal":
-        handler.setFormatter(_Json() if form == "json" else _Text())
+    handler.setFormatter({"json": _Json, "text": _Text, "journal": logging.Formatter}[form]())
+    handler.addFilter(Fold())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

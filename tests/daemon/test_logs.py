@@ -1,0 +1,122 @@
+"""The log in its forms, and how a flood is folded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qzd_daemon import logs
+from qzd_daemon.logs import FOLD_AFTER, FOLD_SECONDS, Fold, set_up_logging
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def fold(clock: Clock) -> Fold:
+    return Fold(clock)
+
+
+@pytest.fixture(autouse=True)
+def _root() -> Iterator[None]:
+    """Put pytest's own handlers back."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
+    root.handlers, root.level = before, level
+
+
+def record(line: int, message: str, *values: object) -> logging.LogRecord:
+    return logging.LogRecord("qzd_daemon.streams", logging.WARNING, "streams.py", line, message, values, None)
+
+
+def test_fold_a_flood_writes_a_few_and_then_the_count(fold: Fold, clock: Clock) -> None:
+    said = [fold.filter(record(1, "stream %s: damaged: %d", "gate", i)) for i in range(100)]
+    assert said.count(True) == FOLD_AFTER
+    clock.now = FOLD_SECONDS
+    last = record(1, "stream %s: damaged: %d", "gate", 100)
+    assert fold.filter(last)
+    assert last.getMessage() == "stream gate: damaged: 100 (95 more like this in 10 s)"
+
+
+def test_fold_a_flood_of_one_stream_leaves_the_others(fold: Fold) -> None:
+    for _ in range(50):
+        fold.filter(record(1, "stream %s: damaged", "gate"))
+    assert fold.filter(record(1, "stream %s: damaged", "yard"))
+    assert fold.filter(record(2, "stream %s: ended", "gate"))
+
+
+def test_fold_a_flood_that_has_ended_is_told_with_the_next_message(fold: Fold, clock: Clock) -> None:
+    for _ in range(8):
+        fold.filter(record(1, "stream %s: damaged", "gate"))
+    clock.now = 2 * FOLD_SECONDS
+    other = record(2, "reloaded")
+    assert fold.filter(other)
+    assert other.getMessage() == "reloaded (3 more about gate were folded)"
+
+
+def test_fold_what_is_rare_is_never_folded(fold: Fold, clock: Clock) -> None:
+    for _ in range(50):
+        clock.now += FOLD_SECONDS / 3
+        entry = record(1, "stream %s: reconnecting", "gate")
+        assert fold.filter(entry)
+        assert "more" not in entry.getMessage()
+
+
+def test_text_has_time_level_and_message(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("info", "text")
+    logging.getLogger("qzd_daemon.x").info("model %s: loaded", "ssd")
+    assert capsys.readouterr().err.endswith(" INFO    model ssd: loaded\n")
+
+
+def test_json_is_one_object_a_line_with_its_exception(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("info", "json")
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        logging.getLogger("qzd_daemon.x").exception("it failed")
+    line = json.loads(capsys.readouterr().err)
+    assert (line["level"], line["message"], line["logger"]) == ("error", "it failed", "qzd_daemon.x")
+    assert "ValueError: a\nb" in line["exception"]
+
+
+def test_level_leaves_out_what_is_below(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("warning", "text")
+    logging.getLogger("qzd_daemon.x").info("loaded")
+    assert capsys.readouterr().err == ""
+
+
+def test_journal_gets_fields_and_a_message_of_several_lines_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.bind(str(tmp_path / "journal"))
+        journal.settimeout(5)
+        monkeypatch.setattr(logs, "JOURNAL", str(tmp_path / "journal"))
+        monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+        set_up_logging("info", None)
+        logging.getLogger("qzd_daemon.x").warning("found\n  wanted")
+        data = journal.recv(4096)
+    length = len("found\n  wanted").to_bytes(8, "little")
+    assert b"MESSAGE\n" + length + b"found\n  wanted\n" in data
+    assert b"PRIORITY=4\n" in data
+    assert b"LOGGER=qzd_daemon.x\n" in data
+    assert f"CODE_FUNC={sys._getframe().f_code.co_name}\n".encode() in data
