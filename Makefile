@@ -8,6 +8,7 @@ DEMO_DIR ?= demo-output
 DESTDIR ?=
 PREFIX ?= /usr/local
 DEVICE_PYTHON ?= /usr/bin/python3
+TOOLS ?= # 1: qzd-tools too
 SYSTEMD ?= $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
 LIB := $(PREFIX)/lib
 UNITS := $(DESTDIR)$(LIB)/systemd/system
@@ -76,26 +77,30 @@ dist: .venv/dev ## an sdist, and a wheel made from it
 lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for every platform
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
 	  --generate-hashes --no-header --no-annotate --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra tools \
+	  --generate-hashes --no-header --no-annotate --output-file requirements-tools.lock
 
 install: install-wheels install-program install-systemd install-docs ## the daemon, its units and docs
 
 install-wheels: .venv/bin/python # what the daemon stands on, as requirements.lock has it
 	rm -rf $(DESTDIR)$(LIB)/qzd
-	$(BIN)/pip install --quiet --no-deps --require-hashes --target $(DESTDIR)$(LIB)/qzd -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes --target $(DESTDIR)$(LIB)/qzd \
+	  -r requirements$(if $(TOOLS),-tools).lock
 	rm -rf $(DESTDIR)$(LIB)/qzd/bin
 
 install-program: .venv/bin/python # qzd and qzdctl; compiles
 	rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(DESTDIR)$(LIB)/qzd build/wheel/qzd-*.whl
-	rm -rf $(DESTDIR)$(LIB)/qzd/bin $(DESTDIR)$(LIB)/qzd/qzd_tools
+	rm -rf $(DESTDIR)$(LIB)/qzd/bin $(if $(TOOLS),,$(DESTDIR)$(LIB)/qzd/qzd_tools)
 	install -d $(DESTDIR)$(PREFIX)/bin
-	$(call launcher,qzd,cli)
-	$(call launcher,qzdctl,ctl)
+	$(call launcher,qzd,qzd_daemon.cli)
+	$(call launcher,qzdctl,qzd_daemon.ctl)
+	$(if $(TOOLS),$(call launcher,qzd-tools,qzd_tools.cli))
 
 # $(call launcher,COMMAND,MODULE): found by path, so that nothing of the builder's machine is in it.
 define launcher
-printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "%s")\nfrom qzd_daemon.%s import main\n\nmain()\n' \
+printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "%s")\nfrom %s import main\n\nmain()\n' \
   "$(DEVICE_PYTHON)" "$(LIB)/qzd" "$(2)" > $(DESTDIR)$(PREFIX)/bin/$(1)
 chmod 755 $(DESTDIR)$(PREFIX)/bin/$(1)
 endef
