@@ -209,6 +209,9 @@ class ServiceConfig(_Table, frozen=True):
     inference_timeout_s: Annotated[
         float, Meta(gt=0.0, description="After this long an inference under way is given up as an error.")
     ] = 30.0
+    cache_max_mb: Annotated[
+        int, Meta(ge=0, description="Size of cache_dir above which what was used longest ago is removed.")
+    ] = 1024
     cache_dir: Annotated[
         str | None, Meta(description="Where compiled models are kept, for faster starts; default: nowhere.")
     ] = None

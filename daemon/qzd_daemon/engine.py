@@ -19,6 +19,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from qzd_daemon import models, wire
+from qzd_daemon.cache import prune
 from qzd_daemon.config import Config, ModelConfig, StreamConfig
 from qzd_daemon.desk import Desk
 from qzd_daemon.models import Served
@@ -227,6 +228,8 @@ class Engine:
     def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> Served:
         cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
         served = models.load(name, model, cache_dir)
+        if cache_dir is not None:
+            prune(cache_dir, config.service.cache_max_mb * 2**20)
         undo.callback(served.detector.close)
         return served
 
