@@ -71,6 +71,9 @@ bench-kernels: build ## decode and NMS beside one pass over memory and OpenCV [J
 bench-quantize: build ## accuracy, speed and time of quantization beside NNCF's defaults, 20 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/quantize.py $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN)) $(MODELS)
 
+bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fairness, start, 10 minutes [JSON=FILE]
+	$(BIN)/python benchmarks/engine.py $(if $(JSON),--json $(JSON))
+
 dist: .venv/dev ## an sdist, and a wheel made from it
 	$(BIN)/python -m build
 
