@@ -38,4 +38,6 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
 
 
 def _is_unnamed(node: ov.Node) -> bool:
-    return re.fullmatch(rf"{node.get_type_name()}_\d+", node.get_friendly_name()) is not None
+    """A constant that was folded has the name of the operation that it stands for."""
+    kind = r"\w+" if node.get_type_name() == "Constant" else re.escape(node.get_type_name())
+    return re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()) is not None
