@@ -43,6 +43,7 @@ REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
 }
+LEFT = "it left, or was silent, before it had come in, as one does that has no CURVE key"
 EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -262,7 +263,8 @@ class Door:
             self._say("key", "%s is refused: its key is not among the authorised ones", address.decode())
         else:
             log.info("%s has come in with the key %s", address.decode(), name)
-        answer = (b"200", b"OK", name.encode()) if name is not None else (b"400", b"not authorised", b"")
+        # 300, not 400, which libzmq's clients take as final: they would not come again with a key let in later
+        answer = (b"200", b"OK", name.encode()) if name is not None else (b"300", b"not authorised", b"")
         self._zap.send_multipart([version, request, *answer, b""])
 
     def _heed(self, watch: _Watch) -> None:
@@ -276,7 +278,7 @@ class Door:
                 reason, why = REASONS.get(value, ("protocol", "it does not speak ZMTP 3"))
                 self._refuse(name, reason, why)
             elif number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self._refuse(name, "handshake", "it went away, or was silent, before it had come in")
+                self._refuse(name, "handshake", LEFT)
             elif watch.is_above_limit(number, value, event["endpoint"].decode()):
                 self._refuse(name, "limit", f"{watch.limit} connections are open already")
 

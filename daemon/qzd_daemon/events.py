@@ -122,16 +122,20 @@ class Tracker:
             The message is not of this protocol.
         """
         message = wire.decode(payload)
-        events = self._check_epoch(message.epoch)
+        events = self._check_epoch(message.epoch) if message.epoch != self._epoch else []
         if isinstance(message, Heartbeat):
             for other, seq in message.topics.items():
                 if self._wants(other):
                     events += self._advance(other, seq, arrived=False)
             self._complete = True
             return events
-        if message.seq <= self._seen.get(topic, 0):
+        before = self._seen.get(topic, 0)
+        if message.seq <= before:
             return events
-        events += self._advance(topic, message.seq, arrived=True)
+        if message.seq == before + 1:  # as nearly always
+            self._seen[topic] = message.seq
+        else:
+            events += self._advance(topic, message.seq, arrived=True)
         return [*events, self._judge(message)]
 
     def _judge(self, message: Detections | StreamState | ModelState) -> Event:
@@ -141,8 +145,6 @@ class Tracker:
         return Stale(message, age_s) if age_s > self._max_age_s else message
 
     def _check_epoch(self, epoch: str) -> list[Event]:
-        if epoch == self._epoch:
-            return []
         before, self._epoch = self._epoch, epoch
         self._seen.clear()
         self._complete = bool(before)  # whoever saw the epoch before was there when this one began

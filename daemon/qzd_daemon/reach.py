@@ -23,6 +23,7 @@ INFERENCE = "ipc:///run/qzd/inference"
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 PEER_PING_MS = 5000
+HANDSHAKE_MS = 2000  # a daemon that refuses a key says nothing: ask again after this time
 RECONNECT_MS = (100, 2000)  # doubled after each attempt
 
 
@@ -59,6 +60,7 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     made.setsockopt(zmq.IPV6, 1)
     made.setsockopt(zmq.HEARTBEAT_IVL, PEER_PING_MS)
+    made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
     made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
     if keys is not None and not endpoint.startswith("ipc://"):

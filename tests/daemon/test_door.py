@@ -1,0 +1,197 @@
+"""Who comes in and who does not, over real sockets with real keys."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from qzd_daemon import wire
+from qzd_daemon.client import Client, Event, Keys, StreamState
+from qzd_daemon.config import PublishConfig, SecurityConfig
+from qzd_daemon.door import Door, Limits
+from qzd_daemon.keys import write_pair
+from qzd_daemon.publisher import Publisher
+
+ANY_PORT = "tcp://127.0.0.1:*"
+TOPIC = wire.stream_topic("gate")
+
+
+class Service:
+    """A publisher that asks for keys, and the keys of alice and carol, who may come in, and of bob."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authorised = directory / "authorised"
+        self.authorised.mkdir()
+        for name in ("server", "other", "alice", "bob", "carol"):
+            write_pair(directory / f"{name}.key")
+        self.let_in("alice")
+        self.let_in("carol")
+        self.door = Door(SecurityConfig(str(directory / "server.key"), str(self.authorised)))
+        config = PublishConfig(bind=(f"ipc://{directory}/socket", ANY_PORT), heartbeat_ms=50, linger_ms=0)
+        self.publisher = Publisher(config, self.door)
+        self.ipc, self.tcp = self.publisher.endpoints
+        self.door.start()
+        self.publisher.start()
+
+    def let_in(self, name: str) -> None:
+        (self.authorised / f"{name}.pub").write_bytes((self.directory / f"{name}.pub").read_bytes())
+
+    def take_back(self, name: str) -> None:
+        (self.authorised / f"{name}.pub").unlink()
+
+    def client(self, name: str, server: str = "server") -> Client:
+        return Client(self.tcp, keys=Keys(self.directory / f"{name}.key", self.directory / f"{server}.pub"))
+
+    def say(self) -> None:
+        self.publisher.publish(TOPIC, StreamState(stream="gate", state="running"))
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.door.close()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    yield service
+    service.close()
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def heard(service: Service, client: Client, seconds: float) -> list[Event]:
+    """What a client receives while the service speaks."""
+    events = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        service.say()
+        if (event := client.receive(0.02)) is not None:
+            events.append(event)
+    return events
+
+
+def test_client_when_its_key_is_authorised_receives(service: Service) -> None:
+    with service.client("alice") as client:
+        assert service.publisher.wait_for_subscriptions(1, 5)
+        service.say()
+        assert isinstance(client.receive(5), StreamState)
+    assert not service.door.refused
+
+
+def test_client_when_over_ipc_needs_no_key(service: Service) -> None:
+    with Client(service.ipc) as client:
+        assert service.publisher.wait_for_subscriptions(1, 5)
+        service.say()
+        assert isinstance(client.receive(5), StreamState)
+
+
+@pytest.mark.parametrize(
+    ("connect", "reason", "said"),
+    [
+        (lambda s: s.client("bob"), "key", "its key is not among the authorised ones"),
+        (lambda s: Client(s.tcp), "handshake", "no CURVE key"),
+        (lambda s: s.client("alice", server="other"), "server_key", "it has a wrong server key"),
+        (lambda s: s.take_back("alice") or s.client("alice"), "key", "its key is not among"),
+    ],
+    ids=["wrong key", "no key", "wrong server key", "revoked key"],
+)
+def test_client_when_refused_receives_nothing_and_is_told_of(
+    service: Service,
+    connect: Callable[[Service], Client],
+    reason: str,
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING), connect(service) as client:
+        assert heard(service, client, 0.5) == []
+        until(lambda: service.door.refused["publish", reason])
+        until(lambda: said in caplog.text)
+        assert client.heard_at == 0.0
+    assert service.publisher.subscriptions == 0
+
+
+def test_client_when_its_key_is_taken_back_is_put_out_while_others_go_on(service: Service) -> None:
+    with service.client("alice") as alice, service.client("carol") as carol:
+        assert service.publisher.wait_for_subscriptions(2, 5)
+        service.take_back("alice")
+        until(lambda: service.door.refused["publish", "key"])
+        while alice.receive(0.1) is not None:  # what was on its way
+            pass
+        assert heard(service, alice, 0.5) == []
+        until(lambda: heard(service, carol, 0.1))
+
+
+def test_client_when_its_key_comes_later_gets_in(service: Service) -> None:
+    with service.client("bob") as bob:
+        until(lambda: service.door.refused["publish", "key"])
+        service.let_in("bob")
+        until(lambda: heard(service, bob, 0.1))
+
+
+def test_log_when_one_is_refused_again_and_again_says_it_once(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), zmq.Context() as context:
+        for _ in range(20):
+            with context.socket(zmq.SUB) as stranger:
+                stranger.linger = 0
+                stranger.connect(service.tcp)
+                count = service.door.refused.total()
+                until(lambda count=count: service.door.refused.total() > count)
+    assert caplog.text.count("no CURVE key") <= 2  # which of two reasons is seen is a race
+
+
+def test_door_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    (service.authorised / "nonsense.pub").write_text("nonsense")
+    with caplog.at_level(logging.WARNING), service.client("alice"):
+        assert service.publisher.wait_for_subscriptions(1, 5)
+        until(lambda: "nonsense.pub: it is no CURVE key" in caplog.text)
+
+
+@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
+def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, scheme: str) -> None:
+    door = Door()
+    endpoint = f"ipc://{tmp_path}/socket" if scheme == "ipc" else ANY_PORT
+    entrance = door.open("small", zmq.PUB, (endpoint,), Limits(1024, 3, 10, 10))
+    door.start()
+    with zmq.Context() as context:
+        peers = [context.socket(zmq.SUB) for _ in range(6)]
+        for peer in peers:
+            peer.subscribe("")
+            peer.connect(entrance.endpoints[0])
+        until(lambda: door.refused["small", "limit"] >= 3)
+        assert door.connections == {"small": 3}
+        for peer in peers:
+            peer.close(linger=0)
+    until(lambda: door.connections == {"small": 0})
+    door.close()
+    assert door.refused["small", "limit"] >= 3
+
+
+def test_door_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: Path) -> None:
+    door = Door()
+    entrance = door.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
+    door.start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as bad, context.socket(zmq.DEALER) as good:
+        for peer in (bad, good):
+            peer.linger = 0
+            peer.connect(entrance.endpoints[0])
+        bad.send(b"x" * 101)
+        good.send(b"x" * 100)
+        assert entrance.socket.poll(5000)
+        assert len(entrance.socket.recv_multipart()[1]) == 100
+        assert not entrance.socket.poll(200)
+    door.close()

@@ -1,0 +1,60 @@
+"""Key files: who may read them, and what is said of those that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import zmq
+
+from qzd_daemon.keys import Authorised, read_public, read_secret, write_pair
+from qzd_ext.errors import DataError, UsageError
+
+
+def test_write_pair_makes_a_secret_that_nobody_else_reads_and_its_public_half(tmp_path: Path) -> None:
+    public = write_pair(tmp_path / "me.key")
+    assert (tmp_path / "me.key").stat().st_mode & 0o777 == 0o600
+    assert read_public(public) == zmq.curve_public(read_secret(tmp_path / "me.key"))
+
+
+@pytest.mark.parametrize("there", ["me.key", "me.pub"])
+def test_write_pair_when_a_file_is_there_writes_nothing(tmp_path: Path, there: str) -> None:
+    (tmp_path / there).write_text("precious")
+    with pytest.raises(UsageError, match=there):
+        write_pair(tmp_path / "me.key")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(there, "precious")]
+
+
+def test_read_secret_when_others_may_read_it_refuses_it(tmp_path: Path) -> None:
+    write_pair(tmp_path / "me.key")
+    (tmp_path / "me.key").chmod(0o640)
+    with pytest.raises(DataError, match="mode is 0640"):
+        read_secret(tmp_path / "me.key")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 39, b"x" * 41, b"\xff" * 40, b" " * 40, b"x" * 10_000])
+def test_read_secret_when_the_file_is_no_key_says_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "me.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(DataError, match="no CURVE key"):
+        read_secret(path)
+
+
+def test_read_secret_when_there_is_none_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        read_secret(tmp_path / "nowhere")
+
+
+def test_authorised_when_the_directory_is_not_there_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        Authorised(tmp_path / "nowhere")
+
+
+def test_authorised_when_a_key_goes_says_so_and_when_one_comes_does_not(tmp_path: Path) -> None:
+    known = Authorised(tmp_path)
+    write_pair(tmp_path / "a.key")
+    assert not known.read()
+    (tmp_path / "a.pub").unlink()
+    assert known.read()
+    assert not known.read()
