@@ -42,6 +42,7 @@ MODELS = {
     "yolo-fastest": "darknet/yolo-fastest-1.1-xl.cfg",
     "yolov8n": "models/yolov8n.onnx",
     "ssd_mobilenet_v1": "models/ssd_mobilenet_v1_coco.xml",
+    "ssd_mobilenet_v1_tflite": "models/ssd_mobilenet_v1_coco_quant_detect.tflite",
     "person-detection-0200": "models/person-detection-0200/FP16/person-detection-0200.xml",
     "mobilenet_v2": "models/mobilenet_v2_1.0_224.onnx",
 }

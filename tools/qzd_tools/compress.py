@@ -1,6 +1,7 @@
-"""Smaller without calibration data: weights in eight bits, or everything in half precision.
+"""Smaller without calibration data: weights in eight bits.
 
-What may live here: changes to constants of a graph. Arithmetic stays in float.
+What may live here: changes to constants of a graph. Arithmetic stays in float, and devices restore the
+weights when they load the model.
 """
 
 from __future__ import annotations
@@ -14,37 +15,75 @@ from qzd_tools.structure import constant_values, weight_port, weighted_layers
 
 __all__ = ["compress_weights"]
 
-LEAST = 64
-"""Elements below which a weight is not worth its scales."""
+SMALL = 0.03
+"""The smallest layers, which together have this part of all weights, stay in half precision: eight bits
+would save nothing there, and depthwise layers, which are among them, lose most by it."""
+
+HALF_LIMIT = 65504.0
+"""The largest number in half precision."""
 
 
 def compress_weights(model: ov.Model) -> int:
     """Store the weights of convolutions and matrix products as eight bits with a scale a channel, in place.
 
     A weight becomes `Multiply(Convert(i8), scale)`, symmetric, `scale = max |w| / 127` for each output
-    channel; devices restore it when they load the model.
+    channel. What is rounded up and down is balanced, so that each channel's weights keep their sum: an
+    output is then not shifted by inputs that have a mean.
 
     Returns
     -------
     int
-        Weights that were compressed.
+        Weights that were compressed to eight bits.
     """
+    layers = [(node, *weight_port(node)) for node in weighted_layers(model)]
+    values = [constant_values(node.input_value(port)) for node, port, _ in layers]
+    small = _small([0 if v is None else v.size for v in values])
     count = 0
-    for node in weighted_layers(model):
-        port, axes = weight_port(node)
-        values = constant_values(node.input_value(port))
-        if values is None or values.size < LEAST:
+    for index, ((node, port, kept), weight) in enumerate(zip(layers, values, strict=True)):
+        if weight is None:
             continue
-        node.input(port).replace_source_output(_compressed(values, axes).output(0))
-        count += 1
+        if index in small:
+            compressed = _half(weight)
+        else:
+            compressed = _eight_bits(weight, kept)
+            count += 1
+        node.input(port).replace_source_output(compressed.output(0))
     model.validate_nodes_and_infer_types()
     return count
 
 
-def _compressed(values: FloatArray, kept: tuple[int, ...]) -> ov.Node:
+def _small(sizes: list[int]) -> set[int]:
+    """Indices of the smallest, which together have at most `SMALL` of the sum."""
+    order = np.argsort(sizes, kind="stable")
+    below = np.cumsum(np.array(sizes)[order]) <= SMALL * sum(sizes)
+    return set(order[below].tolist())
+
+
+def _half(values: FloatArray) -> ov.Node:
+    if np.abs(values).max(initial=0) > HALF_LIMIT:
+        return ops.constant(values)
+    return ops.convert(ops.constant(values.astype(np.float16)), "f32")
+
+
+def _eight_bits(values: FloatArray, kept: tuple[int, ...]) -> ov.Node:
     axes = tuple(axis for axis in range(values.ndim) if axis not in kept)
     largest = np.abs(values).max(axis=axes, keepdims=True)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    rounded = np.clip(np.round(values / scale), -127, 127).astype(np.int8)
-    converted = ops.convert(ops.constant(rounded), "f32")
-    return ops.multiply(converted, ops.constant(scale))
+    rounded = _balanced(np.moveaxis(values / scale, kept, range(len(kept))), len(kept))
+    stored = np.moveaxis(rounded, range(len(kept)), kept).astype(np.int8)
+    return ops.multiply(ops.convert(ops.constant(np.ascontiguousarray(stored)), "f32"), ops.constant(scale))
+
+
+def _balanced(values: FloatArray, leading: int) -> FloatArray:
+    """Round so that the sum over all but the leading axes is kept to half a step.
+
+    Those with the largest rest go the other way, as many as the sum of the rests asks for.
+    """
+    rows = values.reshape(*values.shape[:leading], -1)
+    nearest = np.round(rows)
+    rest = rows - nearest
+    excess = np.round(rest.sum(axis=-1, keepdims=True))
+    direction = np.sign(excess)
+    rank = np.argsort(np.argsort(-rest * direction, axis=-1, kind="stable"), axis=-1, kind="stable")
+    turned = nearest + np.where(rank < np.abs(excess), direction, 0)
+    return np.clip(turned, -127, 127).reshape(values.shape)
