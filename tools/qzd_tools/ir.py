@@ -34,6 +34,10 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
     for index, node in enumerate(unnamed):
         name = f"{node.get_type_name()}.{index}"
         node.set_friendly_name(name if name not in taken else f"{name}.unnamed")
+    for index, output in enumerate(model.outputs):
+        names = output.get_tensor().get_names()
+        if names and all(re.fullmatch(r"Result_\d+", name) for name in names):
+            output.get_tensor().set_names({f"Result.{index}"})
     ov.save_model(model, path, compress_to_fp16=fp16)
 
 
