@@ -15,7 +15,7 @@ UNITS := $(DESTDIR)$(LIB)/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build lint types test test-system test-memory dist clean lock \
+.PHONY: docs help demo build lint types test test-system test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
         bench-kernels bench-quantize bench-engine
 
@@ -76,6 +76,10 @@ bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fai
 
 dist: .venv/dev ## an sdist, and a wheel made from it
 	$(BIN)/python -m build
+
+docs: build ## docs/reference.md and docs/schema, from the code
+	$(BIN)/python -m qzd_daemon.schema docs/schema
+	$(BIN)/python -m qzd_daemon.reference docs/reference.md
 
 lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for every platform
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
