@@ -29,7 +29,7 @@ __all__ = ["Control", "Operation"]
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 16 * 2**10
-REPLIES_KEPT = 16  # for a caller that does not read
+REPLIES_KEPT = 256  # for a caller that does not read
 REQUESTS_KEPT = 64  # of one caller, before its connection is no longer read
 LONG_CALLS = 8
 BATCH = 64  # calls answered before replies of long ones are looked at

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -39,6 +40,7 @@ LOOK_MS = 500  # how soon a key that was taken back is noticed
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 REBIND_SECONDS = 2.0
 
+IPV4 = re.compile(r"tcp://[0-9.]+:")
 REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
@@ -170,7 +172,6 @@ class Door:
         opened.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes)
         opened.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         opened.setsockopt(zmq.HEARTBEAT_IVL, PEER_PING_MS)
-        opened.setsockopt(zmq.IPV6, 1)
         monitor = opened.get_monitor_socket(EVENTS)
         try:
             bound = self._bind_all(opened, endpoints)
@@ -191,6 +192,7 @@ class Door:
                 opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
                 opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
                 opened.setsockopt(zmq.CURVE_SERVER, 1)
+            opened.setsockopt(zmq.IPV6, not IPV4.match(endpoint))  # else 127.0.0.1 becomes ::ffff:127.0.0.1
             _bind(opened, endpoint, self._inherited)
             bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
         return bound
@@ -263,7 +265,7 @@ class Door:
             self._say("key", "%s is refused: its key is not among the authorised ones", address.decode())
         else:
             log.info("%s has come in with the key %s", address.decode(), name)
-        # 300, not 400, which libzmq's clients take as final: they would not come again with a key let in later
+        # 300, not 400, which libzmq's clients take as final: a key that is let in later could not come
         answer = (b"200", b"OK", name.encode()) if name is not None else (b"300", b"not authorised", b"")
         self._zap.send_multipart([version, request, *answer, b""])
 

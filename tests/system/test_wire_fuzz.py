@@ -1,0 +1,159 @@
+"""200,000 malformed inputs to the sockets that take them: no crash, no hang, no growth, and then an answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import zmq
+
+from process import Daemon
+from qzd_daemon.caller import Caller, ImageCaller
+from tiny import paint
+
+pytestmark = pytest.mark.system
+
+SEED = 20_240_607
+INPUTS = 100_000  # on each of the two sockets
+STRANGERS = 300
+GROWTH_BYTES = 24 * 2**20
+CONFIG = """
+[publish]
+bind = ["ENDPOINT"]
+[control]
+bind = ["ipc://{directory}/control", "tcp://127.0.0.1:*"]
+[inference]
+bind = ["ipc://{directory}/inference"]
+max_image_bytes = 100000
+max_pixels = 100000
+[models.tiny]
+bundle = "{bundle}"
+device = "CPU"
+"""
+CALL = {"schema": "qzd.control/1", "id": 7, "op": "", "model": "tiny", "version": "1", "bundle": "/x"}
+OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "unload", "nonsense", "")
+HEADER = {"schema": "qzd.inference/1", "model": "tiny", "width": 64, "height": 64, "timeout_ms": 50}
+VALUES = (None, -1, 0, 2**63, 2**70, 1.5, 1e400, "", "\x00", "é" * 300, [], {}, [[]], True, "../..", "png")
+
+
+@pytest.fixture
+def served(daemon: Callable[..., Daemon], tiny_bundle: Path, tmp_path: Path) -> Daemon:
+    return daemon(CONFIG.format(directory=tmp_path, bundle=tiny_bundle), "--log-level", "error").ready()
+
+
+def resident_bytes(process: Daemon) -> int:
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
+
+
+def damaged(chance: random.Random, whole: bytes) -> bytes:
+    """A piece of it, some bytes changed, or bytes that have nothing to do with it."""
+    match chance.randrange(5):
+        case 0:
+            return whole[: chance.randrange(len(whole) + 1)]
+        case 1:
+            return chance.randbytes(chance.randrange(200))
+        case 2:
+            return b"[" * chance.randrange(8000)
+        case _:
+            changed = bytearray(whole)
+            for _ in range(chance.randrange(1, 6)):
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+            return bytes(changed)
+
+
+def odd_object(chance: random.Random, good: dict[str, object]) -> bytes:
+    """An object with fields missing, too many, or of wrong values."""
+    fields = {name: value for name, value in good.items() if chance.random() > 0.15}
+    for name in chance.sample(list(good), chance.randrange(1, 3)):
+        fields[name] = chance.choice(VALUES)
+    if chance.random() < 0.2:
+        fields[str(chance.random())] = chance.choice(VALUES)
+    return json.dumps(fields).encode()
+
+
+def odd_calls(chance: random.Random) -> Iterator[list[bytes]]:
+    while True:
+        call = odd_object(chance, {**CALL, "op": chance.choice(OPS)})
+        content = call if chance.random() < 0.5 else damaged(chance, call)
+        yield [content] if chance.random() < 0.8 else [content] * chance.randrange(2, 6)
+
+
+def odd_images(chance: random.Random) -> Iterator[list[bytes]]:
+    frame = paint((1, 2, "red"))
+    pictures = {form: cv2.imencode(f".{form}", frame)[1].tobytes() for form in ("png", "jpg")}
+    pictures["bgr"] = frame.tobytes()
+    while True:
+        form, picture = chance.choice(list(pictures.items()))
+        header = {**HEADER, "format": {"jpg": "jpeg"}.get(form, form)}
+        if chance.random() < 0.5:  # a header that is right, an image that is not
+            yield [b"1", json.dumps(header).encode(), damaged(chance, picture)]
+        else:
+            odd = odd_object(chance, header)
+            frames = [b"1", odd if chance.random() < 0.7 else damaged(chance, odd), picture]
+            yield frames if chance.random() < 0.8 else frames * chance.randrange(0, 3) + [b""]
+
+
+def flood(endpoint: str, inputs: Iterator[list[bytes]], count: int) -> int:
+    """Send so many; returns how many were answered."""
+    answered = 0
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 1000
+        dealer.connect(endpoint)
+        for _ in range(count):
+            dealer.send_multipart(next(inputs))
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    dealer.recv_multipart(zmq.NOBLOCK)
+                    answered += 1
+        while dealer.poll(1000):
+            dealer.recv_multipart()
+            answered += 1
+    return answered
+
+
+@pytest.mark.parametrize(("name", "odd"), [("control", odd_calls), ("inference", odd_images)])
+def test_daemon_when_flooded_with_malformed_input_answers_the_next_proper_request(
+    served: Daemon,
+    tmp_path: Path,
+    name: str,
+    odd: Callable[[random.Random], Iterator[list[bytes]]],
+) -> None:
+    endpoint = f"ipc://{tmp_path}/{name}"
+    inputs = odd(random.Random(SEED))
+    flood(endpoint, inputs, INPUTS // 5)
+    before = resident_bytes(served)
+    answered = flood(endpoint, inputs, INPUTS - INPUTS // 5)
+    assert answered > INPUTS // 4  # who sends without reading loses answers
+    with (
+        Caller(f"ipc://{tmp_path}/control", timeout=20) as caller,
+        ImageCaller(f"ipc://{tmp_path}/inference") as asker,
+    ):
+        assert caller.call("self_test") == {"models": ["tiny"]}
+        found = asker.infer(cv2.imencode(".png", paint((1, 2, "red")))[1].tobytes(), "png")
+        assert [box.label for box in found.detections or ()] == ["red"]
+    growth = resident_bytes(served) - before
+    assert growth < GROWTH_BYTES, f"grown by {growth / 2**20:.1f} MB"
+    assert served.stop() == 0
+    assert "Traceback" not in served.log
+
+
+def test_daemon_when_strangers_speak_no_zmtp_answers_the_next_proper_request(
+    served: Daemon, tmp_path: Path
+) -> None:
+    chance = random.Random(SEED)
+    with Caller(f"ipc://{tmp_path}/control") as caller:
+        (_, tcp) = caller.call("status")["endpoints"]["control"]
+        host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+        for _ in range(STRANGERS):
+            with socket.create_connection((host, int(port))) as stranger, contextlib.suppress(OSError):
+                stranger.sendall(chance.randbytes(chance.randrange(1, 500)))
+        assert caller.call("ping")["version"]
+        assert caller.call("status")["refused"]
+    assert served.stop() == 0
