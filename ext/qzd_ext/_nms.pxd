@@ -3,6 +3,9 @@
 from qzd_ext._geometry cimport Box
 
 
+ctypedef unsigned int Place     # of a candidate among the items
+
+
 cdef struct Candidate:
     Box box
     float score
@@ -21,7 +24,7 @@ cdef struct Rules:
 
 cdef class Candidates:
     cdef Candidate *items
-    cdef unsigned int *picks            # places of the items that remain, best first
+    cdef Place *picks                   # places of the items that remain, best first
     cdef Py_ssize_t count, capacity, picked
     cdef Rules rules
     cdef int parts                      # that are still to be scanned
