@@ -1,4 +1,4 @@
-"""200,000 malformed inputs to the sockets that take them: no crash, no hang, no growth, and then an answer."""
+"""200,000 malformed inputs to the sockets that take them: no crash, hang or growth, and then an answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ bundle = "{bundle}"
 device = "CPU"
 """
 CALL = {"schema": "qzd.control/1", "id": 7, "op": "", "model": "tiny", "version": "1", "bundle": "/x"}
-OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "unload", "nonsense", "")
+OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "load", "nonsense", "")
 HEADER = {"schema": "qzd.inference/1", "model": "tiny", "width": 64, "height": 64, "timeout_ms": 50}
 VALUES = (None, -1, 0, 2**63, 2**70, 1.5, 1e400, "", "\x00", "é" * 300, [], {}, [[]], True, "../..", "png")
 
