@@ -22,6 +22,7 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.golden import read_golden
+from qzd_tools import job
 from qzd_tools import quantize as module
 from qzd_tools.calibration import choose, overlap, preparer
 from qzd_tools.cli import main
@@ -289,6 +290,7 @@ def broken_judge(monkeypatch, drops: list[float]) -> None:
         return type(result)(*(score if f == "score" else getattr(result, f) for f in result.__slots__))
 
     monkeypatch.setattr(module, "validate", worse)
+    monkeypatch.setattr(job, "validate", worse)
 
 
 def gated(painted: Path, destination: Path, said: list[str], **given: float) -> Bundle:

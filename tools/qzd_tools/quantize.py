@@ -8,45 +8,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import msgspec
 import openvino as ov
 
-from qzd_ext import __version__
 from qzd_ext import bundle as bundles
-from qzd_ext.bundle import Bundle, Draft
-from qzd_ext.detector import Detector
+from qzd_ext.bundle import Bundle
 from qzd_ext.errors import GateError, UsageError
-from qzd_ext.geometry import Frame
-from qzd_ext.golden import GoldenFrame, read_golden, write_golden
-from qzd_ext.manifest import Accuracy, Manifest
 from qzd_ext.runner import RunOptions
 from qzd_tools import isa
-from qzd_tools.calibration import FEW, Calibration, choose, overlap, preparer
-from qzd_tools.compress import compress_weights
+from qzd_tools.calibration import FEW, choose, overlap, preparer
 from qzd_tools.dataset import Dataset
 from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
-from qzd_tools.images import read_image
-from qzd_tools.ir import save_ir
-from qzd_tools.recipe import Recipe, apply_recipe, make_names_unique
+from qzd_tools.job import Job, Mode, Say
+from qzd_tools.recipe import Recipe, make_names_unique
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
 from qzd_tools.validate import Validation, check_drop, compare, validate
 
 __all__ = ["Gate", "Mode", "Quantized", "Speed", "quantize"]
-
-Mode = Literal["int8", "int8-weights", "fp16"]
-Say = Callable[[str], None]
-
-GOLDEN_FRAMES = 4
-"""How many calibration images become golden frames where the parent has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +137,7 @@ def quantize(
     model = _read_float(parent)
     fresh = not destination.exists()
     with bundles.create(destination, overwrite=overwrite) as draft:
-        job = _Job(parent, draft, mode, recipe, seed, options)
+        job = Job(parent, draft, mode, recipe, seed, options)
         if mode == "int8":
             job.calibration = choose(images, recipe.subset_size, seed)
             _tell_about_calibration(job, gate, allow_overlap, say)
@@ -206,7 +189,7 @@ def _read_float(parent: Bundle) -> ov.Model:
     return model
 
 
-def _tell_about_calibration(job: _Job, gate: Gate | None, allow_overlap: bool, say: Say) -> None:
+def _tell_about_calibration(job: Job, gate: Gate | None, allow_overlap: bool, say: Say) -> None:
     assert job.calibration is not None
     count = len(job.calibration.images)
     few = f"; {FEW} or more make better ranges" if count < FEW else ""
@@ -220,95 +203,8 @@ def _tell_about_calibration(job: _Job, gate: Gate | None, allow_overlap: bool, s
         say(advice)
 
 
-class _Job:
-    """A bundle in the making: its parent, its draft, and how it is made."""
-
-    def __init__(
-        self, parent: Bundle, draft: Draft, mode: Mode, recipe: Recipe, seed: int, options: RunOptions
-    ) -> None:
-        self.parent = parent
-        self.draft = draft
-        self.mode = mode
-        self.recipe = recipe
-        self.seed = seed
-        self.options = options
-        self.calibration: Calibration | None = None
-        if parent.priors is not None:
-            shutil.copy(parent.path / bundles.PRIORS, draft.directory)
-
-    def make(self, model: ov.Model, recipe: Recipe) -> ov.Model:
-        """The smaller graph; the model itself is not changed."""
-        if self.mode == "int8":
-            assert self.calibration is not None
-            prepare = preparer(self.parent.manifest.input)
-            return apply_recipe(model, self.calibration.images, prepare, recipe)
-        if self.mode == "int8-weights":
-            model = model.clone()
-            compress_weights(model)
-        return model
-
-    def save(self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> Bundle:
-        """Put a graph into the draft, in place of what is there; the bundle that it is so far."""
-        path = self.draft.directory / bundles.MODEL
-        try:
-            save_ir(graph, path, fp16=self.mode == "fp16")
-            ov.Core().read_model(path)
-        except RuntimeError as error:
-            raise OSError(None, f"the model could not be written whole: {error}", str(path)) from error
-        self.draft.manifest = self._manifest(recipe, reverted)
-        return Bundle(self.draft.directory, self.draft.manifest, self.parent.digest, self.parent.priors)
-
-    def measure(
-        self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...], dataset: Dataset
-    ) -> Validation:
-        """Save a graph and run it over a dataset."""
-        return validate(self.save(graph, recipe, reverted), dataset, options=self.options, title=self.mode)
-
-    def record(self, accuracy: Accuracy) -> None:
-        """Write a measured accuracy into the manifest."""
-        assert self.draft.manifest is not None
-        self.draft.manifest = msgspec.structs.replace(self.draft.manifest, accuracy=(accuracy,))
-
-    def _manifest(self, recipe: Recipe, reverted: tuple[str, ...]) -> Manifest:
-        own = self.parent.manifest
-        made: dict[str, str | int | float | bool | list[str]] = {"mode": self.mode}
-        tools = own.provenance.tools | {"qzd": __version__, "openvino": ov.__version__}
-        if self.calibration is not None:
-            made |= recipe.as_record() | {"seed": self.seed, "layers_reverted_to_float": list(reverted)}
-            made["host_isa"] = list(isa.host_isa())
-            tools["nncf"] = importlib.metadata.version("nncf")
-        provenance = msgspec.structs.replace(
-            own.provenance,
-            tools=tools,
-            parent=self.parent.digest,
-            quantization=made,
-            target_isa=recipe.target_isa if self.calibration else "",
-            calibration_digest=self.calibration.digest if self.calibration else "",
-            calibration_images=len(self.calibration.images) if self.calibration else 0,
-        )
-        return msgspec.structs.replace(
-            own, precision=self.mode, provenance=provenance, accuracy=(), files={}
-        )
-
-    def write_golden(self, say: Say) -> None:
-        """What the new model finds on the parent's golden frames, or else on calibration images."""
-        frames: list[Frame] = [golden.frame for golden in read_golden(self.parent)]
-        if not frames and self.calibration is not None:
-            images = self.calibration.images
-            chosen = [images[i * len(images) // GOLDEN_FRAMES] for i in range(GOLDEN_FRAMES)]
-            frames = [read_image(path) for path in dict.fromkeys(chosen)]
-        if not frames:
-            say("no golden frames: the bundle that this one is made from has none")
-            return
-        assert self.draft.manifest is not None
-        bundle = Bundle(self.draft.directory, self.draft.manifest, "", self.parent.priors)
-        with Detector(bundle, RunOptions(device=self.options.device, hint="latency")) as detector:
-            for index, frame in enumerate(frames):
-                write_golden(self.draft.directory, index, GoldenFrame(frame, detector.detect(frame).found))
-
-
 def _improve(
-    job: _Job, model: ov.Model, graph: ov.Model, gate: Gate, before: Validation, after: Validation, say: Say
+    job: Job, model: ov.Model, graph: ov.Model, gate: Gate, before: Validation, after: Validation, say: Say
 ) -> Validation:
     """Search for a better recipe where the plain one misses the gate; the best is in the draft at the end."""
     measured = {id(graph): after}
