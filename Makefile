@@ -42,7 +42,6 @@ demo: .venv/tools ## the main job, from images to detections on a socket
 
 build: .venv/dev ## compile the extensions in place
 	$(BIN)/python setup.py --quiet build_ext --inplace
-	$(BIN)/python -m qzd_daemon.schema docs/schema
 
 lint: build ## style, import rules, stubs
 	$(BIN)/ruff check
