@@ -156,7 +156,7 @@ cdef int add_softmax(
 ) except -1 nogil:
     """Append an anchor's candidates under a softmax that the background, at values[-1], takes part in."""
     cdef Py_ssize_t c, best = 0
-    cdef double largest = values[-1] if background else values[0], total = 0, least
+    cdef double largest = values[-<Py_ssize_t> background], total = 0, least
     cdef float score
     for c in range(-<Py_ssize_t> background, classes):
         if not values[c] < INFINITY:
