@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from system.machine import make_debian, unmet
+
 __all__ = ["qzd_tools"]
 
 
@@ -28,3 +30,11 @@ def yolox_int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = data / "coco/calibration/instances.json"
     qzd_tools("quantize", bundles / "yolox", "--annotations", calibration, "-o", bundles / "int8")
     return bundles / "int8"
+
+
+@pytest.fixture(scope="session")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The least Debian 12 there is, in a folder."""
+    if reason := unmet("debootstrap"):
+        pytest.skip(reason)
+    return make_debian(tmp_path_factory.mktemp("debian") / "root")
