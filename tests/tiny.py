@@ -24,7 +24,7 @@ SIDE = 64
 CELL = 8
 COLOURS = ("blue", "green", "red")
 POISON = (0, 0, "red")
-ROUNDS = {"slow": 60, "stuck": 1200}  # a unit of red: about a second, and about twenty
+ROUNDS = {"slow": 240, "stuck": 1200}  # a unit of red: some seconds, and some twenty
 
 Fault = Literal["none", "fail", "slow", "stuck"]
 

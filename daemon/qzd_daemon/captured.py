@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import av.container
@@ -80,5 +80,6 @@ def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
     One reformatter a source keeps FFmpeg's conversion tables between frames.
     """
     plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-    return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
+    frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    return frame

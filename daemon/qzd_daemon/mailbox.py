@@ -26,22 +26,28 @@ class Mail(Generic[T]):
 
 
 class Inbox(Generic[T]):
-    """The mailboxes of one model, served in turn, so that a busy stream cannot starve a quiet one."""
+    """The mailboxes of one model: the one that was served longest ago is next.
+
+    So busy streams take turns, and a quiet one, whose turn was long ago, never waits behind them.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.work = threading.Condition(self.lock)
-        self.ready: collections.deque[Mailbox[T]] = collections.deque()
+        self.ready: list[Mailbox[T]] = []
+        self._turn = 0
 
     def take(self, timeout: float) -> Mail[T] | None:
         """The next item of the stream whose turn it is; None when `timeout` seconds passed without one."""
         with self.lock:
             if not self.work.wait_for(lambda: self.ready, timeout):
                 return None
-            mailbox = self.ready.popleft()
+            mailbox = min(self.ready, key=lambda waiting: waiting._served)
+            self._turn += 1
+            mailbox._served = self._turn
             mail = mailbox._pop()
-            if mailbox._items:
-                self.ready.append(mailbox)
+            if not mailbox._items:
+                self.ready.remove(mailbox)
             return mail
 
 
@@ -66,7 +72,7 @@ class Mailbox(Generic[T]):
         self._most = room
         self._items: collections.deque[T] = collections.deque()
         self._room = threading.Condition(inbox.lock)
-        self._dropped = self._taken = 0
+        self._dropped = self._taken = self._served = 0
         self._closed = False
 
     def __len__(self) -> int:

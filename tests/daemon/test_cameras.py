@@ -29,6 +29,7 @@ class MjpegServer(http.server.ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.frames_a_connection = 20
+        self.grows_at = 1000
         self.hold = threading.Event()
         self.closing = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -57,7 +58,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         for index in range(self.server.frames_a_connection):
-            picture = cv2.imencode(".jpg", paint((3, 3, COLOURS[index % 3])))[1].tobytes()
+            side = 64 if index < self.server.grows_at else 128
+            picture = cv2.imencode(".jpg", paint((3, 3, COLOURS[index % 3]), side=side))[1].tobytes()
             self.wfile.write(BOUNDARY + picture + b"\r\n")
             self.wfile.flush()
             if self.server.closing.wait(0.01):
@@ -105,6 +107,15 @@ def test_camera_when_it_sends_delivers_its_pictures(server: MjpegServer) -> None
     assert all(frame is not None and frame.shape == (64, 64, 3) for frame in frames)
     colours = [int(np.argmax(frame[28, 28])) for frame in frames if frame is not None]
     assert all(after == (before + 1) % 3 for before, after in itertools.pairwise(colours))
+
+
+def test_camera_when_its_resolution_changes_delivers_the_new_one(server: MjpegServer) -> None:
+    server.grows_at = 10
+    items = watch(camera(server.url), 17)
+    sides = [item.frame.shape[0] for item in items if isinstance(item, Captured) and item.frame is not None]
+    assert states(items) == ["connecting", "running"]
+    assert sides == sorted(sides)
+    assert set(sides) == {64, 128}
 
 
 def test_camera_when_it_closes_the_connection_is_connected_to_again(server: MjpegServer) -> None:

@@ -75,3 +75,19 @@ def test_take_when_one_stream_is_busy_serves_the_others_in_turn() -> None:
     third.put("third")
     taken = [mail.item for _ in range(4) if (mail := inbox.take(0))]
     assert taken == ["busy 1", "quiet", "third", "busy 2"]
+
+
+def test_take_when_a_quiet_stream_comes_back_serves_it_before_busy_ones() -> None:
+    inbox: Inbox[str] = Inbox()
+    busy = [Mailbox(inbox, "wait") for _ in range(3)]
+    quiet = Mailbox(inbox, "drop")
+    quiet.put("quiet 1")
+    for mailbox in busy:
+        mailbox.put("busy")
+    assert [mail.item for _ in range(4) if (mail := inbox.take(0))] == ["quiet 1", "busy", "busy", "busy"]
+    for mailbox in busy:
+        mailbox.put("busy")
+    quiet.put("quiet 2")
+    mail = inbox.take(0)
+    assert mail is not None
+    assert mail.item == "quiet 2"
