@@ -125,6 +125,8 @@ class Service:
             if not started and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
                 started = True
                 self._engine.start_streams()
+                if not self._engine.streams:  # idle from the start
+                    self._words.put(STREAM_ENDED)
             code = self._heed(self._next_word(TICK_SECONDS if started else 0.0))
             if code is not None:
                 return code

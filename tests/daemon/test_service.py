@@ -299,3 +299,9 @@ def test_daemon_when_the_device_hangs_leaves_the_watchdog_unfed(daemon: StartDae
         process.forget_notices()
         with pytest.raises(AssertionError, match="no WATCHDOG=1"):
             process.notice("WATCHDOG=1", timeout=1.5)
+
+
+def test_daemon_when_it_has_no_stream_is_idle_at_once(daemon: StartDaemon, tiny_bundle: Path) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source="none").partition("[streams")[0]
+    process = daemon(config.replace("wait_for_subscribers = 1", ""), "--until-idle")
+    assert process.wait() == 0
