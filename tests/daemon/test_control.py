@@ -1,0 +1,203 @@
+"""The control socket of a real daemon: every op, and everything that is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from clips import write_clip
+from process import Daemon
+from qzd_daemon.caller import Caller, RefusedError
+from qzd_ext.errors import EndpointError
+from tiny import paint, write_tiny_bundle
+
+CONFIG = """
+[publish]
+bind = ["ENDPOINT"]
+[control]
+bind = ["ipc://{directory}/control"]
+[models.tiny]
+bundle = "{directory}/tiny"
+device = "CPU"
+[streams.clip]
+source = "{directory}/clip.mp4"
+model = "tiny"
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all of these tests: what they change, they put back."""
+    directory = tmp_path_factory.mktemp("control")
+    for version in ("1", "2"):
+        write_tiny_bundle(directory / "tiny" / version, version=version)
+    write_tiny_bundle(directory / "tiny" / "0", version="0", golden_label="green")
+    write_clip(directory / "clip.mp4", [paint((0, 0, "red"))] * 10)
+    process = Daemon(directory, CONFIG.format(directory=directory)).ready()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def endpoint(served: Daemon) -> str:
+    return served.endpoint.replace("detections", "control")
+
+
+@pytest.fixture
+def caller(endpoint: str) -> Iterator[Caller]:
+    with Caller(endpoint, timeout=20) as caller:
+        yield caller
+
+
+def exchange(endpoint: str, kind: int, *frames: bytes) -> list[bytes]:
+    with zmq.Context() as context, context.socket(kind) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        socket.send_multipart(frames)
+        assert socket.poll(10_000), "no answer"
+        return socket.recv_multipart()
+
+
+def test_ping_gives_version_and_epoch(caller: Caller) -> None:
+    assert set(caller.call("ping")) == {"version", "epoch"}
+
+
+def test_status_tells_of_sockets_streams_and_models(caller: Caller, served: Daemon) -> None:
+    status = caller.call("status")
+    assert status["pid"] == served.process.pid
+    assert status["endpoints"]["publish"] == [served.endpoint]
+    assert [stream["name"] for stream in status["streams"]] == ["clip"]
+    assert [model["model"]["name"] for model in status["models"]] == ["tiny"]
+
+
+def test_devices_names_those_who_use_them(caller: Caller) -> None:
+    assert {"name": "CPU", "models": ["tiny"]} in caller.call("devices")
+
+
+def test_snapshot_gives_the_last_message_of_each_topic(caller: Caller) -> None:
+    snapshot = caller.call("snapshot")
+    topics = {entry["topic"]: entry["message"] for entry in snapshot["messages"]}
+    assert topics["qzd/1/model/tiny/"]["epoch"] == snapshot["epoch"]
+    assert all(message["seq"] >= 1 for message in topics.values())
+
+
+def test_swap_and_rollback_change_the_bundle_that_serves(caller: Caller) -> None:
+    assert caller.call("swap", model="tiny", version="1")["model"]["version"] == "1"
+    assert caller.call("rollback", model="tiny")["model"]["version"] == "2"
+
+
+def test_load_serves_one_more_model_until_it_is_unloaded(caller: Caller, served: Daemon) -> None:
+    bundle = f"{Path(served.endpoint.removeprefix('ipc://')).parent}/tiny/1"
+    assert caller.call("load", model="more", bundle=bundle, device="CPU")["model"]["name"] == "more"
+    assert caller.call("self_test") == {"models": ["tiny", "more"]}
+    assert caller.call("unload", model="more") is None
+    assert len(caller.call("models")) == 1
+
+
+def test_reload_when_nothing_has_changed_changes_nothing(caller: Caller) -> None:
+    before = caller.call("models")
+    assert caller.call("reload") is None
+    assert caller.call("models") == before
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "code", "exit_code"),
+    [
+        ("nonsense", {}, "unknown_op", 2),
+        ("swap", {"model": "none", "version": "1"}, "unknown_model", 2),
+        ("swap", {"version": "1"}, "usage", 2),
+        ("swap", {"model": "tiny"}, "usage", 2),
+        ("swap", {"model": "tiny", "version": "7"}, "usage", 2),
+        ("swap", {"model": "tiny", "version": "../tiny/1"}, "usage", 2),
+        ("swap", {"model": "tiny", "version": "0"}, "gate", 1),
+        ("load", {"model": "tiny", "bundle": "/nowhere"}, "usage", 2),
+        ("load", {"model": "more", "bundle": "relative"}, "usage", 2),
+        ("load", {"model": "a/b", "bundle": "/nowhere"}, "usage", 2),
+        ("load", {"model": "more", "bundle": "/nowhere"}, "bundle", 3),
+        ("unload", {"model": "tiny"}, "usage", 2),
+    ],
+)
+def test_call_when_it_cannot_be_done_is_refused_and_what_served_serves_on(
+    caller: Caller, op: str, arguments: dict[str, str], code: str, exit_code: int
+) -> None:
+    before = caller.call("models")
+    with pytest.raises(RefusedError) as caught:
+        caller.call(op, **arguments)
+    assert (caught.value.fault.code, caught.value.exit_code) == (code, exit_code)
+    assert caller.call("models") == before
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ((b"",), None),
+        ((b"{",), None),
+        ((b"\xff\xfe",), None),
+        ((b"[" * 10_000,), None),
+        ((b"[]",), None),
+        ((b'{"schema":"qzd.control/2","id":3,"op":"ping"}',), 3),
+        ((b'{"schema":"qzd.control/1","id":"x","op":5}',), "x"),
+        ((b'{"schema":"qzd.control/1","id":{},"op":"ping"}',), None),
+        ((b'{"schema":"qzd.control/1","id":1,"op":"ping","model":1e999}',), 1),
+        ((b'{"schema":"qzd.control/1","op":"ping"}', b"more"), None),
+    ],
+)
+def test_call_when_malformed_is_answered_with_what_is_wrong(
+    endpoint: str, frames: tuple[bytes, ...], expected: object
+) -> None:
+    (reply,) = exchange(endpoint, zmq.DEALER, *frames)
+    answer = json.loads(reply)
+    assert (answer["id"], answer["ok"], answer["error"]["code"]) == (expected, False, "bad_request")
+    assert "Wanted:" in answer["error"]["message"]
+
+
+def test_call_when_its_socket_is_a_req_is_answered(endpoint: str) -> None:
+    (reply,) = exchange(endpoint, zmq.REQ, b'{"schema":"qzd.control/1","id":1,"op":"ping","new":1}')
+    assert json.loads(reply)["ok"]
+
+
+def test_call_when_oversized_ends_its_connection_alone(endpoint: str, caller: Caller) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        socket.send(b"x" * 20_000)
+        assert not socket.poll(300)
+    assert caller.call("ping")
+
+
+def test_long_calls_when_too_many_are_answered_busy_and_short_ones_pass(
+    endpoint: str, caller: Caller
+) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        for number in range(40):
+            call = {"schema": "qzd.control/1", "id": number, "op": "swap", "model": "tiny", "version": "2"}
+            socket.send(json.dumps(call).encode())
+        assert caller.call("ping")
+        answers = []
+        while len(answers) < 40:
+            assert socket.poll(20_000)
+            answers.append(json.loads(socket.recv()))
+    assert sorted(answer["id"] for answer in answers) == list(range(40))
+    codes = [answer["error"]["code"] for answer in answers if not answer["ok"]]
+    assert set(codes) == {"busy"}
+
+
+def test_caller_when_nobody_answers_says_so(tmp_path: Path) -> None:
+    nobody = Caller(f"ipc://{tmp_path}/nobody", timeout=0.1)
+    with nobody, pytest.raises(EndpointError, match="no answer"):
+        nobody.call("ping")
+
+
+def test_daemon_when_control_has_no_endpoint_serves_without(
+    daemon: Callable[..., Daemon], tiny_bundle: Path
+) -> None:
+    config = f'[publish]\nbind = ["ENDPOINT"]\n[models.tiny]\nbundle = "{tiny_bundle}"\ndevice = "CPU"\n'
+    process = daemon(config).ready()
+    assert process.stop() == 0
+    assert "control on no socket" in process.log

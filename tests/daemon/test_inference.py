@@ -1,0 +1,245 @@
+"""Images sent to a real daemon: the same boxes as elsewhere, and an answer to everything that is no image."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import zmq
+
+from process import Daemon
+from qzd_daemon import wire
+from qzd_daemon.caller import ImageCaller, RefusedError
+from qzd_daemon.images import NotAnImageError, TooLargeError, read_image
+from qzd_ext import bundle
+from qzd_ext.detector import Detector
+from tiny import POISON, paint, write_tiny_bundle
+
+CONFIG = """
+[publish]
+bind = ["ENDPOINT"]
+[inference]
+bind = ["ipc://{directory}/inference"]
+queue = 4
+max_image_bytes = 200000
+max_pixels = 65536
+timeout_ms = 20000
+[models.tiny]
+bundle = "{directory}/tiny"
+device = "CPU"
+requests = 1
+"""
+FRAME = paint((1, 2, "red"), (5, 6, "blue"))
+SLOW = paint(POISON) // 8  # the more red, the longer it takes
+
+
+def encoded(form: str, frame: np.ndarray = FRAME) -> bytes:
+    return cv2.imencode(f".{form}", frame)[1].tobytes()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all of these tests; a frame with POISON keeps it busy for about a second."""
+    directory = tmp_path_factory.mktemp("inference")
+    write_tiny_bundle(directory / "tiny", fault="slow")
+    process = Daemon(directory, CONFIG.format(directory=directory)).ready()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def endpoint(served: Daemon) -> str:
+    return served.endpoint.replace("detections", "inference")
+
+
+@pytest.fixture
+def asker(endpoint: str) -> Iterator[ImageCaller]:
+    with ImageCaller(endpoint, timeout=20) as asker:
+        yield asker
+
+
+@pytest.fixture
+def dealer(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        yield socket
+
+
+def ask(dealer: zmq.Socket[bytes], name: str, image: bytes, **header: object) -> None:
+    fields = {"schema": "qzd.inference/1", "format": "png", **header}
+    dealer.send_multipart([name.encode(), json.dumps(fields).encode(), image])
+
+
+def answers(dealer: zmq.Socket[bytes], count: int) -> dict[str, str]:
+    """By id: the error's code, or ok."""
+    found = {}
+    for _ in range(count):
+        assert dealer.poll(20_000), found
+        name, reply = dealer.recv_multipart()
+        found[name.decode()] = json.loads(reply).get("error", {"code": "ok"})["code"]
+    return found
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "bgr"])
+def test_infer_gives_the_boxes_that_the_detector_gives(asker: ImageCaller, served: Daemon, form: str) -> None:
+    image = FRAME.tobytes() if form == "bgr" else encoded(form.replace("jpeg", "jpg"))
+    message = asker.infer(image, form, size=(64, 64) if form == "bgr" else None)
+    frame = FRAME if form == "bgr" else cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    with Detector(bundle.read(Path(served.endpoint.removeprefix("ipc://")).parent / "tiny")) as detector:
+        found = detector.detect(frame).found
+    assert (message.stream, message.seq, message.outcome, message.width) == ("", 0, "ok", 64)
+    assert [box.class_id for box in message.detections or ()] == found.class_ids.tolist() != []
+    for box, expected in zip(message.detections or (), found.boxes.tolist(), strict=True):
+        assert box.box == pytest.approx(expected, abs=5e-4)
+
+
+def test_infer_when_nothing_is_there_says_so_by_an_empty_list(asker: ImageCaller) -> None:
+    assert asker.infer(encoded("png", paint()), "png", model="tiny").detections == []
+
+
+@pytest.mark.parametrize(
+    ("header", "image", "code"),
+    [
+        ({"model": "none"}, encoded("png"), "unknown_model"),
+        ({"format": "gif"}, b"GIF89a", "bad_request"),
+        ({"timeout_ms": 0}, encoded("png"), "bad_request"),
+        ({"format": "bgr"}, FRAME.tobytes(), "not_an_image"),
+        ({"format": "bgr", "width": 64, "height": 63}, FRAME.tobytes(), "not_an_image"),
+        ({"format": "bgr", "width": 2**40, "height": 2**40}, b"", "too_large"),
+        ({"format": "jpeg"}, encoded("png"), "not_an_image"),
+        ({}, b"", "not_an_image"),
+        ({}, encoded("png", np.zeros((257, 256, 3), np.uint8)), "too_large"),
+        ({"model": "x" * 5000}, encoded("png"), "bad_request"),
+    ],
+)
+def test_infer_when_it_cannot_be_done_says_why(
+    dealer: zmq.Socket[bytes], header: dict[str, object], image: bytes, code: str
+) -> None:
+    ask(dealer, "7", image, **header)
+    assert answers(dealer, 1) == {"7": code}
+
+
+@pytest.mark.parametrize(
+    "frames", [[b""], [b"1", b"{}"], [b"1", b"\xff", b""], [b"1"] * 7, [b"x" * 300, b"{}", b""]]
+)
+def test_infer_when_malformed_is_answered(dealer: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    dealer.send_multipart(frames)
+    assert dealer.poll(5000)
+    assert json.loads(dealer.recv_multipart()[-1])["error"]["code"] == "bad_request"
+
+
+def test_infer_when_the_queue_is_full_answers_busy_at_once_and_the_rest_in_time(
+    dealer: zmq.Socket[bytes],
+) -> None:
+    slow = encoded("png", SLOW)
+    begin = time.monotonic()
+    for number in range(8):
+        ask(dealer, str(number), slow)
+    busy = answers(dealer, 4)
+    assert time.monotonic() - begin < 5
+    assert busy == dict.fromkeys("4567", "busy")
+    assert answers(dealer, 4) == dict.fromkeys("0123", "ok")
+
+
+def test_infer_when_the_deadline_passes_is_taken_out_of_the_queue(dealer: zmq.Socket[bytes]) -> None:
+    ask(dealer, "slow", encoded("png", SLOW))
+    for name in ("a", "b", "c"):
+        ask(dealer, name, encoded("png", SLOW), timeout_ms=50)
+    assert answers(dealer, 3) == dict.fromkeys("abc", "timeout")
+    ask(dealer, "next", encoded("png"))
+    begin = time.monotonic()
+    assert answers(dealer, 2) == {"slow": "ok", "next": "ok"}
+    assert time.monotonic() - begin < 10
+
+
+def test_infer_when_the_socket_is_a_req_is_answered(endpoint: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        ask(socket, "1", encoded("png"))
+        assert answers(socket, 1) == {"1": "ok"}
+
+
+def test_infer_when_many_ask_at_once_answers_each_with_its_own(asker: ImageCaller, endpoint: str) -> None:
+    with zmq.Context() as context:
+        dealers = [context.socket(zmq.DEALER) for _ in range(4)]
+        for i, one in enumerate(dealers):
+            one.linger = 0
+            one.connect(endpoint)
+            ask(one, f"id{i}", encoded("png", paint((i, i, "green"))))
+        for i, one in enumerate(dealers):
+            assert one.poll(20_000)
+            name, reply = one.recv_multipart()
+            (box,) = json.loads(reply)["detections"]
+            assert (name, box["box"][0]) == (f"id{i}".encode(), 8.0 * i)
+            one.close()
+
+
+def test_infer_when_the_daemon_stops_says_so(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny", fault="slow")
+    config = CONFIG.format(directory=tmp_path) + "[service]\nstop_timeout_s = 0.1\n"
+    process = daemon(config).ready()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(f"ipc://{tmp_path}/inference")
+        for name in ("a", "b"):
+            ask(dealer, name, encoded("png", paint(POISON)))
+        time.sleep(0.3)
+        process.process.terminate()
+        assert dealer.poll(10_000)
+        replies = [dealer.recv_multipart()]
+        while dealer.poll(1000):
+            replies.append(dealer.recv_multipart())
+    assert {name for name, _ in replies} == {b"a", b"b"}
+    assert all(json.loads(reply).get("outcome") != "ok" for _, reply in replies)
+
+
+JPEG_HEAD = b"\xff\xd8\xff\xc0\x00\x11\x08"
+
+
+@pytest.mark.parametrize(
+    ("form", "data", "error"),
+    [
+        ("png", encoded("png")[:16] + b"\x00\x01\x00\x00" * 2 + encoded("png")[24:], TooLargeError),
+        ("jpeg", JPEG_HEAD + b"\xff\xff\xff\xff" + b"\x03" * 20, TooLargeError),
+        ("jpeg", encoded("jpg")[:-2] + b"\xff\xda" * 200, TooLargeError),
+        ("jpeg", b"\xff\xd8" + b"\xff" * 1000, NotAnImageError),
+        ("jpeg", b"\xff\xd8\xff\xda\x00\x02", NotAnImageError),
+        ("jpeg", b"\xff\xd8\xff\xe0\x00\x00" * 50, NotAnImageError),
+        ("jpeg", encoded("jpg")[:100], NotAnImageError),
+        ("png", encoded("png")[:23], NotAnImageError),
+    ],
+)
+def test_read_image_when_it_lies_or_is_cut_off_decodes_nothing(
+    form: str, data: bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        read_image(form, data, None, None, 65536)
+
+
+def test_read_image_when_a_thumbnail_comes_first_takes_the_size_of_the_image() -> None:
+    picture = encoded("jpg")
+    thumbnail = JPEG_HEAD + b"\xff\xff\xff\xff\x03"
+    block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    image = read_image("jpeg", picture[:2] + block + picture[2:], None, None, 65536)
+    assert image.shape == (64, 64, 3)
+
+
+def test_caller_when_the_answer_is_no_raises_it(asker: ImageCaller) -> None:
+    with pytest.raises(RefusedError) as caught:
+        asker.infer(b"", "png")
+    assert caught.value.fault.code == "not_an_image"
+
+
+def test_answer_is_a_message_of_the_wire(dealer: zmq.Socket[bytes]) -> None:
+    ask(dealer, "1", encoded("png"))
+    assert dealer.poll(20_000)
+    message = wire.decode(dealer.recv_multipart()[1])
+    assert isinstance(message, wire.Detections)
+    assert message.epoch
