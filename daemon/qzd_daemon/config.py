@@ -139,6 +139,13 @@ class ModelConfig(_Table, frozen=True):
     hint: Annotated[Literal["latency", "throughput"], Meta(description="What the device is set up for.")] = (
         "throughput"
     )
+    streams: Annotated[
+        Count | None, Meta(description="Inferences side by side on the device; default: as the hint has it.")
+    ] = None
+    precision: Annotated[
+        Literal["f32", "f16", "bf16"] | None,
+        Meta(description="In which the device computes what is not quantized; default: what it does best."),
+    ] = None
     requests: Annotated[
         Count | None, Meta(description="Frames under way at once; default: what the device finds best.")
     ] = None

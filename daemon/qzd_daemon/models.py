@@ -68,7 +68,15 @@ def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
 
 
 def _load_on(device: str, name: str, config: ModelConfig, cache_dir: Path | None, found: Bundle) -> Served:
-    options = RunOptions(device, config.hint, config.requests, config.threads, cache_dir)
+    options = RunOptions(
+        device=device,
+        hint=config.hint,
+        requests=config.requests,
+        threads=config.threads,
+        cache_dir=cache_dir,
+        streams=config.streams,
+        precision=config.precision,
+    )
     detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
     try:
         self_test(name, detector)

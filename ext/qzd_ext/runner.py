@@ -47,6 +47,10 @@ class RunOptions:
         CPU threads for inference; None for as many as the process may use.
     cache_dir : Path or None
         Where compiled models are kept between starts.
+    streams : int or None
+        Inferences that the device runs side by side; None for what the hint means.
+    precision : str or None
+        In which the device computes what is not quantized; None for what it does best.
     """
 
     device: str = "CPU"
@@ -54,6 +58,8 @@ class RunOptions:
     requests: int | None = None
     threads: int | None = None
     cache_dir: Path | None = None
+    streams: int | None = None
+    precision: Literal["f32", "f16", "bf16"] | None = None
 
 
 @functools.cache
@@ -269,6 +275,10 @@ def _compile(graph: ov.Model, options: RunOptions, model: Path) -> ov.CompiledMo
     device = _device_name(options.device)
     threads = options.threads or usable_cpus()
     config: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}
+    if options.streams:
+        config["NUM_STREAMS"] = str(options.streams)
+    if options.precision:
+        config["INFERENCE_PRECISION_HINT"] = options.precision
     if options.requests:
         config["PERFORMANCE_HINT_NUM_REQUESTS"] = options.requests
     if device == "CPU":

@@ -247,3 +247,14 @@ def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_fram
     assert [(m.frame, m.outcome) for m in messages] == [(0, "ok"), (1, "error"), (2, "ok"), (3, "ok")]
     assert "has not answered for 1." in messages[1].reason
     running.wait_for_state("ended")
+
+
+@pytest.mark.parametrize("device", ["CPU", "AUTO", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU"])
+@pytest.mark.parametrize("keys", [{}, {"streams": 1, "precision": "f32", "threads": 1, "requests": 3}])
+def test_load_whatever_the_device_is_called_serves_on_the_one_that_is_here(
+    running: Running, versions: Path, clip: Path, device: str, keys: dict[str, object]
+) -> None:
+    running.serve(config(versions, source=clip, device=device, **keys))
+    assert "CPU" in running.engine.served["tiny"].info.device
+    if keys:
+        assert running.engine.served["tiny"].detector.requests == 3
