@@ -1,0 +1,129 @@
+"""What is recorded and played again is what was published, as from a daemon that runs now."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qzd_daemon import wire
+from qzd_daemon.client import Client, Event, Gap, Restarted, StreamState
+from qzd_daemon.config import PublishConfig
+from qzd_daemon.door import Door
+from qzd_daemon.publisher import Publisher
+from qzd_daemon.recording import Player, Recorder, read_recording
+from qzd_ext.errors import DataError
+
+TOPIC = wire.stream_topic("gate")
+COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl import main; main()")
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Messages 4 to 13 of a publisher, without 8 and 9, and its heartbeats."""
+    door = Door()
+    config = PublishConfig(bind=(f"ipc://{tmp_path}/live",), heartbeat_ms=20, linger_ms=200)
+    publisher = Publisher(config, door)
+    door.start()
+    publisher.start()
+    path = tmp_path / "whole"
+    with path.open("wb") as file, Recorder(publisher.endpoints[0], None, file) as recorder:
+        while recorder.record(5) != wire.HEARTBEAT:
+            pass
+        for number in range(13):
+            publisher.publish(TOPIC, StreamState(stream="gate", state="running", frames=number))
+        publisher.close()
+        while recorder.record(0.5):
+            pass
+    door.close()
+    kept = [line for line, m in read_recording(path) if line.topic == wire.HEARTBEAT or m.seq in KEPT]
+    (tmp_path / "recording").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+    return tmp_path / "recording"
+
+
+KEPT = {4, 5, 6, 7, 10, 11, 12, 13}
+
+
+@pytest.fixture
+def player(tmp_path: Path) -> Iterator[Player]:
+    player = Player((f"ipc://{tmp_path}/replay",))
+    yield player
+    player.close()
+
+
+def receive(client: Client, count: int) -> list[Event]:
+    events = [client.receive(10) for _ in range(count)]
+    return [event for event in events if event is not None]
+
+
+def numbers(events: list[Event]) -> list[tuple[int, int]]:
+    return [(event.seq, event.frames) for event in events if isinstance(event, StreamState)]
+
+
+def test_play_when_it_was_recorded_from_the_midst_counts_from_one_and_keeps_what_was_lost(
+    recording: Path, player: Player
+) -> None:
+    with Client(player.endpoints[0]) as client:
+        player.wait()
+        assert player.play(recording, None) == 10
+        events = receive(client, 9)
+    assert [event for event in events if isinstance(event, Gap)] == [Gap(TOPIC, 5, 6)]
+    assert numbers(events) == [(1, 3), (2, 4), (3, 5), (4, 6), (7, 9), (8, 10), (9, 11), (10, 12)]
+
+
+def test_play_when_again_is_another_epoch(recording: Path, player: Player) -> None:
+    with Client(player.endpoints[0]) as client:
+        player.wait()
+        player.play(recording, None)
+        receive(client, 9)
+        player.play(recording, None)
+        first = client.receive(10)
+    assert isinstance(first, Restarted)
+
+
+def test_play_when_paced_waits_as_long_as_it_took(tmp_path: Path, player: Player) -> None:
+    beat = msgspec.Raw(wire.encode(wire.Heartbeat(state="serving", interval_ms=1, topics={})))
+    lines = [{"received_ns": at * 10**9, "topic": wire.HEARTBEAT, "message": beat} for at in (5, 6, 9)]
+    (tmp_path / "paced").write_bytes(b"\n".join(msgspec.json.encode(line) for line in lines))
+    slept: list[float] = []
+    player.play(tmp_path / "paced", 2.0, slept.append)
+    assert slept[-2:] == pytest.approx([0.5, 2.0], abs=0.3)
+
+
+@pytest.mark.parametrize("line", ["", "{}", '{"received_ns":1,"topic":"t","message":{"schema":"x"}}', "\xff"])
+def test_read_recording_when_a_line_is_no_message_names_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad"
+    path.write_text(line + "\n", encoding="latin-1")
+    with pytest.raises(DataError, match="bad, line 1"):
+        list(read_recording(path))
+
+
+def qzdctl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def test_replay_and_tail_as_commands_hand_it_on(recording: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [*COMMAND, "replay", str(recording), "--bind", f"ipc://{tmp_path}/r", "--fast", "--wait"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as replay:
+        copied = qzdctl("--endpoint", f"ipc://{tmp_path}/r", "record", tmp_path / "copy", "--seconds", "2")
+        _, said = replay.communicate(timeout=30)
+    assert (copied.returncode, replay.returncode) == (0, 0)
+    assert "10 messages were sent" in said
+    states = [m for line, m in read_recording(tmp_path / "copy") if isinstance(m, StreamState)]
+    assert [m.frames for m in states] == [n - 1 for n in sorted(KEPT)]
+
+
+def test_record_when_the_file_is_there_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("precious")
+    done = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "record", tmp_path / "there")
+    assert done.returncode == 2
+    assert "it is there already" in done.stderr
+    assert (tmp_path / "there").read_text() == "precious"
