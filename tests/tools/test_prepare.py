@@ -196,14 +196,28 @@ def loopback(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         yield mirror, directory / "catalogue.toml"
 
 
+def few(source: Path, target: Path, count: int) -> Path:
+    """The first images of a data set; those to calibrate with lie beside their annotations."""
+    coco = json.loads((source / "instances.json").read_text())
+    coco["images"] = sorted(coco["images"], key=lambda image: image["id"])[:count]
+    kept = {image["id"] for image in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
+    target.write_text(json.dumps(coco))
+    (target.parent / "images").mkdir(exist_ok=True)
+    for image in coco["images"]:
+        (target.parent / "images" / image["file_name"]).symlink_to(source / "images" / image["file_name"])
+    return target
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("name", ["ssd_mobilenet_v1_coco", "yolo-fastest"])
 def test_prepare_of_a_real_model_ends_the_same_when_it_is_killed_at_each_step(
     loopback: tuple[Mirror, Path], data: Path, tmp_path: Path, name: str
 ) -> None:
     words = [name, "--catalogue", str(loopback[1]), "--seconds", "1", "--rounds", "2", "--compare"]
-    words += ["--calibration", str(data / "coco/calibration/instances.json")]
-    words += ["--validation", str(data / "coco/validation/instances.json")]
+    words += ["--calibration", str(few(data / "coco/calibration", tmp_path / "calibration.json", 24))]
+    words += ["--validation", str(few(data / "coco/validation", tmp_path / "validation.json", 40))]
+    words += ["--validation-images", str(data / "coco/validation/images")]
     model = Model(words, tmp_path / "whole")
     steps = run(model, model.output, tmp_path / "p.json")
     assert steps == dict.fromkeys(STEPS, "done")
