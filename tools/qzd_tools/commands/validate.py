@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "dataset_for", "describe"]
 
 FRACTION = click.FloatRange(0, 1)
+WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 
 
 @click.command()
@@ -131,7 +132,7 @@ def dataset_for(
 
 
 def describe(result: Validation) -> str:
-    """The figures as text: one a line, then the classes, worst first."""
+    """The figures as text: one a line, then the worst classes."""
     manifest, score = result.bundle.manifest, result.score
     limits = result.thresholds
     rate = f"{result.images} images, {result.images / result.seconds:.1f} a second"
@@ -142,10 +143,10 @@ def describe(result: Validation) -> str:
     if result.note:
         lines.append(f"  {result.note}")
     lines += [f"  {name:<10} {_figure(value)}" for name, value in score.metrics.items()]
-    known = [c for c in score.classes if c.instances]
-    lines.append(f"  by class ({len(known)} with instances): " + ", ".join(
-        f"{c.label} {_figure(next(iter(c.metrics.values())))}" for c in known
-    ))
+    known = [(c.label, next(iter(c.metrics.values())) or 0.0) for c in score.classes if c.instances]
+    known.sort(key=lambda row: row[1])
+    lines.append(f"  the worst of {len(known)} classes with instances (all of them: --json FILE)")
+    lines += [f"    {label:<16} {_figure(value)}" for label, value in known[:WORST_CLASSES]]
     return "\n".join(lines)
 
 
