@@ -19,6 +19,8 @@ __all__ = ["Machine", "make_debian", "run", "unmet", "until"]
 
 AUTHORITIES = Path("usr/local/share/ca-certificates")
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3")
+PROPAGATED = Path("/run/systemd/nspawn/propagate")
+BOOTED = ("running", "degraded")
 SHUT_DOWN = signal.SIGRTMIN + 4  # systemd(1)
 
 
@@ -80,6 +82,7 @@ class Machine:
 
     def boot(self) -> Machine:
         """Start its systemd, and wait until it is up."""
+        shutil.rmtree(PROPAGATED / self.root.name, ignore_errors=True)  # left by one that was killed
         command = ("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--console=passive")
         self._console = (self.root.parent / f"{self.root.name}.console").open("wb")
         self._nspawn = subprocess.Popen(
@@ -89,8 +92,12 @@ class Machine:
             stderr=self._console,
             start_new_session=True,
         )
-        until(lambda: self.leader)
-        until(lambda: self.run("systemctl", "is-system-running", check=False) in ("running\n", "degraded\n"))
+        try:
+            until(lambda: self.leader)
+            until(lambda: self.run("systemctl", "is-system-running", check=False).strip() in BOOTED)
+        except BaseException:
+            self.down()
+            raise
         return self
 
     @property

@@ -1,0 +1,219 @@
+"""On a Debian with its own systemd: started, reloaded, killed, hung, stopped, and started by its sockets."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+import zmq
+
+from qzd_daemon import wire
+from system.machine import Machine, run, unmet, until
+from tiny import paint, write_tiny_bundle
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """
+[publish]
+bind = ["ipc:///run/{name}/detections"]
+[control]
+bind = ["ipc:///run/{name}/control"]
+[service]
+cache_dir = "/var/cache/{name}"
+[models.tiny]
+bundle = "/var/lib/qzd/models/tiny"
+device = "CPU"
+[streams.belt]
+source = "/var/lib/qzd/belt"
+model = "tiny"
+loop = true
+max_fps = 50
+"""
+SHORT_WATCHDOG = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n"
+
+
+@pytest.fixture(scope="module")
+def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Installed as docs/install.md says, with a model and a belt to look at."""
+    if reason := unmet("systemd-nspawn", "nsenter"):
+        pytest.skip(reason)
+    machine = Machine(debian, tmp_path_factory.mktemp("machine") / "edge")
+    run("make", "-C", ROOT, "install", f"DESTDIR={machine.root}", "SYSTEMD=252")
+    write_tiny_bundle(machine.root / "var/lib/qzd/models/tiny")
+    belt = machine.root / "var/lib/qzd/belt"
+    belt.mkdir()
+    for column in range(4):
+        cv2.imwrite(str(belt / f"{column}.png"), paint((column, 2, "red")))
+    machine.boot()
+    try:
+        machine.run("systemd-sysusers")
+        machine.run("systemd-tmpfiles", "--create")
+        machine.run("chown", "-R", "qzd:qzd", "/var/lib/qzd")
+        machine.run("systemctl", "daemon-reload")
+        yield machine
+    finally:
+        machine.down()
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Machine]:
+    """`qzd` is started, and afterwards stopped."""
+    configure(machine)
+    machine.run("systemctl", "reset-failed", "qzd.service", check=False)
+    machine.run("systemctl", "start", "qzd")
+    yield machine
+    machine.run("systemctl", "stop", "qzd")
+
+
+def configure(machine: Machine, *, name: str = "qzd", more: str = "") -> None:
+    (machine.root / f"etc/qzd/{name}.toml").write_text(CONFIG.format(name=name) + more)
+
+
+def journal(machine: Machine) -> list[dict[str, str]]:
+    lines = machine.run("journalctl", "-u", "qzd", "-o", "json", "--no-pager").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def status(machine: Machine) -> dict[str, object]:
+    return dict(json.loads(machine.run("qzdctl", "status", "--json")))
+
+
+def send(machine: Machine, signal: str) -> None:
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal", signal, "qzd")
+
+
+def test_start_is_active_only_when_the_daemon_is_ready(service: Machine) -> None:
+    active = int(service.show("ActiveEnterTimestampMonotonic"))
+    ready = [entry for entry in journal(service) if entry["MESSAGE"].startswith("READY")][-1]
+    assert int(ready["__MONOTONIC_TIMESTAMP"]) <= active + 50_000  # the journal stamps what it has received
+    assert ready["LOGGER"] == "qzd_daemon.service"
+    assert (ready["PRIORITY"], ready["SYSLOG_IDENTIFIER"]) == ("6", "qzd")
+    until(lambda: re.search(r"\d+\.\d frames/s, 0 faults", service.show("StatusText")))
+
+
+def test_start_runs_as_its_own_user_with_its_own_folders(service: Machine) -> None:
+    pid = service.show("MainPID")
+    assert service.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "qzd"
+    assert service.run("stat", "-c", "%a %U %G", "/run/qzd").strip() == "750 qzd qzd"
+    assert service.run("stat", "-c", "%a %U %G", "/run/qzd/detections").strip() == "660 qzd qzd"
+    assert "NoNewPrivs:\t1" in service.run("cat", f"/proc/{pid}/status")
+
+
+def test_reload_of_a_good_configuration_changes_what_differs(service: Machine) -> None:
+    pid = service.show("MainPID")
+    more = '[streams.second]\nsource = "/var/lib/qzd/belt"\nmodel = "tiny"\nloop = true\nmax_fps = 5\n'
+    configure(service, more=more)
+    service.run("systemctl", "reload", "qzd")
+    until(lambda: len(status(service)["streams"]) == 2)  # type: ignore[arg-type]
+    assert (service.show("MainPID"), service.show("ActiveState")) == (pid, "active")
+
+
+def test_reload_of_a_bad_configuration_fails_and_leaves_it_serving(service: Machine) -> None:
+    pid = service.show("MainPID")
+    configure(service, more="[streams.second]\nsuorce = 1\n")
+    said = service.run("systemctl", "reload", "qzd", check=False)
+    assert "failed" in said
+    send(service, "SIGHUP")  # past systemd's own check
+    until(lambda: any("the old configuration is kept" in e["MESSAGE"] for e in journal(service)))
+    assert any("did you mean streams.second.source?" in e["MESSAGE"] for e in journal(service))
+    assert (service.show("MainPID"), service.show("ActiveState")) == (pid, "active")
+    before = status(service)["published"]
+    until(lambda: status(service)["published"] != before)
+
+
+def test_kill_makes_systemd_start_it_again(service: Machine) -> None:
+    pid = service.show("MainPID")
+    send(service, "SIGKILL")
+    until(lambda: service.show("MainPID") not in (pid, "0") and service.show("ActiveState") == "active")
+    assert int(service.show("NRestarts")) == 1
+
+
+def test_hang_is_ended_by_the_watchdog_and_it_comes_back(machine: Machine) -> None:
+    configure(machine)
+    dropin = machine.inside("/run/systemd/system/qzd.service.d/short.conf")
+    dropin.parent.mkdir(parents=True)
+    dropin.write_text(SHORT_WATCHDOG)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "qzd")
+    try:
+        pid = machine.show("MainPID")
+        send(machine, "SIGSTOP")
+        until(lambda: machine.show("MainPID") not in (pid, "0") and machine.show("ActiveState") == "active")
+        assert any("Watchdog timeout" in entry["MESSAGE"] for entry in journal(machine))
+    finally:
+        machine.run("systemctl", "stop", "qzd")
+        dropin.unlink()
+        machine.run("systemctl", "daemon-reload")
+
+
+def test_stop_ends_in_time_with_every_frame_accounted_for(service: Machine) -> None:
+    last: dict[str, int] = {}
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.linger = 0
+        subscriber.rcvtimeo = 20_000
+        subscriber.subscribe(wire.PREFIX)
+        subscriber.connect(f"ipc://{service.inside('/run/qzd/detections')}")
+        subscriber.recv_multipart()
+        begin = time.monotonic()
+        service.run("systemctl", "stop", "qzd")
+        assert time.monotonic() - begin < 15
+        while True:
+            topic, payload = subscriber.recv_multipart()
+            message = wire.decode(payload)
+            if isinstance(message, wire.Heartbeat):
+                if message.state == "stopping":
+                    break
+                continue
+            assert message.seq == last.get(topic.decode(), message.seq - 1) + 1
+            last[topic.decode()] = message.seq
+    assert {topic: message.topics[topic] for topic in last} == last
+    assert wire.detections_topic("belt", "tiny") in last
+    assert service.show("Result") == "success"
+
+
+def test_sockets_start_it_on_the_first_connection(machine: Machine) -> None:
+    configure(machine)
+    machine.run("systemctl", "start", "qzd.socket")
+    try:
+        assert machine.show("ActiveState") == "inactive"
+        assert machine.run("stat", "-c", "%a %U %G", "/run/qzd/control").strip() == "660 qzd qzd"
+        machine.run("qzdctl", "status", check=False)  # it may give up before the model is compiled
+        until(lambda: machine.show("ActiveState") == "active")
+        assert status(machine)["streams"]
+        machine.run("systemctl", "restart", "qzd")
+        assert status(machine)["streams"]
+    finally:
+        machine.run("systemctl", "stop", "qzd.socket", "qzd.service")
+
+
+def test_instances_run_beside_each_other(service: Machine) -> None:
+    configure(service, name="qzd-second")
+    (service.root / "etc/qzd/qzd-second.toml").rename(service.root / "etc/qzd/second.toml")
+    service.run("systemctl", "start", "qzd@second")
+    assert service.show("ActiveState", "qzd@second") == "active"
+    endpoint = "ipc:///run/qzd-second/control"
+    assert "belt" in service.run("qzdctl", "--endpoint", endpoint, "streams")
+    assert "belt" in service.run("qzdctl", "streams")
+    service.run("systemctl", "stop", "qzd@second")
+
+
+def test_units_are_in_order_and_hardened(machine: Machine) -> None:
+    units = ("qzd.service", "qzd.socket", "qzd@second.service")
+    assert machine.run("systemd-analyze", "verify", *units) == ""
+    said = machine.run("systemd-analyze", "security", "--no-pager", "qzd.service").splitlines()[-1]
+    exposure = re.search(r"level for qzd.service: ([\d.]+)", said)
+    assert exposure is not None, said
+    print(said)
+    assert float(exposure[1]) <= 2.5
+
+
+def test_sigterm_from_elsewhere_is_an_end_and_no_failure(service: Machine) -> None:
+    send(service, "SIGTERM")
+    until(lambda: service.show("ActiveState") == "inactive")
+    assert service.show("Result") == "success"
