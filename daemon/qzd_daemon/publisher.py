@@ -1,16 +1,15 @@
-"""The XPUB socket and the one thread that owns it.
+"""The XPUB socket: numbers, stamps, encodes and sends, and beats.
 
-Any thread hands messages over with `publish`; the thread numbers, stamps, encodes and sends them in that
-order. ZeroMQ sockets are not thread-safe, and numbering at the only exit is what makes a hole in `seq`
-mean a loss. A subscriber that is slow loses its own messages (send_hwm) and delays nobody.
+Any thread sends with `publish`, one after another under a lock: ZeroMQ sockets are not thread-safe, and
+numbering at the only exit is what makes a hole in `seq` mean a loss. Sending never waits, since a subscriber
+that is slow loses its own messages (send_hwm) and delays nobody; so no queue and no other thread stands
+between a result and the wire. One thread beats and reads subscriptions.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
@@ -29,7 +28,8 @@ log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 1024
 MAX_SUBSCRIPTIONS = 100_000  # of all subscribers together: libzmq keeps each in memory
-BATCH = 256  # messages sent before the socket is looked at for subscriptions, and the other way round
+BATCH = 256  # subscriptions that are read before others may send
+LOOK_SECONDS = 0.02  # how soon a subscription is noticed; libzmq heeds it at once
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
 
 
@@ -41,7 +41,7 @@ class Publisher:
     config : PublishConfig
     door : Door
     sent : callable
-        Called with each message that was sent, heartbeats apart; on the thread that sends.
+        Called with each message that was sent, heartbeats apart; one call at a time, on any thread.
 
     Attributes
     ----------
@@ -70,24 +70,27 @@ class Publisher:
         self.endpoints = self._entrance.endpoints
         self._socket = self._entrance.socket
         self._socket.setsockopt(zmq.XPUB_VERBOSER, 1)  # each subscription is told, so that they are counted
-        self._queue: collections.deque[tuple[str, wire.Message]] = collections.deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
         self._sequence: dict[str, int] = {}
         self._beats = 0
         self._next_beat = 0.0
         self._subscriptions: collections.Counter[bytes] = collections.Counter()
         self._subscribed = threading.Condition()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qzd-publisher")
 
     def start(self) -> None:
-        """Begin to send and to beat."""
+        """Begin to beat."""
         self._thread.start()
 
     def publish(self, topic: str, message: wire.Message) -> None:
-        """Hand a message over, from any thread. Messages of one thread keep their order."""
-        self._queue.append((topic, message))
-        os.eventfd_write(self._wake, 1)
+        """Send a message, from any thread; after `close` it is thrown away."""
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            seq = self._sequence[topic] = self._sequence.get(topic, 0) + 1
+            self.last[topic], stamped = self._send(topic, message, seq)
+            self._sent(stamped)
 
     @property
     def sequence(self) -> dict[str, int]:
@@ -111,39 +114,23 @@ class Publisher:
         return sum(self._subscriptions[topic] for topic in matching)
 
     def close(self) -> None:
-        """Send what was handed over and a last heartbeat, then close; the door waits for `linger_ms`."""
-        self._stopping = True
-        os.eventfd_write(self._wake, 1)
+        """Send a last heartbeat, then close; the door waits for `linger_ms`."""
+        with self._lock:
+            self._stopping.set()
+            self._beat("stopping")
         if self._thread.ident is not None:
             self._thread.join()
         self._socket.close(linger=self._config.linger_ms)
-        os.close(self._wake)
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._wake, zmq.POLLIN)
-        poller.register(self._socket, zmq.POLLIN)
-        while not self._stopping:
-            if time.monotonic() >= self._next_beat:
-                self._entrance.refresh()
-                self._beat("serving")
-                self._next_beat = time.monotonic() + self._config.heartbeat_ms / 1e3
-            if not self._queue:
-                poller.poll(max(0, round((self._next_beat - time.monotonic()) * 1e3)))
-            self._send_queued(BATCH)
-            self._read_subscriptions(BATCH)
-        self._send_queued(len(self._queue))
-        self._beat("stopping")
-
-    def _send_queued(self, most: int) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)  # before the queue: what comes later wakes again
-        with contextlib.suppress(IndexError):
-            for _ in range(most):
-                topic, message = self._queue.popleft()
-                seq = self._sequence[topic] = self._sequence.get(topic, 0) + 1
-                self.last[topic], stamped = self._send(topic, message, seq)
-                self._sent(stamped)
+        interval = self._config.heartbeat_ms / 1e3
+        while not self._stopping.wait(min(LOOK_SECONDS, interval / 2)):
+            with self._lock:
+                if time.monotonic() >= self._next_beat and not self._stopping.is_set():
+                    self._entrance.refresh()
+                    self._beat("serving")
+                    self._next_beat = time.monotonic() + interval
+                self._read_subscriptions(BATCH)
 
     def _beat(self, state: wire.BeatState) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
