@@ -15,7 +15,7 @@ UNITS := $(DESTDIR)$(LIB)/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo build lint types test test-system test-memory dist clean lock \
+.PHONY: docs help demo build lint types test test-system test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
         bench-kernels bench-quantize bench-engine
 
@@ -52,10 +52,13 @@ types: build ## strict types
 	$(BIN)/mypy
 
 test: lint types ## everything that a change must pass
-	$(BIN)/pytest -m 'not system'
+	$(BIN)/pytest -m 'not system and not models'
 
 test-system: build ## real processes on real models and videos, for minutes
 	$(BIN)/pytest -m system
+
+test-models: build ## INT8 accuracy of real models, and the whole of `prepare` on them, for an hour
+	$(BIN)/pytest -m models
 
 # Bounds checks, AddressSanitizer and UBSan, in a build of their own.
 test-memory: .venv/dev ## the kernels' tests, with every access to memory checked

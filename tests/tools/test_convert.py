@@ -238,7 +238,7 @@ def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.system
+@pytest.mark.models
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, name):
     make, size = ARCHITECTURES[name]

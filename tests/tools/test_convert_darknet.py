@@ -265,7 +265,7 @@ def test_the_family_follows_letter_box_and_nms_kind(tmp_path):
     assert (facts.resize, facts.pad, facts.nms, facts.scale) == ("letterbox", 127, "diou", (255.0,))
 
 
-@pytest.mark.system
+@pytest.mark.models
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
     numbers = np.random.default_rng(1).random((PUBLISHED[name] - 20) // 4, np.float32) * 0.01

@@ -209,7 +209,7 @@ def few(source: Path, target: Path, count: int) -> Path:
     return target
 
 
-@pytest.mark.system
+@pytest.mark.models
 @pytest.mark.parametrize("name", ["ssd_mobilenet_v1_coco", "yolo-fastest"])
 def test_prepare_of_a_real_model_ends_the_same_when_it_is_killed_at_each_step(
     loopback: tuple[Mirror, Path], data: Path, tmp_path: Path, name: str
@@ -238,7 +238,7 @@ def test_prepare_of_a_real_model_ends_the_same_when_it_is_killed_at_each_step(
     assert outcome(tmp_path / "killed") == outcome(model.output)
 
 
-@pytest.mark.system
+@pytest.mark.models
 def test_prepare_reports_and_exits_with_1_each_time_when_the_gate_is_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from qzd_tools.images import list_images
 from qzd_tools.quantize import Gate, Mode, Quantized, quantize
 from qzd_tools.structure import find_head
 
-pytestmark = [pytest.mark.data, pytest.mark.system]
+pytestmark = [pytest.mark.data, pytest.mark.models]
 
 DETECTORS = (
     "models/yolox_nano.onnx",
