@@ -17,7 +17,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 .DEFAULT_GOAL := help
 .PHONY: docs help demo build lint types test test-system test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
-        bench-kernels bench-quantize bench-engine
+        bench-kernels bench-quantize bench-engine bench-wire
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -69,6 +69,9 @@ test-memory: .venv/dev ## the kernels' tests, with every access to memory checke
 
 bench-kernels: build ## decode and NMS beside one pass over memory and OpenCV [JSON=FILE]
 	$(BIN)/python benchmarks/kernels.py $(if $(JSON),--json $(JSON))
+
+bench-wire: build ## messages a second, a hundred subscribers, time on the wire [JSON=FILE]
+	$(BIN)/python benchmarks/wire.py $(if $(JSON),--json $(JSON))
 
 bench-quantize: build ## accuracy, speed and time of quantization beside NNCF's defaults, 20 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/quantize.py $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN)) $(MODELS)
