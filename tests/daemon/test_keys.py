@@ -32,6 +32,15 @@ def test_read_secret_when_others_may_read_it_refuses_it(tmp_path: Path) -> None:
         read_secret(tmp_path / "me.key")
 
 
+def test_read_secret_when_systemd_guards_it_takes_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pair(tmp_path / "me.key")
+    (tmp_path / "me.key").chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert len(read_secret(tmp_path / "me.key")) == 40
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 39, b"x" * 41, b"\xff" * 40, b" " * 40, b"x" * 10_000])
 def test_read_secret_when_the_file_is_no_key_says_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "me.key"
