@@ -46,7 +46,10 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         "Connections that were refused: no key, a wrong one, or too many.",
         ("socket", "reason"),
     ),
-    "qzd_calls_refused_total": ("Calls to the control socket answered with an error.", ("code",)),
+    "qzd_calls_refused_total": (
+        "Calls to the control and inference sockets answered with an error.",
+        ("socket", "code"),
+    ),
 }
 
 

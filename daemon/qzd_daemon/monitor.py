@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from qzd_daemon import wire
 from qzd_daemon.config import HttpConfig
-from qzd_daemon.control import Control
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.health import Health
@@ -33,7 +32,8 @@ class Monitor:
     config : HttpConfig
     engine : Engine
     door : Door
-    control : Control
+    refused : mapping
+        By the socket's name, how many calls were answered with an error, by its code.
 
     Attributes
     ----------
@@ -47,10 +47,12 @@ class Monitor:
         The HTTP address cannot be bound.
     """
 
-    def __init__(self, config: HttpConfig, engine: Engine, door: Door, control: Control) -> None:
+    def __init__(
+        self, config: HttpConfig, engine: Engine, door: Door, refused: Mapping[str, Mapping[str, int]]
+    ) -> None:
         self._engine = engine
         self._door = door
-        self._control = control
+        self._refused = refused
         self._health = Health()
         self._phase: str | None = "it is starting"
         self._looked_in = self._told = time.monotonic()
@@ -119,5 +121,7 @@ class Monitor:
             "qzd_model_swaps_total": {(result,): n for result, n in self._engine.swaps.items()},
             "qzd_subscribers": {(): self._door.connections["publish"]},
             "qzd_connections_refused_total": {(name, why): n for (name, why), n in refused.items()},
-            "qzd_calls_refused_total": {(code,): n for code, n in self._control.refused.items()},
+            "qzd_calls_refused_total": {
+                (name, code): n for name, codes in self._refused.items() for code, n in dict(codes).items()
+            },
         }

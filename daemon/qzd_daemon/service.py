@@ -97,7 +97,8 @@ class Service:
         desks = lambda: self._engine.desks  # noqa: E731
         self._inference = Inference(self._config.inference, self._door, self._publisher.epoch, desks)
         self._control = Control(self._config.control, self._door, operations.table())
-        self._monitor = Monitor(self._config.http, self._engine, self._door, self._control)
+        refused = {"control": self._control.refused, "inference": self._inference.refused}
+        self._monitor = Monitor(self._config.http, self._engine, self._door, refused)
 
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
