@@ -7,10 +7,13 @@ is made from here.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics import MetricWrapperBase
 
 from qzd_daemon import wire
 from qzd_ext import __version__
@@ -125,6 +128,7 @@ class Metrics:
         Info("qzd_build", "The daemon's version.", registry=registry).info({"version": __version__})
         ProcessCollector(registry=registry)
         registry.register(_Reader(snapshot))
+        self._series: dict[tuple[object, ...], Any] = {}
 
     def observe(self, message: wire.Message) -> None:
         """Count a message that was sent. Called by the publisher alone."""
@@ -134,8 +138,7 @@ class Metrics:
             case wire.StreamState():
                 self._observe_stream(message)
             case wire.ModelState(state="removed"):
-                for metric in (self._stages, self._last_inference, self._dropped):
-                    metric.remove_by_labels({"model": message.model.name})
+                self._forget((self._stages, self._last_inference, self._dropped), model=message.model.name)
 
     def reloaded(self, *, applied: bool) -> None:
         """Count a reload."""
@@ -143,32 +146,45 @@ class Metrics:
 
     def _observe_frame(self, message: wire.Detections) -> None:
         self.frames += 1
-        self._frames.labels(message.stream, message.outcome).inc()
-        self._latency.labels(message.stream).observe((message.published_ns - message.captured_ns) / 1e9)
+        stream, model, of = message.stream, message.model.name, self._of
+        of(self._frames, stream, message.outcome).inc()
+        of(self._latency, stream).observe((message.published_ns - message.captured_ns) / 1e9)
         if message.dropped_before:
-            self._dropped.labels(message.stream, message.model.name).inc(message.dropped_before)
+            of(self._dropped, stream, model).inc(message.dropped_before)
         if message.outcome != "ok":
             self.faults += 1
             return
-        self._last_inference.labels(message.model.name).set(message.published_ns / 1e9)
+        of(self._last_inference, model).set(message.published_ns / 1e9)
         for stage in STAGES:
-            milliseconds = getattr(message.timing_ms, stage)
-            self._stages.labels(stage, message.model.name).observe(milliseconds / 1e3)
-        for found in (*(message.detections or ()), *(message.classes or ())):
-            self._detections.labels(message.stream, found.label).inc()
+            of(self._stages, stage, model).observe(getattr(message.timing_ms, stage) / 1e3)
+        found = collections.Counter(f.label for f in message.detections or message.classes or ())
+        for label, count in found.items():
+            of(self._detections, stream, label).inc(count)
 
     def _observe_stream(self, message: wire.StreamState) -> None:
         name, state = message.stream, message.state
         if state == "removed":
-            for metric in self._of_streams():
-                metric.remove_by_labels({"stream": name})
+            self._forget(self._of_streams(), stream=name)
             return
         self._stream_changes.labels(name, state).inc()
         self._damaged.labels(name).set(message.damaged)
         if state == "ended":
-            self._stream_up.remove_by_labels({"stream": name})
+            self._forget((self._stream_up,), stream=name)
         else:
             self._stream_up.labels(name).set(state == "running")
+
+    def _of(self, metric: MetricWrapperBase, *labels: str) -> Any:
+        """A metric's series; prometheus-client takes longer to find it than to count."""
+        key = (metric, *labels)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = metric.labels(*labels)
+        return series
+
+    def _forget(self, metrics: Iterable[MetricWrapperBase], **labels: str) -> None:
+        self._series.clear()
+        for metric in metrics:
+            metric.remove_by_labels(labels)
 
     def _of_streams(self) -> Iterable[Counter | Gauge | Histogram]:
         yield from (self._frames, self._dropped, self._latency, self._detections)
