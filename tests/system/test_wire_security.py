@@ -1,0 +1,87 @@
+"""Strangers at the CURVE port of a real daemon: each kind is refused, and seen in its log and its metrics."""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq
+
+from clips import write_clip
+from process import Daemon
+from qzd_daemon.caller import Caller
+from qzd_daemon.client import Client, Keys
+from qzd_daemon.keys import write_pair
+from tiny import paint
+
+pytestmark = pytest.mark.system
+
+CONFIG = """
+[publish]
+bind = ["tcp://127.0.0.1:*"]
+[control]
+bind = ["ipc://{directory}/control"]
+[http]
+listen = "127.0.0.1:{port}"
+[security]
+server_key = "server.key"
+authorized_keys = "keys"
+[models.tiny]
+bundle = "{bundle}"
+device = "CPU"
+[streams.clip]
+source = "{directory}/clip.mp4"
+model = "tiny"
+loop = true
+max_fps = 50
+"""
+
+
+def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
+    daemon: Callable[..., Daemon], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+    (tmp_path / "keys").mkdir()
+    for name in ("server", "other", "alice", "bob", "gone"):
+        write_pair(tmp_path / f"{name}.key")
+    for name in ("alice", "gone"):
+        (tmp_path / "keys" / f"{name}.pub").write_bytes((tmp_path / f"{name}.pub").read_bytes())
+    write_clip(tmp_path / "clip.mp4", [paint((0, 0, "red"))] * 10)
+    config = CONFIG.format(directory=tmp_path, port=port, bundle=tiny_bundle)
+    process = daemon(config).ready()
+    with Caller(f"ipc://{tmp_path}/control") as caller:
+        (endpoint,) = caller.call("status")["endpoints"]["publish"]
+
+    def client(name: str, server: str = "server") -> Client:
+        return Client(endpoint, keys=Keys(tmp_path / f"{name}.key", tmp_path / f"{server}.pub"))
+
+    with client("alice") as alice, client("gone") as gone:
+        assert alice.receive(20) is not None
+        assert gone.receive(20) is not None
+        (tmp_path / "keys" / "gone.pub").unlink()
+        with client("bob") as bob, client("alice", server="other") as misled, Client(endpoint) as plain:
+            time.sleep(3)
+            while gone.receive(0) is not None:  # what came before its key was taken back
+                pass
+            assert [c.receive(1) for c in (bob, misled, plain, gone)] == [None] * 4
+            assert [c.heard_at for c in (bob, misled, plain)] == [0.0] * 3
+        assert alice.receive(20) is not None
+    with zmq.Context() as context, context.socket(zmq.SUB) as raw:
+        raw.linger = 0
+        raw.subscribe("")
+        raw.connect(endpoint)
+        assert not raw.poll(1000)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = answer.read().decode()
+    for reason in ("key", "server_key"):
+        assert f'qzd_connections_refused_total{{reason="{reason}",socket="publish"}}' in metrics or (
+            f'qzd_connections_refused_total{{socket="publish",reason="{reason}"}}' in metrics
+        )
+    for said in ("not among the authorised ones", "wrong server key", "no CURVE key", "a key was taken back"):
+        assert said in process.log
+    assert process.stop() == 0
