@@ -1,7 +1,8 @@
 """What publishing costs: small messages a second, a hundred subscribers, and the time on the wire.
 
 Daemon, subscribers and publisher are processes of their own. What others do to the engine is the median of
-windows taken in turns, in one run of one daemon.
+windows taken in turns, in one run of one daemon. A hundred subscribers on the daemon's own machine take CPU
+time for themselves as well; frames a CPU second of the daemon leave that out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from qzd_daemon.publisher import Publisher
 
 QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
 TOOLS = (sys.executable, "-c", "from qzd_tools.cli import main; main()")
-MODEL = "models/person-detection-0200/FP16-INT8/person-detection-0200.xml"
+MODEL = "models/ssd_mobilenet_v1_coco.xml"
 VIDEO = "videos/person-bicycle-car-detection.mp4"
 MANY = 10**6
 MESSAGES = 300_000
@@ -45,12 +46,12 @@ CONFIG = """
 bind = ["ipc://{work}/detections"]
 [control]
 bind = ["ipc://{work}/control"]
-[models.person]
+[models.ssd]
 bundle = "{bundle}"
 device = "CPU"
 [streams.video]
 source = "{video}"
-model = "person"
+model = "ssd"
 loop = true
 {keys}
 """
@@ -153,7 +154,7 @@ def daemon(work: Path, data: Path, keys: str) -> Iterator[subprocess.Popen[bytes
 
 def frames_published(caller: Caller) -> int:
     """Of the stream, so far."""
-    return int(caller.call("status")["published"].get(wire.detections_topic("video", "person"), 0))
+    return int(caller.call("status")["published"].get(wire.detections_topic("video", "ssd"), 0))
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def crowd_rows(work: Path, data: Path, seconds: float, rounds: int) -> tuple[lis
             0.95,
             "higher",
         ),
-        Row("growth of memory from the second window of 100 to the last", growth, 2.0, unit="MB"),
+        Row("growth of memory from the second window of 100 to the last", growth, 4.0, unit="MB"),
     ], fps
 
 
@@ -261,6 +262,7 @@ def main() -> None:
     """Measure, print, and write JSON where it is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--model", default=MODEL, help="the lighter, the more publishing weighs")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each window")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -271,7 +273,7 @@ def main() -> None:
     data = Path(os.environ.get("QZD_DATA", "../shared/data")).resolve()
     with tempfile.TemporaryDirectory(prefix="qzd-bench-") as directory:
         work = Path(directory)
-        convert = [*TOOLS, "convert", data / MODEL, "-o", work / "bundle"]
+        convert = [*TOOLS, "convert", data / given.model, "-o", work / "bundle"]
         subprocess.run(convert, check=True, capture_output=True)
         rows = rate_rows(work)
         crowd, fps = crowd_rows(work, data, given.seconds, given.rounds)
