@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,8 +35,10 @@ def yolox_int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The least Debian 12 there is, in a folder."""
     if reason := unmet("debootstrap"):
         pytest.skip(reason)
-    return make_debian(tmp_path_factory.mktemp("debian") / "root")
+    root = make_debian(tmp_path_factory.mktemp("debian") / "root")
+    yield root
+    shutil.rmtree(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,7 @@ def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield machine
     finally:
         machine.down()
+        shutil.rmtree(machine.root)
 
 
 @pytest.fixture
