@@ -28,7 +28,6 @@ __all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
 
 log = logging.getLogger(__name__)
 
-FAULT_POLL_SECONDS = 0.05
 VIRTUAL_DEVICES = ("AUTO", "MULTI", "HETERO", "BATCH")
 
 
@@ -72,18 +71,24 @@ def available_devices() -> list[str]:
     return list(_core().available_devices)
 
 
+Done = Callable[["Slot", Exception | None], None]
+
+
 class Slot:
     """One infer request with its own input and output tensors."""
 
-    __slots__ = ("_done", "_pending", "_request", "_started", "index", "started_at")
+    __slots__ = ("_request", "_running", "_runs", "_waiter", "index", "started_at")
 
-    def __init__(self, index: int, request: ov.InferRequest) -> None:
+    def __init__(self, index: int, request: ov.InferRequest, device: str) -> None:
         self.index = index
         self.started_at = 0.0
         self._request = request
-        self._done: Callable[[Slot, Exception | None], None] | None = None
-        self._pending = threading.Lock()
-        self._started = False
+        self._running = False
+        self._runs: queue.SimpleQueue[tuple[Done, Exception | None] | None] = queue.SimpleQueue()
+        self._waiter = threading.Thread(
+            target=self._report_runs, args=(device,), name=f"qzd-infer-{index}", daemon=True
+        )
+        self._waiter.start()
 
     @property
     def input(self) -> Frame:
@@ -95,12 +100,39 @@ class Slot:
         """The request's own results, float32, in the model's order; valid until it is started again."""
         return tuple(tensor.data for tensor in self._request.output_tensors)
 
-    def _finish(self, error: Exception | None) -> None:
-        """Report the end once: the callback and the fault watcher may both come here."""
-        with self._pending:
-            done, self._done = self._done, None
-        if done is not None:
-            done(self, error)
+    def _start(self, done: Done) -> None:
+        self.started_at = time.monotonic()
+        self._running = True
+        refused = None
+        try:
+            self._request.start_async()
+        except RuntimeError as error:
+            refused = error
+        self._runs.put((done, refused))
+
+    def _report_runs(self, device: str) -> None:
+        """Wait for each run and report it.
+
+        OpenVINO's own callbacks are not used: a request that failed never calls its Python callback, and a
+        process that ends while OpenVINO's thread drops a callback is aborted.
+        """
+        while (run := self._runs.get()) is not None:
+            done, fault = run
+            if fault is None:
+                try:
+                    self._request.wait()
+                except RuntimeError as error:
+                    fault = error
+            self._running = False
+            try:
+                done(self, _device_fault(device, fault) if fault else None)
+            except Exception:
+                log.exception("a result was lost: whoever was to take it failed")
+
+    def _close(self) -> None:
+        self._runs.put(None)
+        self._waiter.join()
+        del self._request
 
 
 class Runner:
@@ -130,14 +162,11 @@ class Runner:
         self.requests = options.requests or int(
             self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         )
-        self._slots = [Slot(i, self._compiled.create_infer_request()) for i in range(self.requests)]
+        requests = (self._compiled.create_infer_request() for _ in range(self.requests))
+        self._slots = [Slot(i, request, options.device) for i, request in enumerate(requests)]
         self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self._slots:
-            slot._request.set_callback(slot._finish, None)  # None: no error
             self._idle.put(slot)
-        self._closed = threading.Event()
-        self._watcher = threading.Thread(target=self._watch_faults, name="qzd-infer-faults", daemon=True)
-        self._watcher.start()
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -156,7 +185,7 @@ class Runner:
     @property
     def oldest_start(self) -> float | None:
         """`time.monotonic()` at which the longest running request began; None when none runs."""
-        return min((s.started_at for s in self._slots if s._done is not None), default=None)
+        return min((s.started_at for s in self._slots if s._running), default=None)
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
         """Wait for an idle request; None when `timeout` seconds passed without one."""
@@ -169,19 +198,12 @@ class Runner:
         """Give a request back to the pool."""
         self._idle.put(slot)
 
-    def start(self, slot: Slot, done: Callable[[Slot, Exception | None], None]) -> None:
+    def start(self, slot: Slot, done: Done) -> None:
         """Run a request whose input is filled. `done` is called once, on another thread.
 
         The slot stays taken until `release`; its outputs are valid until then.
         """
-        slot._started = False  # until it runs, the watcher would see the fault of the run before
-        slot.started_at = time.monotonic()
-        slot._done = done
-        try:
-            slot._request.start_async()
-            slot._started = True
-        except RuntimeError as error:
-            slot._finish(_device_fault(self.options.device, error))
+        slot._start(done)
 
     def infer(self, slot: Slot) -> None:
         """Run a request whose input is filled, and wait for it.
@@ -198,31 +220,11 @@ class Runner:
 
     def close(self) -> None:
         """Wait for the requests under way, then let go of the device."""
-        self._closed.set()
-        self._watcher.join()
         for slot in self._slots:
-            try:
-                slot._request.wait()
-            except RuntimeError as error:
-                slot._finish(_device_fault(self.options.device, error))
-            # request -> callback -> slot -> request is a cycle that no garbage collector sees. Giving the
-            # request another callback would break it too, but OpenVINO's thread then drops the old one late,
-            # and aborts a process that is ending
-            del slot._request
+            slot._close()
         self._slots.clear()
         self._idle = queue.SimpleQueue()
         del self._compiled
-
-    def _watch_faults(self) -> None:
-        """End the requests that failed: OpenVINO calls no Python callback for those."""
-        while not self._closed.wait(FAULT_POLL_SECONDS):
-            for slot in self._slots:
-                if slot._done is None or not slot._started:
-                    continue
-                try:
-                    slot._request.wait_for(0)
-                except RuntimeError as error:
-                    slot._finish(_device_fault(self.options.device, error))
 
 
 def _read(model: Path) -> ov.Model:
@@ -325,7 +327,7 @@ def _device_name(device: str) -> str:
     return name
 
 
-def _device_fault(device: str, error: RuntimeError) -> QzdError:
+def _device_fault(device: str, error: Exception) -> QzdError:
     return DeviceError(
         f"device {device} failed while running the model: {_last_line(error)}",
         fix="look at the device's driver log; qzdctl status says which device executes",
