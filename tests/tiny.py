@@ -24,7 +24,7 @@ SIDE = 64
 CELL = 8
 COLOURS = ("blue", "green", "red")
 POISON = (0, 0, "red")
-ROUNDS = {"slow": 240, "stuck": 1200}  # a unit of red: some seconds, and some twenty
+ROUNDS = {"slow": 600, "stuck": 4800}  # a unit of red: two seconds where nothing else runs, and sixteen
 
 Fault = Literal["none", "fail", "slow", "stuck"]
 
