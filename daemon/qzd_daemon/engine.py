@@ -286,7 +286,7 @@ class Engine:
                 )
 
     def _device_failed(self, name: str, served: Served) -> None:
-        """A device's own thread comes here; loading another takes too long for it."""
+        """A request's own thread comes here; loading another takes too long for it."""
         threading.Thread(
             target=self._fall_back, args=(name, served), name=f"qzd-fallback-{name}", daemon=True
         ).start()

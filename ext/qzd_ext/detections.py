@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-__all__ = ["BoolArray", "Classes", "Detections", "FloatArray", "IntArray"]
+__all__ = ["Classes", "Detections", "FloatArray", "IntArray"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-BoolArray = npt.NDArray[np.bool_]
 Dtype = np.dtype[np.float32] | np.dtype[np.int32]
 
 

@@ -43,7 +43,7 @@ class Result:
 class Detector:
     """A bundle's model on a device.
 
-    One thread may start frames; results come on OpenVINO's threads, in any order.
+    One thread may start frames; results come on the requests' own threads, in any order.
 
     Parameters
     ----------
