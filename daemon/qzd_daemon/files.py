@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qzd_daemon.captured import Captured, Notice, decode_frames
+from qzd_daemon.images import NotAnImageError, check_png
 from qzd_ext.errors import SourceError
 from qzd_ext.geometry import Frame
 
@@ -132,10 +133,13 @@ class DirectorySource:
 def _read_image(path: Path) -> tuple[Frame | None, str | None]:
     """The image, or why there is none."""
     try:
-        content = np.frombuffer(path.read_bytes(), np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+        content = path.read_bytes()
+        check_png(content)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except OSError as error:
         return None, f"{path.name}: cannot be read: {error.strerror}"
+    except NotAnImageError as error:
+        return None, f"{path.name}: {error.found}"
     except cv2.error as error:
         return None, f"{path.name}: cannot be decoded: {error.err}"
     if image is None:

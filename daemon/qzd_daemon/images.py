@@ -1,6 +1,6 @@
 """Images that strangers send: their size is read and checked before anything is decoded or allocated.
 
-Sources: ISO/IEC 15948 (PNG) for IHDR, ITU-T T.81 (JPEG) for markers and frame headers. What may live here:
+Sources: ISO/IEC 15948 (PNG) for chunks, ITU-T T.81 (JPEG) for markers and frame headers. What may live here:
 bytes in, a frame or an error out.
 """
 
@@ -15,9 +15,12 @@ import numpy as np
 from qzd_ext.errors import UsageError
 from qzd_ext.geometry import Frame
 
-__all__ = ["NotAnImageError", "TooLargeError", "read_image"]
+__all__ = ["NotAnImageError", "TooLargeError", "check_png", "read_image"]
 
-PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_START = PNG_SIGNATURE + b"\x00\x00\x00\x0dIHDR"
+PNG_AROUND = 12  # bytes of a chunk beside its content: length, type, checksum
+PNG_ANIMATION, PNG_END = b"acTL", b"IEND"
 JPEG_START = b"\xff\xd8"
 JPEG_SCAN = b"\xff\xda"
 JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
@@ -105,7 +108,33 @@ def _png_size(data: bytes | memoryview) -> _Size:
     head = bytes(data[:24])
     if len(head) < 24 or not head.startswith(PNG_START):
         raise _not_one("png", "it does not begin as one")
+    check_png(data)
     return _Size(int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
+
+
+def check_png(data: bytes | memoryview) -> None:
+    """See that a PNG's chunks lie within it, before OpenCV sees it.
+
+    OpenCV's reader takes memory for a chunk by the length that the chunk states, which may be 4 GiB in a
+    file of 200 bytes; and for the frames of an animation by sizes of their own. What does not begin as a
+    PNG passes.
+
+    Raises
+    ------
+    NotAnImageError
+        A chunk is not all there, or the PNG is animated.
+    """
+    if bytes(data[: len(PNG_SIGNATURE)]) != PNG_SIGNATURE:
+        return
+    at = len(PNG_SIGNATURE)
+    kind = b""
+    while at < len(data) and kind != PNG_END:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+        if kind == PNG_ANIMATION:
+            raise _not_one("png", "it is animated")
+        at += length + PNG_AROUND
+        if at > len(data):
+            raise _not_one("png", f"its chunk {kind!r} of {length} bytes is not all there")
 
 
 def _jpeg_size(data: bytes | memoryview) -> _Size:

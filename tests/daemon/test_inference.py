@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -214,13 +215,25 @@ JPEG_HEAD = b"\xff\xd8\xff\xc0\x00\x11\x08"
         ("jpeg", b"\xff\xd8\xff\xe0\x00\x00" * 50, NotAnImageError),
         ("jpeg", encoded("jpg")[:100], NotAnImageError),
         ("png", encoded("png")[:23], NotAnImageError),
+        ("png", encoded("png")[:33] + b"\xe3" + encoded("png")[34:], NotAnImageError),
+        (
+            "png",
+            encoded("png")[:33] + b"\x00\x00\x00\x00acTL\x00\x00\x00\x00" + encoded("png")[33:],
+            NotAnImageError,
+        ),
     ],
 )
 def test_read_image_when_it_lies_or_is_cut_off_decodes_nothing(
     form: str, data: bytes, error: type[Exception]
 ) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(error):
         read_image(form, data, None, None, 65536)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 16 * 1024  # KiB
+
+
+def test_read_image_when_bytes_follow_the_end_of_a_png_reads_what_is_before_it() -> None:
+    assert read_image("png", encoded("png") + b"\xff" * 20, None, None, 65536).shape == (64, 64, 3)
 
 
 def test_read_image_when_a_thumbnail_comes_first_takes_the_size_of_the_image() -> None:

@@ -92,6 +92,9 @@ def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: P
         cv2.imwrite(str(tmp_path / name), FRAMES[0])
     (tmp_path / "c.jpg").write_bytes(b"this is no image")
     (tmp_path / "d.jpg").write_bytes(b"")
+    png = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "e.png").write_bytes(png[:33] + b"\xe3" + png[34:])
+    claimed = int.from_bytes(b"\xe3" + png[34:37], "big")  # 3 GiB
     (tmp_path / ".hidden").write_bytes(b"")
     source = open_source(str(tmp_path))
     assert [(c.file, c.reason) for c in read(source)] == [
@@ -99,8 +102,9 @@ def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: P
         ("b.png", None),
         ("c.jpg", "c.jpg: not an image"),
         ("d.jpg", "d.jpg: not an image"),
+        ("e.png", f"e.png: this is no png image: its chunk b'IDAT' of {claimed} bytes is not all there"),
     ]
-    assert source.end == "end of directory after 2 images, 2 more files could not be decoded"
+    assert source.end == "end of directory after 2 images, 3 more files could not be decoded"
 
 
 def test_open_when_the_directory_is_empty_says_so(tmp_path: Path) -> None:
