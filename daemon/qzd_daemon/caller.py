@@ -20,7 +20,7 @@ from qzd_daemon.calls import Failure, Fault, ImageHeader, Refusal, Reply, Reques
 from qzd_daemon.reach import CONTROL, INFERENCE, Keys, connect
 from qzd_ext.errors import EndpointError, GateError, QzdError, ResourceError, UsageError
 
-__all__ = ["Caller", "ImageCaller", "RefusedError"]
+__all__ = ["Caller", "Dialogue", "ImageCaller", "RefusedError"]
 
 CALL_SECONDS = 5.0
 
@@ -42,8 +42,8 @@ class RefusedError(ResourceError):
             self.exit_code = UsageError.exit_code
 
 
-class _Dialogue:
-    """A DEALER socket; who asks waits for the answer with the right id."""
+class Dialogue:
+    """A DEALER socket; who asks waits for the answer with the right id. See `Caller`."""
 
     def __init__(self, endpoint: str, keys: Keys | None, timeout: float) -> None:
         self._endpoint = endpoint
@@ -51,24 +51,41 @@ class _Dialogue:
         self._count = 0
         self._context = zmq.Context()
         try:
-            self._socket = connect(self._context.socket(zmq.DEALER), endpoint, keys)
+            dealer = self._context.socket(zmq.DEALER)
+            dealer.setsockopt(zmq.IMMEDIATE, 1)  # what was given up is not sent when the daemon comes back
+            self._socket = connect(dealer, endpoint, keys)
         except QzdError:
             self.close()
             raise
 
-    def _exchange(self, frames: list[bytes]) -> list[bytes]:
+    def _exchange(self, frames: list[bytes | memoryview]) -> list[bytes]:
         """Send, and wait for the next reply."""
+        end = time.monotonic() + self._timeout
+        self._wait(zmq.POLLOUT, end)
         self._socket.send_multipart(frames)
-        return self._receive(time.monotonic() + self._timeout)
+        return self._receive(end)
+
+    def _ask(self, header: msgspec.Struct, image: bytes | memoryview) -> bytes:
+        """Send an image; returns the JSON of its reply. Replies to what was given up are passed over."""
+        self._count += 1
+        name = str(self._count).encode()
+        end = time.monotonic() + self._timeout
+        frames = self._exchange([name, msgspec.json.encode(header), image])
+        while frames[0] != name:
+            frames = self._receive(end)
+        return frames[1]
 
     def _receive(self, end: float) -> list[bytes]:
-        if not self._socket.poll(max(0, round((end - time.monotonic()) * 1e3))):
+        self._wait(zmq.POLLIN, end)
+        return self._socket.recv_multipart()
+
+    def _wait(self, for_what: int, end: float) -> None:
+        if not self._socket.poll(max(0, round((end - time.monotonic()) * 1e3)), for_what):
             raise EndpointError(
                 f"{self._endpoint}: no answer in {self._timeout:g} s",
                 wanted="a running qzd that binds this endpoint",
                 fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
             )
-        return self._socket.recv_multipart()
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -83,7 +100,7 @@ class _Dialogue:
         self.close()
 
 
-class Caller(_Dialogue):
+class Caller(Dialogue):
     """Calls the control socket.
 
     Parameters
@@ -141,7 +158,7 @@ class Caller(_Dialogue):
         raise RefusedError(msgspec.convert(reply, Refusal).error)
 
 
-class ImageCaller(_Dialogue):
+class ImageCaller(Dialogue):
     """Asks the inference socket what is in images; parameters and errors as `Caller`."""
 
     def __init__(
@@ -176,14 +193,9 @@ class ImageCaller(_Dialogue):
         EndpointError
             There is no answer.
         """
-        self._count += 1
         width, height = size or (None, None)
         header = ImageHeader(model=model, format=form, width=width, height=height)
-        name = str(self._count).encode()
-        frames = self._exchange([name, msgspec.json.encode(header), image])
-        while frames[0] != name:
-            frames = self._receive(time.monotonic() + self._timeout)
-        reply = msgspec.json.decode(frames[1], type=wire.Detections | Failure)
+        reply = msgspec.json.decode(self._ask(header, image), type=wire.Detections | Failure)
         if isinstance(reply, Failure):
             raise RefusedError(reply.error)
         return reply

@@ -1,7 +1,7 @@
-"""What is asked and answered on the control and inference sockets, as frozen structs.
+"""What is asked and answered on the control, inference and ingest sockets, as frozen structs.
 
 What may live here: names, fields and units. Needs msgspec alone, as `wire`, whose messages are those that
-are published. Who answers is in `control` and `inference`, and what they can do in `operations`.
+are published. Who answers is in `control`, `inference` and `ingest`; what can be asked for in `operations`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = [
     "DeviceStatus",
     "Failure",
     "Fault",
+    "FrameHeader",
     "ImageHeader",
     "ModelStatus",
     "Passed",
@@ -28,6 +29,7 @@ __all__ = [
     "SnapshotEntry",
     "Status",
     "StreamStatus",
+    "Taken",
 ]
 
 Id = int | Annotated[str, Meta(max_length=200)]
@@ -55,8 +57,9 @@ class Fault(Struct, frozen=True):
     """What went wrong."""
 
     code: str
-    """For programs: bad_request, unknown_op, unknown_model, busy, timeout, too_large, not_an_image, stopping,
-    or the kind of error as the daemon's exit codes sort them, such as bundle, device, gate, usage."""
+    """For programs: bad_request, unknown_op, unknown_model, unknown_stream, busy, timeout, too_large,
+    not_an_image, stopping, or the kind of error as the daemon's exit codes sort them, such as bundle, device,
+    gate, usage."""
     message: str
     """For people: what was found, what was wanted, what to do."""
 
@@ -183,7 +186,31 @@ class ImageHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qz
     """The deadline, counted from the request's arrival."""
 
 
+class FrameHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.ingest/1"):
+    """The header of a frame that is sent to the ingest socket."""
+
+    stream: Name
+    """The key of the stream, whose source is `ingest://`."""
+    format: Literal["jpeg", "png", "bgr"]
+    """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
+    width: Annotated[int, Meta(ge=1)] | None = None
+    """In pixels; for bgr alone."""
+    height: Annotated[int, Meta(ge=1)] | None = None
+    captured_ns: Annotated[int, Meta(ge=0)] | None = None
+    """When the frame was captured: wall clock, nanoseconds since 1970; without it, or where it is later, the
+    time of the frame's arrival."""
+    pts_s: float | None = None
+    """The frame's own time in its video, in seconds."""
+
+
+class Taken(Struct, frozen=True, tag_field="schema", tag="qzd.taken/1"):
+    """The reply of the ingest socket to a frame that is on its way to the stream's models."""
+
+    frame: int
+    """Its number in the stream, as in the detections message."""
+
+
 class Failure(Struct, frozen=True, tag_field="schema", tag="qzd.error/1"):
-    """The reply of the inference socket where there is no detections message."""
+    """The reply of the inference and ingest sockets to what was not done."""
 
     error: Fault

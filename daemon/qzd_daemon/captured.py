@@ -36,9 +36,11 @@ class Captured:
     file : str or None
         The file's name, for a directory.
     captured_ns : int
-        Wall clock.
+        Wall clock at which it was captured, as far as that is known.
     ready : float
-        `time.perf_counter()` of the same moment.
+        `time.perf_counter()` of the moment at which it was delivered.
+    left_out : int
+        Frames before this one that the source left out, because newer ones had come.
     """
 
     frame: Frame | None
@@ -47,6 +49,7 @@ class Captured:
     file: str | None = None
     captured_ns: int = field(default_factory=time.time_ns)
     ready: float = field(default_factory=time.perf_counter)
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from typing import NoReturn
 import click
 
 from qzd_daemon.allocator import share_arenas
-from qzd_daemon.config import Config, read_config
+from qzd_daemon.config import Config
+from qzd_daemon.configfile import read_config
 from qzd_daemon.logs import LogFormat, set_up_logging
+from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import open_source
 from qzd_ext import __version__, bundle
 from qzd_ext.errors import QzdError
@@ -69,5 +71,6 @@ def _check(config: Config) -> None:
     """What can be known without a device and without a port."""
     for model in config.models.values():
         bundle.read(Path(model.bundle))
-    for stream in config.streams.values():
-        open_source(stream).close()
+    inlets = Inlets(config.ingest.max_pixels)
+    for name, stream in config.streams.items():
+        open_source(name, stream, inlets).close()

@@ -7,6 +7,7 @@ What may live here: the options that every command shares, and what becomes of a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ for command in (*ask.COMMANDS, tail, infer, record, replay, keygen, completion):
 
 def main() -> None:
     """Run `qzdctl`; an error becomes its message and exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 it would not be heeded otherwise
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Abort:

@@ -25,6 +25,7 @@ from qzd_daemon.desk import Desk
 from qzd_daemon.models import Served
 from qzd_daemon.pipeline import Publish
 from qzd_daemon.scheduler import Scheduler
+from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Source, open_source
 from qzd_daemon.streams import Stream
 from qzd_ext import bundle
@@ -48,6 +49,8 @@ class Engine:
         Takes a topic and a message.
     stream_ended : callable
         Called each time when no more frames will come from a stream.
+    inlets : Inlets
+        Where frames that are sent come in.
 
     Attributes
     ----------
@@ -57,9 +60,10 @@ class Engine:
         Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` where the old one stayed.
     """
 
-    def __init__(self, publish: Publish, stream_ended: Callable[[], None]) -> None:
+    def __init__(self, publish: Publish, stream_ended: Callable[[], None], inlets: Inlets) -> None:
         self._publish = publish
         self._stream_ended = stream_ended
+        self._inlets = inlets
         self._config = Config(models={})
         self._schedulers: dict[str, Scheduler] = {}
         self._streams: dict[str, Stream] = {}
@@ -97,7 +101,7 @@ class Engine:
         with self._changing, contextlib.ExitStack() as undo:
             before = self._config
             new_streams = _differing(config.streams, before.streams)
-            opened = {name: _open(stream, undo) for name, stream in new_streams.items()}
+            opened = {name: self._open(name, stream, undo) for name, stream in new_streams.items()}
             loaded = {
                 name: self._load(name, model, config, undo)
                 for name, model in config.models.items()
@@ -225,6 +229,11 @@ class Engine:
             raise UsageError(f"there is no model {name!r}", wanted=f"one of {', '.join(self._config.models)}")
         return self._config.models[name]
 
+    def _open(self, name: str, config: StreamConfig, undo: contextlib.ExitStack) -> Source:
+        source = open_source(name, config, self._inlets)
+        undo.callback(source.close)
+        return source
+
     def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> Served:
         cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
         served = models.load(name, model, cache_dir)
@@ -322,12 +331,6 @@ class Engine:
             *(name, state, f": {reason}" if reason else ""),
         )
         self._publish(wire.model_topic(name), wire.ModelState(model=served.info, state=state, reason=reason))
-
-
-def _open(config: StreamConfig, undo: contextlib.ExitStack) -> Source:
-    source = open_source(config)
-    undo.callback(source.close)
-    return source
 
 
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from qzd_daemon.config import split_address
+from qzd_daemon.configfile import split_address
 from qzd_ext.errors import EndpointError
 
 __all__ = ["Http"]

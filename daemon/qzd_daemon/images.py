@@ -100,7 +100,7 @@ def _check_size(size: _Size, max_pixels: int) -> None:
         raise TooLargeError(
             f"the image is {size.width}x{size.height}",
             wanted=f"at most {max_pixels} pixels",
-            fix="send a smaller one, or raise inference.max_pixels",
+            fix="send a smaller one, or raise max_pixels",
         )
 
 

@@ -94,10 +94,10 @@ class Mailbox(Generic[T]):
                 self._dropped += 1
             self._items.append(item)
 
-    def skip(self) -> None:
-        """Count an item that its stream left out on purpose."""
+    def skip(self, count: int = 1) -> None:
+        """Count items that their stream left out on purpose."""
         with self._inbox.lock:
-            self._dropped += 1
+            self._dropped += count
 
     def discard(self, item: T) -> bool:
         """Take an item back; False when it is not here any more."""

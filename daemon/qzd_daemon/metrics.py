@@ -50,7 +50,7 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         ("socket", "reason"),
     ),
     "qzd_calls_refused_total": (
-        "Calls to the control and inference sockets answered with an error.",
+        "Messages to the control, inference and ingest sockets answered with an error.",
         ("socket", "code"),
     ),
 }

@@ -24,7 +24,8 @@ from qzd_daemon.calls import (
     Status,
     StreamStatus,
 )
-from qzd_daemon.config import NAME, ModelConfig
+from qzd_daemon.config import ModelConfig
+from qzd_daemon.configfile import NAME
 from qzd_daemon.control import Operation
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine

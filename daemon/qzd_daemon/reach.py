@@ -15,11 +15,12 @@ import zmq
 from qzd_daemon.keys import read_public, read_secret
 from qzd_ext.errors import EndpointError
 
-__all__ = ["CONTROL", "DETECTIONS", "INFERENCE", "Keys", "connect"]
+__all__ = ["CONTROL", "DETECTIONS", "INFERENCE", "INGEST", "Keys", "connect"]
 
 DETECTIONS = "tcp://127.0.0.1:5561"
 CONTROL = "ipc:///run/qzd/control"
 INFERENCE = "ipc:///run/qzd/inference"
+INGEST = "ipc:///run/qzd/ingest"
 
 MAX_MESSAGE_BYTES = 16 * 2**20
 PEER_PING_MS = 5000

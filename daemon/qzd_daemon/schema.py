@@ -39,12 +39,15 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "qzd.control-1.result.snapshot": calls.Snapshot,
     "qzd.control-1.result.self_test": calls.Passed,
     "qzd.inference-1.header": calls.ImageHeader,
+    "qzd.ingest-1.header": calls.FrameHeader,
+    "qzd.taken-1": calls.Taken,
     "qzd.error-1": calls.Failure,
     "qzd.toml": Config,
 }
 """By the name of the file."""
 
-ASKED = (calls.Request, calls.ImageHeader, Config)  # what others write may leave out what has a default
+# what others write may leave out what has a default
+ASKED = (calls.Request, calls.ImageHeader, calls.FrameHeader, Config)
 
 
 def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:

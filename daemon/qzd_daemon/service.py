@@ -14,11 +14,13 @@ import threading
 import time
 from pathlib import Path
 
-from qzd_daemon.config import Config, read_config
+from qzd_daemon.config import Config
+from qzd_daemon.configfile import read_config
 from qzd_daemon.control import Control
 from qzd_daemon.door import Door
 from qzd_daemon.engine import Engine
 from qzd_daemon.inference import Inference
+from qzd_daemon.ingest import Ingest
 from qzd_daemon.monitor import Monitor
 from qzd_daemon.notify import inherited_sockets, more_time, notify, watchdog_interval
 from qzd_daemon.operations import Operations
@@ -36,7 +38,7 @@ COMPILE_SECONDS = 900.0  # systemd is asked to wait so long, for models that are
 TICK = "nothing has happened"
 STREAM_ENDED = "a stream has ended"
 THREAD_DIED = "a thread has died"
-BOUND_TABLES = ("publish", "control", "inference", "http", "security")  # their sockets stay open
+BOUND_TABLES = ("publish", "control", "inference", "ingest", "http", "security")  # their sockets stay open
 
 
 class Service:
@@ -92,12 +94,18 @@ class Service:
     def _open(self) -> None:
         """Make the parts and bind their sockets; nothing runs yet."""
         self._publisher = Publisher(self._config.publish, self._door, lambda m: self._monitor.sent(m))
-        self._engine = Engine(self._publisher.publish, lambda: self._words.put(STREAM_ENDED))
+        self._ingest = Ingest(self._config.ingest, self._door)
+        ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
+        self._engine = Engine(self._publisher.publish, ended, self._ingest.inlets)
         operations = Operations(self._engine, self._publisher, self._door, self.reload)
         desks = lambda: self._engine.desks  # noqa: E731
         self._inference = Inference(self._config.inference, self._door, self._publisher.epoch, desks)
         self._control = Control(self._config.control, self._door, operations.table())
-        refused = {"control": self._control.refused, "inference": self._inference.refused}
+        refused = {
+            "control": self._control.refused,
+            "inference": self._inference.refused,
+            "ingest": self._ingest.refused,
+        }
         self._monitor = Monitor(self._config.http, self._engine, self._door, refused)
 
     def _start_up(self) -> None:
@@ -112,6 +120,7 @@ class Service:
         with more_time(COMPILE_SECONDS):
             self._engine.apply(self._config)
         self._inference.start()
+        self._ingest.start()
         self._monitor.enter(None)
         notify("READY=1", f"STATUS={self._summary()}")
         log.info("READY: %s", self._summary())
@@ -206,7 +215,9 @@ class Service:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
         notify("STOPPING=1", "STATUS=finishing the frames under way")
         self._monitor.enter("it is stopping")
+        self._ingest.refuse()
         drained = self._engine.stop(self._config.service.stop_timeout_s)
+        self._ingest.close()
         self._inference.close()
         self._control.close()
         self._publisher.close()

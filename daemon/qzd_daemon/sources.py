@@ -1,7 +1,7 @@
 """Which kind of source a configuration means.
 
 What may live here: the choice, and what every source can do. Each kind has a module of its own: `files`,
-`cameras`. Threads, pace and what becomes of the frames are in `streams`.
+`cameras`, `sent`. Threads, pace and what becomes of the frames are in `streams`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from qzd_daemon.cameras import Camera
 from qzd_daemon.captured import Captured, Notice
 from qzd_daemon.config import StreamConfig
 from qzd_daemon.files import DirectorySource, FileSource
+from qzd_daemon.sent import Inlets, Sent
 from qzd_ext.errors import SourceError
 
 __all__ = ["Captured", "Notice", "Source", "open_source"]
@@ -53,14 +54,24 @@ class Source(Protocol):
         ...
 
 
-def open_source(config: StreamConfig) -> Source:
+def open_source(name: str, config: StreamConfig, inlets: Inlets) -> Source:
     """Open what a stream is read from. A camera is connected to later: it may come and go.
+
+    Parameters
+    ----------
+    name : str
+        The stream's.
+    config : StreamConfig
+    inlets : Inlets
+        Where frames that are sent come in.
 
     Raises
     ------
     SourceError
         A file or directory is not there, or there is nothing to read in it.
     """
+    if config.is_sent:
+        return Sent(name, config.policy, config.timeout_s, inlets)
     if config.is_url:
         return Camera(config)
     path = Path(config.source)
@@ -70,6 +81,6 @@ def open_source(config: StreamConfig) -> Source:
         return FileSource(path, loop=config.loop)
     raise SourceError(
         f"{config.source}: no such file or directory",
-        wanted="a video file, a directory of images, or a URL of rtsp or http",
+        wanted="a video file, a directory of images, or a URL of rtsp or http, or ingest://",
         fix="correct the stream's `source`; a relative path begins at the configuration file",
     )

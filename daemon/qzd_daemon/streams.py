@@ -117,10 +117,11 @@ class Stream:
             self._hand_over(item, leave_out=wait is None)
 
     def _hand_over(self, captured: Captured, *, leave_out: bool) -> None:
-        index = self.frames
-        self.frames += 1
+        index = self.frames + captured.left_out
+        self.frames = index + 1
         self.damaged += captured.frame is None
         for lane in self._lanes:
+            lane.mailbox.skip(captured.left_out)
             if leave_out:
                 lane.mailbox.skip()
             else:

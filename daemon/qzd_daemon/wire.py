@@ -130,7 +130,7 @@ class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
     frame: int
     """Counts the frames that the source delivered since its stream began, from 0, decodable or not."""
     captured_ns: int
-    """Wall clock at which the frame was read, nanoseconds since 1970."""
+    """Wall clock at which the frame was read, or, where it was sent, captured; nanoseconds since 1970."""
     pts_s: float | None = None
     """The frame's own time in its video, in seconds."""
     file: str | None = None

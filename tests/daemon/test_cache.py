@@ -11,6 +11,7 @@ from qzd_daemon import models
 from qzd_daemon.cache import prune
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig
 from qzd_daemon.engine import Engine
+from qzd_daemon.sent import Inlets
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_prune_when_the_directory_is_not_there_does_nothing(tmp_path: Path) -> N
 def test_engine_when_the_cache_is_too_small_serves_all_the_same(tmp_path: Path, tiny_bundle: Path) -> None:
     served = {"tiny": ModelConfig(bundle=str(tiny_bundle), device="CPU")}
     for limit in (100, 0):
-        engine = Engine(lambda *_: None, lambda: None)
+        engine = Engine(lambda *_: None, lambda: None, Inlets(1))
         engine.apply(
             Config(models=served, service=ServiceConfig(cache_dir=str(tmp_path), cache_max_mb=limit))
         )

@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qzd_daemon.config import Config, read_config
+from qzd_daemon.config import Config
+from qzd_daemon.configfile import read_config
 from qzd_ext.errors import ConfigError
 
 GOOD = """

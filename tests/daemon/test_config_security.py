@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from process import Daemon
-from qzd_daemon.config import read_config
+from qzd_daemon.configfile import read_config
 from qzd_ext.errors import ConfigError
 
 CONFIG = '[models.m]\nbundle = "b"\n[{table}]\nbind = ["{endpoint}"]\n'
@@ -20,7 +20,7 @@ def read(tmp_path: Path, text: str) -> object:
     return read_config(tmp_path / "qzd.toml")
 
 
-@pytest.mark.parametrize("table", ["publish", "control", "inference"])
+@pytest.mark.parametrize("table", ["publish", "control", "inference", "ingest"])
 @pytest.mark.parametrize(
     "endpoint", ["tcp://*:5561", "tcp://0.0.0.0:1", "tcp://[::]:1", "tcp://192.168.1.7:1", "tcp://eth0:1", "tcp://h:1"]
 )

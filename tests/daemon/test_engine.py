@@ -15,6 +15,7 @@ from clips import write_clip
 from qzd_daemon import wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
+from qzd_daemon.sent import Inlets
 from qzd_ext.errors import GateError, QzdError, SourceError, UsageError
 from tiny import POISON, Fault, paint, write_tiny_bundle
 
@@ -27,7 +28,7 @@ class Running:
     def __init__(self) -> None:
         self.messages: list[wire.Message] = []
         self._changed = threading.Condition()
-        self.engine = Engine(self._publish, lambda: None)
+        self.engine = Engine(self._publish, lambda: None, Inlets(2**20))
 
     def _publish(self, topic: str, message: wire.Message) -> None:
         with self._changed:

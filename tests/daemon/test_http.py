@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from process import Daemon
-from qzd_daemon.config import read_config, split_address
+from qzd_daemon.configfile import read_config, split_address
 from qzd_daemon.http import MOST_CALLERS, Http
 from qzd_ext.errors import ConfigError, EndpointError
 

@@ -12,6 +12,7 @@ import pytest
 
 from clips import cut, write_clip
 from qzd_daemon.config import StreamConfig
+from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Captured, Source
 from qzd_daemon.sources import open_source as open_stream
 from qzd_ext.errors import SourceError
@@ -21,7 +22,7 @@ FRAMES = [paint((i % 8, i // 8, "green")) for i in range(40)]
 
 
 def open_source(source: str, *, loop: bool = False) -> Source:
-    return open_stream(StreamConfig(source=source, model="any", loop=loop))
+    return open_stream("any", StreamConfig(source=source, model="any", loop=loop), Inlets(1))
 
 
 def read(source: Source) -> list[Captured]:

@@ -1,4 +1,4 @@
-"""200,000 malformed inputs to the sockets that take them: no crash, hang or growth, and then an answer."""
+"""210,000 malformed inputs to the sockets that take them: no crash, hang or growth, and then an answer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ import zmq
 from process import Daemon
 from qzd_daemon import wire
 from qzd_daemon.caller import Caller, ImageCaller, RefusedError
+from qzd_daemon.client import Client, Detections
+from qzd_daemon.sender import FrameSender
 from tiny import paint
 
 pytestmark = pytest.mark.system
 
 SEED = 20_240_607
-INPUTS = 100_000  # on each of the two sockets
+INPUTS = 70_000  # on each of the three sockets
 STRANGERS = 300
 GROWTH_BYTES = 24 * 2**20
 CONFIG = """
@@ -34,6 +36,13 @@ bind = ["ipc://{directory}/control", "tcp://127.0.0.1:*"]
 bind = ["ipc://{directory}/inference"]
 max_image_bytes = 100000
 max_pixels = 100000
+[ingest]
+bind = ["ipc://{directory}/ingest"]
+max_image_bytes = 100000
+max_pixels = 100000
+[streams.gate]
+source = "ingest://"
+model = "tiny"
 [models.tiny]
 bundle = "{bundle}"
 device = "CPU"
@@ -41,6 +50,7 @@ device = "CPU"
 CALL = {"schema": "qzd.control/1", "id": 7, "op": "", "model": "tiny", "version": "1", "bundle": "/x"}
 OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "load", "nonsense", "")
 HEADER = {"schema": "qzd.inference/1", "model": "tiny", "width": 64, "height": 64, "timeout_ms": 50}
+SENT = {**HEADER, "schema": "qzd.ingest/1", "stream": "gate", "captured_ns": 1, "pts_s": 0.5}
 VALUES = (None, -1, 0, 2**63, 2**70, 1.5, 1e400, "", "\x00", "é" * 300, [], {}, [[]], True, "../..", "png")
 
 
@@ -87,19 +97,23 @@ def odd_calls(chance: random.Random) -> Iterator[list[bytes]]:
         yield [content] if chance.random() < 0.8 else [content] * chance.randrange(2, 6)
 
 
-def odd_images(chance: random.Random) -> Iterator[list[bytes]]:
+def odd_images(chance: random.Random, good: dict[str, object] = HEADER) -> Iterator[list[bytes]]:
     frame = paint((1, 2, "red"))
     pictures = {form: cv2.imencode(f".{form}", frame)[1].tobytes() for form in ("png", "jpg")}
     pictures["bgr"] = frame.tobytes()
     while True:
         form, picture = chance.choice(list(pictures.items()))
-        header = {**HEADER, "format": {"jpg": "jpeg"}.get(form, form)}
+        header = {**good, "format": {"jpg": "jpeg"}.get(form, form)}
         if chance.random() < 0.5:  # a header that is right, an image that is not
             yield [b"1", json.dumps(header).encode(), damaged(chance, picture)]
         else:
             odd = odd_object(chance, header)
             frames = [b"1", odd if chance.random() < 0.7 else damaged(chance, odd), picture]
             yield frames if chance.random() < 0.8 else frames * chance.randrange(0, 3) + [b""]
+
+
+def odd_frames(chance: random.Random) -> Iterator[list[bytes]]:
+    return odd_images(chance, SENT)
 
 
 def flood(endpoint: str, inputs: Iterator[list[bytes]], count: int) -> int:
@@ -133,7 +147,22 @@ def _infer_when_not_busy(asker: ImageCaller) -> wire.Detections:
             time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("name", "odd"), [("control", odd_calls), ("inference", odd_images)])
+def _send_and_receive(process: Daemon, endpoint: str) -> wire.Detections:
+    """What is published of a proper frame."""
+    with Client(process.endpoint) as client, FrameSender("gate", endpoint, timeout=20) as sender:
+        while not client.heard_at:
+            client.receive(0.1)
+        number = sender.send(paint((1, 2, "red")))
+        while True:
+            event = client.receive(20)
+            assert event is not None
+            if isinstance(event, Detections) and event.frame == number:
+                return event
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"), [("control", odd_calls), ("inference", odd_images), ("ingest", odd_frames)]
+)
 def test_daemon_when_flooded_with_malformed_input_answers_the_next_proper_request(
     served: Daemon,
     tmp_path: Path,
@@ -151,8 +180,9 @@ def test_daemon_when_flooded_with_malformed_input_answers_the_next_proper_reques
         ImageCaller(f"ipc://{tmp_path}/inference") as asker,
     ):
         assert caller.call("self_test") == {"models": ["tiny"]}
-        found = _infer_when_not_busy(asker)
-        assert [box.label for box in found.detections or ()] == ["red"]
+        sent = _send_and_receive(served, f"ipc://{tmp_path}/ingest")
+        for found in (_infer_when_not_busy(asker), sent):
+            assert [box.label for box in found.detections or ()] == ["red"]
     growth = resident_bytes(served) - before
     assert growth < GROWTH_BYTES, f"grown by {growth / 2**20:.1f} MB"
     assert served.stop() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 import urllib.request
@@ -16,6 +17,8 @@ from process import Daemon
 from qzd_daemon.caller import Caller
 from qzd_daemon.client import Client, Keys
 from qzd_daemon.keys import write_pair
+from qzd_daemon.sender import FrameSender
+from qzd_ext.errors import EndpointError
 from tiny import paint
 
 pytestmark = pytest.mark.system
@@ -27,6 +30,8 @@ bind = ["tcp://127.0.0.1:*"]
 bind = ["ipc://{directory}/control"]
 [http]
 listen = "127.0.0.1:{port}"
+[ingest]
+bind = ["tcp://127.0.0.1:*"]
 [security]
 server_key = "server.key"
 authorized_keys = "keys"
@@ -38,7 +43,11 @@ source = "{directory}/clip.mp4"
 model = "tiny"
 loop = true
 max_fps = 50
+[streams.sent]
+source = "ingest://"
+model = "tiny"
 """
+FRAME = paint((0, 0, "red"))
 
 
 def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
@@ -51,14 +60,22 @@ def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
         write_pair(tmp_path / f"{name}.key")
     for name in ("alice", "gone"):
         (tmp_path / "keys" / f"{name}.pub").write_bytes((tmp_path / f"{name}.pub").read_bytes())
-    write_clip(tmp_path / "clip.mp4", [paint((0, 0, "red"))] * 10)
+    write_clip(tmp_path / "clip.mp4", [FRAME] * 10)
     config = CONFIG.format(directory=tmp_path, port=port, bundle=tiny_bundle)
     process = daemon(config).ready()
     with Caller(f"ipc://{tmp_path}/control") as caller:
-        (endpoint,) = caller.call("status")["endpoints"]["publish"]
+        endpoints = caller.call("status")["endpoints"]
+    (endpoint,), (ingest,) = endpoints["publish"], endpoints["ingest"]
+
+    def keys_of(name: str, server: str = "server") -> Keys:
+        return Keys(tmp_path / f"{name}.key", tmp_path / f"{server}.pub")
 
     def client(name: str, server: str = "server") -> Client:
-        return Client(endpoint, keys=Keys(tmp_path / f"{name}.key", tmp_path / f"{server}.pub"))
+        return Client(endpoint, keys=keys_of(name, server))
+
+    def send(keys: Keys | None, timeout: float = 2) -> int:
+        with FrameSender("sent", ingest, keys=keys, timeout=timeout) as sender:
+            return sender.send(FRAME)
 
     with client("alice") as alice, client("gone") as gone:
         assert alice.receive(20) is not None
@@ -71,6 +88,10 @@ def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
             assert [c.receive(1) for c in (bob, misled, plain, gone)] == [None] * 4
             assert [c.heard_at for c in (bob, misled, plain)] == [0.0] * 3
         assert alice.receive(20) is not None
+    for keys in (None, keys_of("bob"), keys_of("gone"), keys_of("alice", server="other")):
+        with pytest.raises(EndpointError, match="no answer"):
+            send(keys)
+    assert send(keys_of("alice"), timeout=20) == 0  # the first: no other was taken
     with zmq.Context() as context, context.socket(zmq.SUB) as raw:
         raw.linger = 0
         raw.subscribe("")
@@ -78,9 +99,9 @@ def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
         assert not raw.poll(1000)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         metrics = answer.read().decode()
-    for reason in ("key", "server_key"):
-        assert f'qzd_connections_refused_total{{reason="{reason}",socket="publish"}}' in metrics or (
-            f'qzd_connections_refused_total{{socket="publish",reason="{reason}"}}' in metrics
+    for reason, name in itertools.product(("key", "server_key"), ("publish", "ingest")):
+        assert f'qzd_connections_refused_total{{socket="{name}",reason="{reason}"}}' in metrics or (
+            f'qzd_connections_refused_total{{reason="{reason}",socket="{name}"}}' in metrics
         )
     for said in ("not among the authorised ones", "wrong server key", "no CURVE key", "a key was taken back"):
         assert said in process.log

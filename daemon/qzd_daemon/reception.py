@@ -1,0 +1,203 @@
+"""A socket that takes images: `[id, header, image]` comes in, `[id, JSON]` goes out, once for each.
+
+What may live here: frames, headers, deadlines, who gets which answer. What becomes of an image is a matter of
+`inference` and `ingest`.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Generic, TypeVar
+
+import msgspec
+import zmq
+
+from qzd_daemon.calls import Failure, Fault
+from qzd_daemon.config import InferenceConfig, IngestConfig
+from qzd_daemon.door import Door, Limits
+
+__all__ = ["Asked", "Reception"]
+
+log = logging.getLogger(__name__)
+
+MAX_ID_BYTES = 200
+MAX_HEADER_BYTES = 4096
+REPLIES_KEPT = 256  # for a caller that does not read
+REQUESTS_KEPT = 2  # of one caller, before its connection is no longer read
+BATCH = 64
+LOOK_SECONDS = 0.5
+
+Header = TypeVar("Header", bound=msgspec.Struct)
+
+
+@dataclass(slots=True, eq=False)
+class Asked(Generic[Header]):
+    """A message in hand.
+
+    Attributes
+    ----------
+    header : Header
+    image : memoryview
+        Of the message's own memory.
+    deadline : float
+        `time.monotonic()` at which it is answered `timeout`.
+    cancel : callable
+        Called then.
+    answered : bool
+    """
+
+    header: Header
+    image: memoryview
+    _envelope: list[bytes]
+    deadline: float = float("inf")
+    cancel: Callable[[], object] = field(default=lambda: None)
+    answered: bool = False
+
+
+class Reception(Generic[Header]):
+    """Takes messages and sends answers until it is closed, on a thread of its own.
+
+    Parameters
+    ----------
+    name : str
+        The socket's.
+    config : InferenceConfig or IngestConfig
+        Where it is bound, and its limits.
+    door : Door
+    header : type
+        What a header must be.
+    take : callable
+        Takes a message that is well formed, on the socket's thread; returns why it is refused at once, or
+        None where `answer` will be called.
+
+    Attributes
+    ----------
+    endpoints : tuple of str
+    in_hand : set of Asked
+        Not answered yet; for the socket's thread alone.
+    refused : Counter
+        Messages that were refused, by the fault's code.
+
+    Raises
+    ------
+    EndpointError
+        An endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: InferenceConfig | IngestConfig,
+        door: Door,
+        header: type[Header],
+        take: Callable[[Asked[Header]], Fault | None],
+    ) -> None:
+        limits = Limits(config.max_image_bytes, config.max_connections, REPLIES_KEPT, REQUESTS_KEPT)
+        self._entrance = door.open(name, zmq.ROUTER, config.bind, limits)
+        self.endpoints = self._entrance.endpoints
+        self.in_hand: set[Asked[Header]] = set()
+        self.refused: collections.Counter[str] = collections.Counter()
+        self._take = take
+        self._decoder = msgspec.json.Decoder(header)
+        self._encoder = msgspec.json.Encoder()
+        self._done: collections.deque[tuple[Asked[Header], msgspec.Struct]] = collections.deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stopping = False
+        self._thread = Thread(target=self._run, name=f"qzd-{name}")
+
+    def start(self) -> None:
+        """Begin to answer, if there is an endpoint."""
+        if self.endpoints:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Take nothing more, and tell those who wait."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._entrance.socket.close(linger=round(LOOK_SECONDS * 1e3))
+
+    def answer(self, asked: Asked[Header], answer: msgspec.Struct) -> None:
+        """Answer a message, from any thread; a Fault says why it could not be done."""
+        self._done.append((asked, answer))
+        with contextlib.suppress(OSError):  # closed meanwhile
+            os.eventfd_write(self._wake, 1)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake, zmq.POLLIN)
+        poller.register(self._entrance.socket, zmq.POLLIN)
+        while not self._stopping:
+            nearest = min((asked.deadline for asked in self.in_hand), default=float("inf"))
+            wait = max(0.0, min(LOOK_SECONDS, nearest - time.monotonic()))
+            poller.poll(int(wait * 1e3) + 1)
+            self._entrance.refresh()
+            self._send_done()
+            self._expire()
+            with contextlib.suppress(zmq.Again):
+                for _ in range(BATCH):
+                    self._receive(self._entrance.socket.recv_multipart(zmq.NOBLOCK, copy=False))
+        self._send_done()
+        for asked in list(self.in_hand):
+            self._finish(asked, Fault("stopping", "the daemon stops. To fix: ask the next one"))
+
+    def _receive(self, frames: list[zmq.Frame]) -> None:
+        """`[caller, id, header, image]` from a DEALER; after the caller, a REQ has an empty frame."""
+        split = 2 if len(frames) == 5 and not len(frames[1].buffer) else 1
+        envelope, rest = [frame.bytes for frame in frames[:split]], frames[split:]
+        envelope.append(rest[0].bytes if rest and len(rest[0].buffer) <= MAX_ID_BYTES else b"")
+        try:
+            asked = Asked(self._read_header(rest), rest[2].buffer, envelope)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            text = f"{error}. Wanted: [id, header JSON, image] as docs/protocol.md has it"
+            self._send(envelope, Fault("bad_request", text))
+            return
+        fault = self._take(asked)
+        if fault is None:
+            self.in_hand.add(asked)
+        else:
+            self._send(envelope, fault)
+
+    def _read_header(self, rest: list[zmq.Frame]) -> Header:
+        if len(rest) != 3:
+            raise msgspec.DecodeError(f"a message of {len(rest)} frames")
+        for what, frame, most in (("an id", rest[0], MAX_ID_BYTES), ("a header", rest[1], MAX_HEADER_BYTES)):
+            if len(frame.buffer) > most:
+                raise msgspec.DecodeError(f"{what} of {len(frame.buffer)} bytes, more than {most}")
+        return self._decoder.decode(rest[1].buffer)
+
+    def _send_done(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        while self._done:
+            self._finish(*self._done.popleft())
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for asked in [a for a in self.in_hand if a.deadline <= now]:
+            asked.cancel()
+            self._finish(asked, Fault("timeout", "the deadline has passed. To fix: ask later, or less"))
+
+    def _finish(self, asked: Asked[Header], answer: msgspec.Struct) -> None:
+        if not asked.answered:
+            asked.answered = True
+            self.in_hand.discard(asked)
+            self._send(asked._envelope, answer)
+
+    def _send(self, envelope: list[bytes], answer: msgspec.Struct) -> None:
+        """A caller that is gone, or does not read, gets nothing; ZeroMQ drops it."""
+        if isinstance(answer, Fault):
+            self.refused[answer.code] += 1
+            text = "%s is answered on the %s socket: %s"
+            log.warning(text, answer.code, self._entrance.name, answer.message)
+            answer = Failure(answer)
+        with contextlib.suppress(zmq.Again):
+            self._entrance.socket.send_multipart([*envelope, self._encoder.encode(answer)], zmq.NOBLOCK)
