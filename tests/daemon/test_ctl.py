@@ -71,11 +71,12 @@ def test_tail_when_json_is_asked_for_prints_the_messages(served: Daemon) -> None
     assert (frames, tail.returncode) == ([0, 1], 0)
 
 
-def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path, end: signal.Signals) -> None:
     tail = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "tail")
     assert tail.stderr is not None
     assert "nothing is heard from" in tail.stderr.readline()
-    tail.send_signal(signal.SIGINT)
+    tail.send_signal(end)
     tail.communicate(timeout=30)
     assert tail.returncode == 4
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
+import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -27,6 +30,12 @@ MOST_MEGABYTES = 450
 # What a nested engine without systemd takes: runc knows hybrid cgroups, and root may not raise these limits.
 ENGINE = ("podman", "--log-level", "fatal", "--runtime", "runc")
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+NESTED = '''
+[engine]
+runtime = "runc"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+'''
 LOCKED = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "none")
 CONFIG = """
 [publish]
@@ -81,6 +90,26 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "qzd.toml").write_text(CONFIG)
     run("chmod", "-R", "a+rX", directory)
     return directory
+
+
+@pytest.fixture
+def composed(image: str, models: Path, tmp_path: Path) -> Iterator[str]:
+    """docker/compose.yaml is up; the name of its project."""
+    if reason := unmet("iptables"):
+        pytest.skip(reason)
+    shutil.copy(ROOT / "docker/compose.yaml", tmp_path)
+    shutil.copytree(models, tmp_path / "models")
+    everywhere = 'listen = "0.0.0.0:9178"\ninsecure = true'
+    (tmp_path / "qzd.toml").write_text(CONFIG.replace('listen = "127.0.0.1:9178"', everywhere))
+    (tmp_path / "containers.conf").write_text(NESTED)
+    project = f"qzd-{uuid.uuid4()}"
+    environment = {**os.environ, "CONTAINERS_CONF": str(tmp_path / "containers.conf"), "QZD_IMAGE": image}
+    compose = (Path(sys.executable).parent / "podman-compose", "-p", project)
+    run(*compose, "up", "-d", cwd=tmp_path, env=environment)
+    yield project
+    begin = time.monotonic()
+    run(*compose, "down", "--volumes", cwd=tmp_path, env=environment)
+    assert time.monotonic() - begin < 9, "a container did not heed SIGTERM"
 
 
 @pytest.fixture
@@ -174,6 +203,18 @@ def answered(name: str) -> int:
     """Frames that the daemon has answered."""
     status = json.loads(engine("exec", name, "qzdctl", "status", "--json"))
     return int(sum(n for topic, n in status["published"].items() if "/detections/" in topic))
+
+
+def test_compose_serves_a_subscriber_and_a_scraper(composed: str) -> None:
+    daemon, subscriber = f"{composed}_qzd_1", f"{composed}_subscriber_1"
+    until(lambda: "READY" in engine("logs", daemon))
+    until(lambda: '"outcome":"ok"' in engine("logs", subscriber))
+    run(*ENGINE, "healthcheck", "run", daemon)
+    with urllib.request.urlopen("http://127.0.0.1:9178/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
+    given = json.loads(engine("inspect", daemon))[0]["HostConfig"]
+    assert (given["NanoCpus"], given["Memory"], given["PidsLimit"]) == (2_000_000_000, 2**30, 512)
+    assert given["ReadonlyRootfs"]
 
 
 def test_config_that_is_wrong_ends_the_container_with_its_reason(
