@@ -1,9 +1,10 @@
-"""What quantization costs and gains: FP32, NNCF's defaults and qzd's default recipe, beside each other.
+"""What quantization costs and gains: FP32, NNCF's defaults and qzd's modes, beside each other.
 
 For each model of QZD_DATA: accuracy of the three on all validation images through the same `Detector`,
 throughput in turns in one process, and the time that quantizing takes beside a bare `nncf.quantize` call
-with the same parameters on the same images. Times are processor time of this process, so that other
-programs on the machine do not count; a throughput is inferences a second of one core.
+with the same parameters on the same images; of the modes without data accuracy and size. Times are
+processor time of this process, so that other programs on the machine do not count; a throughput is
+inferences a second of one core.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from qzd_tools.convert import ConvertOptions, convert
 from qzd_tools.dataset import Dataset, read_coco
 from qzd_tools.imagenet import read_imagenet
 from qzd_tools.images import list_images
-from qzd_tools.quantize import quantize
+from qzd_tools.quantize import Mode, quantize
 from qzd_tools.recipe import Recipe, nncf_parameters, quiet_nncf
 from qzd_tools.speed import throughputs
 from qzd_tools.validate import validate
@@ -36,6 +37,11 @@ DROP = 0.005
 CLASSIFIER_DROP = 3 / 250
 SPEED = 0.95
 TIME = 1.1
+MODE_DROP = 0.003
+CLASSIFIER_MODE_DROP = 1 / 250
+"""Of the modes without data; one image of a classifier is more than 0.003."""
+SIZES: dict[Mode, float] = {"int8-weights": 0.28, "fp16": 0.53}
+"""At most, beside FP32."""
 
 MODELS = {
     "yolox_nano": "models/yolox_nano.onnx",
@@ -60,6 +66,8 @@ class Figures:
     """A bare call of NNCF with our parameters, ours."""
     bytes: tuple[int, int]
     """FP32, ours."""
+    modes: dict[Mode, tuple[float, int]]
+    """Accuracy and bytes of the modes without data."""
     classifier: bool
 
 
@@ -92,12 +100,17 @@ def measure(name: str, data: Path, work: Path) -> Figures:
     scores = [validate(bundle, dataset).score.main for bundle in candidates]
     models = [bundle.model for bundle in candidates]
     speeds = throughputs(models, rounds=9, seconds=1.0, clock=time.process_time)
+    modes: dict[Mode, tuple[float, int]] = {}
+    for mode in SIZES:
+        small = quantize(parent, work / f"{name}-{mode}", mode=mode).bundle
+        modes[mode] = (validate(small, dataset).score.main, small.size)
     return Figures(
         name,
         (scores[0], scores[1], scores[2]),
         (speeds[0], speeds[1], speeds[2]),
         (seconds, choosing + ours.processor_seconds),
         (parent.size, ours.bundle.size),
+        modes,
         parent.manifest.task == "classification",
     )
 
@@ -114,28 +127,37 @@ def rows(found: Figures) -> list[Row]:
     float_, defaults, ours = found.accuracy
     unit = "top-1" if found.classifier else "mAP"
     limit = CLASSIFIER_DROP if found.classifier else DROP
+    mode_limit = CLASSIFIER_MODE_DROP if found.classifier else MODE_DROP
     ratio = found.speed[2] / found.speed[1]
+    whole = found.bytes[0]
+    modes = []
+    for mode, (accuracy, size) in found.modes.items():
+        modes.append(Row(f"{found.name}: drop by {mode}", abs(float_ - accuracy), mode_limit, unit=unit))
+        modes.append(Row(f"{found.name}: size by {mode}, beside FP32", size / whole, SIZES[mode]))
     return [
         Row(f"{found.name}: drop by the default recipe", float_ - ours, limit, unit=unit),
         Row(f"{found.name}: drop by NNCF's defaults", float_ - defaults, unit=unit),
         Row(f"{found.name}: throughput, beside NNCF's defaults", ratio, SPEED, "higher"),
         Row(f"{found.name}: throughput, beside FP32", found.speed[2] / found.speed[0], better="higher"),
         Row(f"{found.name}: time, beside a bare nncf.quantize", found.seconds[1] / found.seconds[0], TIME),
-        Row(f"{found.name}: size, beside FP32", found.bytes[1] / found.bytes[0]),
+        Row(f"{found.name}: size, beside FP32", found.bytes[1] / whole),
+        *modes,
     ]
 
 
 def table(figures: list[Figures]) -> str:
     """The figures as a Markdown table."""
-    lines = [
-        "| model | FP32 | NNCF defaults | qzd | FP32, images/s | NNCF defaults | qzd | bare NNCF, s | qzd |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    titles = ["model", "FP32", "NNCF defaults", "int8", "int8-weights", "fp16"]
+    titles += ["speed beside NNCF", "beside FP32", "time beside NNCF", "size", "int8-weights", "fp16"]
+    lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for one in figures:
-        accuracy = " | ".join(f"{value:.4f}" for value in one.accuracy)
-        speed = " | ".join(f"{value:.1f}" for value in one.speed)
-        seconds = " | ".join(f"{value:.1f}" for value in one.seconds)
-        lines.append(f"| {one.name} | {accuracy} | {speed} | {seconds} |")
+        accuracies = (*one.accuracy, *(accuracy for accuracy, _ in one.modes.values()))
+        _, default, ours = one.speed
+        ratios = (ours / default, ours / one.speed[0], one.seconds[1] / one.seconds[0])
+        sizes = (one.bytes[1], *(size for _, size in one.modes.values()))
+        cells = [f"{value:.4f}" for value in accuracies] + [f"{value:.2f}" for value in ratios]
+        cells += [f"{size / one.bytes[0]:.2f}" for size in sizes]
+        lines.append(f"| {' | '.join([one.name, *cells])} |")
     return "\n".join(lines)
 
 

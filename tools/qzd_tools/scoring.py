@@ -7,8 +7,9 @@ figures are pycocotools' own, from its COCOeval with its own parameters.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,12 +146,12 @@ def score_boxes(
     confidence : float
         From which score on a box is published; for `Score.found` alone.
     """
-    from pycocotools.cocoeval import COCOeval
+    from qzd_tools.evaluation import Evaluation
 
     ids = [picture.truth for picture in dataset.pictures]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
+    with contextlib.redirect_stdout(io.StringIO()), _without_collector():  # pycocotools prints what it does
         truth = _coco(dataset, ids, _truth_entries(dataset))
-        evaluation = COCOeval(truth, _coco(dataset, ids, _found_entries(ids, categories, found)), "bbox")
+        evaluation = Evaluation(truth, _coco(dataset, ids, _found_entries(ids, categories, found)))
         evaluation.params.catIds = categories.evaluated
         evaluation.evaluate()
         evaluation.accumulate()
@@ -158,6 +159,18 @@ def score_boxes(
     figures = {name: _or_none(value) for name, value in zip(STATISTICS, evaluation.stats, strict=True)}
     found_by_picture = _objects_found(evaluation, confidence)
     return Score(figures, _class_scores(dataset, evaluation), found_by_picture, _curve(evaluation))
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """A dict for each box and no cycle among them: to look for one takes a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _coco(dataset: BoxDataset, ids: list[int], entries: list[dict[str, Any]]) -> Any:
@@ -198,8 +211,17 @@ def _found_entries(
             if category is None:
                 continue
             box = [x0, y0, x1 - x0, y1 - y0]
-            entry = {"id": len(entries) + 1, "image_id": image_id, "category_id": category, "bbox": box}
-            entries.append(entry | {"score": score, "area": box[2] * box[3], "iscrowd": 0})
+            entries.append(
+                {
+                    "id": len(entries) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": box,
+                    "score": score,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
     return entries
 
 
