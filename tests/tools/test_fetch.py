@@ -41,6 +41,16 @@ def test_fetch_gives_the_whole_file_when_the_server_is_in_trouble(
     assert list(tmp_path.iterdir()) == [tmp_path / "model.bin"]
 
 
+@pytest.mark.parametrize("kind", ["sha384", "sha256", "md5"])
+def test_fetch_compares_the_checksum_that_is_published(mirror: Mirror, tmp_path: Path, kind: str) -> None:
+    address = f"{mirror.address}/whole/model.bin"
+    checksum = f"{kind}:{hashlib.new(kind, CONTENT).hexdigest()}"
+    fetch(RemoteFile(name="model.bin", addresses=(address,), checksum=checksum), tmp_path / "model.bin")
+    wrong = RemoteFile(name="model.bin", addresses=(address,), checksum=checksum[:-4] + "beef")
+    with pytest.raises(DataError, match=f"its checksum is {checksum}"):
+        fetch(wrong, tmp_path / "other.bin", patience=QUICK)
+
+
 def test_fetch_goes_on_where_the_connection_broke(mirror: Mirror, tmp_path: Path) -> None:
     there: list[int] = []
     fetch(remote(mirror, "third"), tmp_path / "model.bin", patience=QUICK, step=there.append)

@@ -20,7 +20,7 @@ from qzd_ext.errors import DataError, UsageError
 __all__ = ["Entry", "RemoteFile", "find", "load"]
 
 PACKAGED = "catalogue.toml"
-DIGITS = {"sha256": 64, "sha384": 96}
+DIGITS = {"md5": 32, "sha256": 64, "sha384": 96}
 
 
 class RemoteFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -32,7 +32,7 @@ class RemoteFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bytes: Annotated[int, Meta(ge=0)] = 0
     """0 where it is not known."""
     checksum: str = ""
-    """`sha384:` or `sha256:` and hex digits; empty where it is not known."""
+    """`sha384:`, `sha256:`, or `md5:` where no better is published, and hex digits; empty where none is."""
     unpack: bool = False
     """It is an archive (tar or zip) and its content is what counts."""
 
@@ -42,7 +42,7 @@ class RemoteFile(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 raise ValueError(f"address {address!r} is neither http nor https")
         kind, _, digits = self.checksum.partition(":")
         if self.checksum and (len(digits) != DIGITS.get(kind) or set(digits) - set("0123456789abcdef")):
-            raise ValueError(f"checksum {self.checksum!r} is not `sha384:` or `sha256:` with its hex digits")
+            raise ValueError(f"checksum {self.checksum!r} is not sha384:, sha256: or md5: and hex digits")
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

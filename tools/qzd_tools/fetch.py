@@ -85,7 +85,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def checksum_of(path: Path, kind: str = "sha384") -> str:
-    """`sha384:` and the hex digest of a file's content; `sha256:` where that is asked for."""
+    """`sha384:` and the hex digest of a file's content; another kind where that is asked for."""
     with path.open("rb") as file:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
 
