@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 import pytest
 
 from layered import write_painted_bundle, write_painted_classes, write_painted_dataset
@@ -201,3 +206,37 @@ def test_validate_raises_what_a_reader_of_images_raises(painted, tmp_path):
 def test_validate_raises_when_the_dataset_is_of_the_other_kind(painted):
     with pytest.raises(UsageError, match="is for classification"):
         validate(bundles.read(painted / "classifier"), read_coco(painted / "boxes" / "instances.json"))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from qzd_tools.cli import main
+assert main(sys.argv[1:]) == 0
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def peak_megabytes(folder: Path, bundle: Path, count: int) -> float:
+    """Of a process that validates with so many large pictures, all of them the same."""
+    (folder / "images").mkdir(parents=True)
+    cv2.imwrite(str(folder / "images" / "0.png"), np.zeros((1200, 1600, 3), np.uint8))
+    for index in range(1, count):
+        (folder / "images" / f"{index}.png").hardlink_to(folder / "images" / "0.png")
+    images = [{"id": i + 1, "file_name": f"{i}.png", "width": 1600, "height": 1200} for i in range(count)]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 200, 150]}
+    names = bundles.read(bundle).manifest.labels.names
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    document = {"images": images, "annotations": [box], "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(document))
+    words = ["validate", str(bundle), "--annotations", str(folder / "instances.json")]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", PEAK, *words]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=paths)
+    return int(ran.stdout.splitlines()[-1]) / 1024
+
+
+def test_validate_takes_no_more_memory_for_more_pictures(painted, tmp_path):
+    """Thirty more would be 170 megabytes."""
+    few, many = (peak_megabytes(tmp_path / str(n), painted / "detector", n) for n in (10, 40))
+    assert many - few < 20
