@@ -7,6 +7,7 @@ datasets.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def escalate(
     budget: float,
     quantize: Callable[[Recipe], ov.Model],
     judge: Callable[[ov.Model, Recipe, tuple[str, ...]], float],
-    reverts: Callable[[Attempt], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], ov.Model]]],
     say: Callable[[str], None],
 ) -> Attempt:
     """Try stronger recipes until one keeps within the limit or the time is over.
@@ -59,7 +60,7 @@ def escalate(
     Parameters
     ----------
     plain : Attempt
-        What missed the limit.
+        What missed the limit; its recipe says "float" where the head's last layers are.
     limit : float
         The drop that is allowed.
     budget : float
@@ -69,7 +70,8 @@ def escalate(
     judge : callable
         From an INT8 graph, its recipe and its reverted layers to its drop.
     reverts : callable
-        From an attempt to graphs with more and more of its layers in float.
+        From an attempt, and the seconds that may go into ranking its layers, to graphs with more and
+        more of them in float.
     say : callable
         Told of each step.
 
@@ -80,7 +82,7 @@ def escalate(
     """
     best, longest = plain, 0.0
     begin = time.monotonic()
-    steps = _steps(plain, lambda: best, quantize, reverts)
+    steps = _steps(plain, lambda: best, quantize, reverts, lambda: budget - (time.monotonic() - begin))
     while best.drop > limit:
         step_begin = time.monotonic()
         if step_begin - begin + longest > budget:
@@ -102,22 +104,28 @@ def _steps(
     plain: Attempt,
     best: Callable[[], Attempt],
     quantize: Callable[[Recipe], ov.Model],
-    reverts: Callable[[Attempt], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    left: Callable[[], float],
 ) -> Iterator[tuple[str, Recipe, tuple[str, ...], ov.Model]]:
-    recipe = dataclasses.replace(plain.recipe, head_layers="float")
-    yield "the head's last layers in float", recipe, (), quantize(recipe)
+    if plain.recipe.head_layers != "float":
+        recipe = dataclasses.replace(plain.recipe, head_layers="float")
+        yield "the head's last layers in float", recipe, (), quantize(recipe)
     recipe = dataclasses.replace(best().recipe, smooth_quant=True)
     yield "smooth quantization", recipe, (), quantize(recipe)
     if plain.recipe.fast_bias_correction:
         recipe = dataclasses.replace(best().recipe, fast_bias_correction=False)
         yield "accurate bias correction", recipe, (), quantize(recipe)
     base = best()
-    for reverted, model in reverts(base):
+    for reverted, model in reverts(base, left() / 2):
         yield f"{len(reverted)} layers that cost most in float", base.recipe, reverted, model
 
 
 def rank_layers(
-    quantized: ov.Model, original: ov.Model, images: Sequence[Frame], device: str = "CPU"
+    quantized: ov.Model,
+    original: ov.Model,
+    images: Sequence[Frame],
+    device: str = "CPU",
+    seconds: float = math.inf,
 ) -> list[str]:
     """The quantized layers, those first whose return to float brings the results nearest to the original's.
 
@@ -127,7 +135,10 @@ def rank_layers(
     images : sequence of (1, H, W, 3) uint8
         Inputs to compare the results on.
     device : str
+    seconds : float
+        Layers that are not tried by then are left out.
     """
+    end = time.monotonic() + seconds
     core = ov.Core()
     inputs = images[:RANKING_IMAGES]
 
@@ -145,6 +156,8 @@ def rank_layers(
     scores = []
     with progress("ranking layers", len(names)) as step:
         for name in names:
+            if time.monotonic() > end:
+                break
             scores.append((distance(revert_layers(quantized, original, [name])), name))
             step(name)
     return [name for _, name in sorted(scores)]

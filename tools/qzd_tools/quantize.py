@@ -24,7 +24,7 @@ from qzd_tools.calibration import FEW, choose, overlap, preparer
 from qzd_tools.dataset import Dataset
 from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
 from qzd_tools.job import Job, Mode, Say
-from qzd_tools.recipe import Recipe, make_names_unique
+from qzd_tools.recipe import Recipe, make_names_unique, settled
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
 from qzd_tools.validate import Validation, check_drop, compare, validate
@@ -213,17 +213,17 @@ def _improve(
         measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
         return before.score.main - measured[id(candidate)].score.main
 
-    def reverts(attempt: Attempt) -> Iterator[tuple[tuple[str, ...], ov.Model]]:
+    def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], ov.Model]]:
         assert job.calibration is not None
         prepare = preparer(job.parent.manifest.input)
         inputs = [prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
-        ranked = rank_layers(attempt.model, model, inputs)
+        ranked = rank_layers(attempt.model, model, inputs, seconds=seconds)
         count = 1
         while count <= len(ranked):
             yield tuple(ranked[:count]), revert_layers(attempt.model, model, ranked[:count])
             count *= 2
 
-    plain = Attempt(graph, job.recipe, (), before.score.main - after.score.main)
+    plain = Attempt(graph, settled(model, job.recipe), (), before.score.main - after.score.main)
     say(f"plain recipe: drop {plain.drop:+.4f}")
     if gate.max_drop is None or plain.drop <= gate.max_drop or job.mode != "int8":
         return after

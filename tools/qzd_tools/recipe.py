@@ -7,6 +7,7 @@ here; a graph and an iterable of prepared inputs go in, a graph comes out.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import sys
@@ -29,6 +30,7 @@ __all__ = [
     "make_names_unique",
     "nncf_parameters",
     "quiet_nncf",
+    "settled",
 ]
 
 
@@ -94,8 +96,15 @@ def ignored_operations(model: ov.Model, recipe: Recipe) -> list[str]:
     asked = match_names(model, recipe.ignored_names)
     asked += match_patterns(model, recipe.ignored_patterns)
     asked += match_types(model, recipe.ignored_types)
-    keep = recipe.head_layers == "float" or (recipe.head_layers == "auto" and head.is_cheap)
+    keep = settled(model, recipe).head_layers == "float"
     return sorted({*head.arithmetic, *(head.layers if keep else ()), *asked})
+
+
+def settled(model: ov.Model, recipe: Recipe) -> Recipe:
+    """The recipe with what "auto" means for this graph."""
+    if recipe.head_layers != "auto":
+        return recipe
+    return dataclasses.replace(recipe, head_layers="float" if find_head(model).is_cheap else "int8")
 
 
 def make_names_unique(model: ov.Model) -> None:
