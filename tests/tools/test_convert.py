@@ -23,6 +23,7 @@ from qzd_ext.errors import BundleError, DataError, UsageError
 from qzd_ext.golden import read_golden
 from qzd_tools.cli import main
 from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.quantize import quantize
 
 
 def run(*arguments: object) -> int:
@@ -240,7 +241,7 @@ def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
 
 @pytest.mark.models
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, name):
+def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, pictures, name):
     make, size = ARCHITECTURES[name]
     model = write(tmp_path, make())
     options = ConvertOptions(color="rgb", mean=(127.5,), scale=(127.5,))
@@ -249,5 +250,11 @@ def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, name):
     assert bundle.manifest.labels.names[0] == "tench"
     half = convert([model], tmp_path / "half", dataclasses.replace(options, fp16=True))
     assert half.size == pytest.approx(size / 2, rel=0.06)
-    with Detector(bundle) as detector:
-        assert len(detector.detect(np.zeros((300, 400, 3), np.uint8)).found) == 5
+    made = [bundle, half]
+    for mode, part in (("fp16", 0.5), ("int8-weights", 0.25), ("int8", 0.25)):
+        images = sorted(pictures.iterdir())
+        made.append(quantize(bundle, tmp_path / mode, mode=mode, images=images).bundle)
+        assert made[-1].size / bundle.size == pytest.approx(part, abs=0.04)
+    for one in made:
+        with Detector(one) as detector:
+            assert len(detector.detect(np.zeros((300, 400, 3), np.uint8)).found) == 5
