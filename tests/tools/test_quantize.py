@@ -293,27 +293,35 @@ def broken_judge(monkeypatch, drops: list[float]) -> None:
     monkeypatch.setattr(job, "validate", worse)
 
 
-def gated(painted: Path, destination: Path, said: list[str], **given: float) -> Bundle:
+def gated(
+    painted: Path, destination: Path, said: list[str], recipe: Recipe = Recipe(), **given: float
+) -> Bundle:
     gate = Gate(dataset=read_coco(painted / "validation" / "instances.json"), **given)
     images = list_images(painted / "calibration" / "images")
     parent = bundles.read(painted / "detector")
     return quantize(
-        parent, destination, images=images, gate=gate, say=said.append, overwrite=True
+        parent, destination, recipe=recipe, images=images, gate=gate, say=said.append, overwrite=True
     ).bundle
 
 
-def test_search_stops_at_the_first_recipe_within_the_limit(painted, tmp_path, monkeypatch):
-    broken_judge(monkeypatch, [0.5, 0.4, 0.0])
+@pytest.mark.parametrize(
+    ("head_layers", "drops", "tried"),
+    [("int8", [0.5, 0.4, 0.0], ["the head's last layers in float"]), ("auto", [0.5, 0.0], [])],
+)
+def test_search_stops_at_the_first_recipe_within_the_limit(
+    painted, tmp_path, monkeypatch, head_layers, drops, tried
+):
+    """Where the head's last layers are in float already, that is not tried."""
+    broken_judge(monkeypatch, drops)
     said: list[str] = []
-    made = gated(painted, tmp_path / "new", said, max_drop=0.1)
+    made = gated(painted, tmp_path / "new", said, Recipe(head_layers=head_layers), max_drop=0.1)
     assert made.manifest.provenance.quantization["smooth_quant"] is True
-    assert [text.partition(":")[0] for text in said if "drop" in text] == [
-        "plain recipe", "the head's last layers in float", "smooth quantization",
-    ]  # fmt: skip
+    steps = [text.partition(":")[0] for text in said if "drop" in text]
+    assert steps == ["plain recipe", *tried, "smooth quantization"]
 
 
 def test_search_reverts_layers_and_keeps_the_best_when_all_miss(painted, tmp_path, monkeypatch):
-    broken_judge(monkeypatch, [0.5, 0.4, 0.45, 0.45, 0.3, 0.2])
+    broken_judge(monkeypatch, [0.5, 0.45, 0.45, 0.3, 0.2])
     said: list[str] = []
     with pytest.raises(GateError, match=r"accuracy fell by 0\.2"):
         gated(painted, tmp_path / "new", said, max_drop=0.1)
