@@ -6,6 +6,7 @@ QZD_DEBUG=1 builds with bounds checks, AddressSanitizer and UBSan; `make test-me
 import os
 import platform
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -26,11 +27,13 @@ extensions = [
         f"qzd_ext.{name}",
         [f"ext/qzd_ext/{name}.pyx"],
         depends=["ext/qzd_ext/_simd.h"],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         libraries=["m"],
         extra_compile_args=COMPILE,
         extra_link_args=SANITIZE if DEBUG else [],
     )
-    for name in ("_nms", "_ssd", "_yolo")
+    for name in ("_arrays", "_nms", "_ssd", "_yolo")
 ]
 
 setup(

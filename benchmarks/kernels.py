@@ -165,7 +165,7 @@ def thread_rows(data: Path | None) -> list[Row]:
     rows = []
     for name, thresholds in (("0.25", Thresholds()), ("0.001, several labels", validation)):
         call = decoding(v8, thresholds)
-        rounds = [[frames_a_second(call, n, 0.3) for n in (1, 2)] for _ in range(9)]
+        rounds = [[frames_a_second(call, n, 0.15) for n in (1, 2)] for _ in range(25)]
         ratio = np.median([two / one for one, two in rounds])
         rows.append(Row(f"yolo_v8 at {name}, two threads to one", ratio, 1.8, "higher"))
     return rows

@@ -4,20 +4,20 @@ What may live here: what happens to candidates once a head has made them. The so
 suppression in `_greedy`.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc, realloc
+from numpy cimport (
+    NPY_FLOAT32, NPY_INT32, PyArray_DATA, PyArray_SimpleNew, import_array, ndarray, npy_intp,
+)
 from qzd_ext._geometry cimport Box, clip, round_box
 from qzd_ext._greedy cimport suppress, suppress_few
 from qzd_ext._order cimport FEW, Key, sort
 
 import numpy as np
 
-from numpy import ndarray
-
 __all__ = ["Candidates", "nms"]
 
-FLOAT, INT = np.dtype(np.float32), np.dtype(np.int32)
+import_array()
 
 
 cdef class Candidates:
@@ -173,30 +173,29 @@ cdef class Candidates:
 
         Returns
         -------
-        Read-only arrays that share one block of memory.
         boxes : (k, 4) float32, x0 y0 x1 y1 in source pixels, clipped
         scores : (k,) float32
         class_ids : (k,) int32
         """
-        cdef Py_ssize_t i, n = self.picked
-        cdef bytes block = PyBytes_FromStringAndSize(NULL, 6 * n * sizeof(float))
-        cdef float *boxes = <float *> PyBytes_AS_STRING(block)
-        cdef float *scores = boxes + 4 * n
-        cdef int *class_ids = <int *> (scores + n)
+        cdef npy_intp n = self.picked
+        cdef npy_intp[2] shape = [n, 4]
+        cdef ndarray boxes = PyArray_SimpleNew(2, shape, NPY_FLOAT32)
+        cdef ndarray scores = PyArray_SimpleNew(1, shape, NPY_FLOAT32)
+        cdef ndarray class_ids = PyArray_SimpleNew(1, shape, NPY_INT32)
+        cdef float *box = <float *> PyArray_DATA(boxes)
+        cdef float *score = <float *> PyArray_DATA(scores)
+        cdef int *class_id = <int *> PyArray_DATA(class_ids)
         cdef const Candidate *item
+        cdef Py_ssize_t i
         for i in range(n):
             item = self.items + self.picks[i]
-            boxes[4 * i] = clip((item.box.x0 - offset_x) / scale_x, width)
-            boxes[4 * i + 1] = clip((item.box.y0 - offset_y) / scale_y, height)
-            boxes[4 * i + 2] = clip((item.box.x1 - offset_x) / scale_x, width)
-            boxes[4 * i + 3] = clip((item.box.y1 - offset_y) / scale_y, height)
-            scores[i] = item.score
-            class_ids[i] = item.class_id
-        return (
-            ndarray((n, 4), FLOAT, block),
-            ndarray(n, FLOAT, block, 4 * n * sizeof(float)),
-            ndarray(n, INT, block, 5 * n * sizeof(float)),
-        )
+            box[4 * i] = clip((item.box.x0 - offset_x) / scale_x, width)
+            box[4 * i + 1] = clip((item.box.y0 - offset_y) / scale_y, height)
+            box[4 * i + 2] = clip((item.box.x1 - offset_x) / scale_x, width)
+            box[4 * i + 3] = clip((item.box.y1 - offset_y) / scale_y, height)
+            score[i] = item.score
+            class_id[i] = item.class_id
+        return boxes, scores, class_ids
 
 
 def nms(boxes, scores, class_ids, *, double iou, bint diou=False, bint agnostic=False,

@@ -18,6 +18,7 @@
 #define QZD_FILTER __attribute__((unused)) static
 #endif
 
+#define QZD_SIDE 8      /* values side by side: one vector of AVX2, two of SSE or NEON */
 #define QZD_LANES 16    /* values between two branches: some vectors on any CPU */
 #define QZD_STREAM 64   /* the same where hardly anything is found */
 #define QZD_AHEAD 512   /* values to fetch ahead of a pass over memory, so that it does not wait */
@@ -55,26 +56,48 @@ QZD_FILTER size_t qzd_hits(const float *values, size_t n, float threshold, uint3
     return count;
 }
 
+/* Some values side by side, and where they stand to a limit: -1 below it, else 0. */
+typedef float qzd_floats __attribute__((vector_size(4 * QZD_SIDE)));
+typedef int32_t qzd_below __attribute__((vector_size(4 * QZD_SIDE)));
+
+static inline int qzd_all_below(const qzd_below *below)
+{
+    uint64_t words[QZD_SIDE / 2], all = ~(uint64_t)0;
+    memcpy(words, below, sizeof words);
+    for (size_t k = 0; k < QZD_SIDE / 2; k++)
+        all &= words[k];
+    return all == ~(uint64_t)0;
+}
+
 /* Rows of which one of `width` values is not below the threshold. `rows` has room for n.
- * Returns how many there are. Four rows are taken at once, since each alone is short. */
+ * Returns how many there are. Four rows are taken at once, since each alone is short, and a row ends with
+ * as many values as lie side by side, some of them for the second time. */
 QZD_FILTER size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
                                float threshold, uint32_t *rows)
 {
-    size_t count = 0, r = 0;
-    for (; r + 4 <= n; r += 4) {
-        const float *a = first + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
-        int below[4], below_a = -1, below_b = -1, below_c = -1, below_d = -1;
-        for (size_t k = 0; k < width; k++) {
-            below_a &= -(a[k] < threshold);
-            below_b &= -(b[k] < threshold);
-            below_c &= -(c[k] < threshold);
-            below_d &= -(d[k] < threshold);
+    const qzd_floats limit = threshold - (qzd_floats){0};
+    size_t count = 0, r = 0, k, q;
+    for (; width >= QZD_SIDE && r + 4 <= n; r += 4) {
+        const float *row = first + r * stride;
+        qzd_below below[4], all;
+        for (q = 0; q < 4; q++)
+            below[q] = (qzd_below){0} - 1;
+        for (k = 0; k < width; k += QZD_SIDE) {
+            const size_t at = k + QZD_SIDE <= width ? k : width - QZD_SIDE;
+            __builtin_prefetch(row + 4 * k + QZD_AHEAD); /* four rows, of two lines of cache in all */
+            __builtin_prefetch(row + 4 * k + QZD_AHEAD + 16);
+            for (q = 0; q < 4; q++) {
+                qzd_floats values;
+                memcpy(&values, row + q * stride + at, sizeof values);
+                below[q] &= values < limit;
+            }
         }
-        below[0] = below_a, below[1] = below_b, below[2] = below_c, below[3] = below_d;
-        for (size_t q = 0; q < 4; q++) {
-            rows[count] = (uint32_t)(r + q);
-            count += !below[q];
-        }
+        all = below[0] & below[1] & below[2] & below[3];
+        if (!qzd_all_below(&all))
+            for (q = 0; q < 4; q++) {
+                rows[count] = (uint32_t)(r + q);
+                count += !qzd_all_below(&below[q]);
+            }
     }
     for (; r < n; r++) {
         rows[count] = (uint32_t)r;

@@ -4,6 +4,8 @@ What may live here: the heads; what becomes of the candidates is in `_nms`.
 """
 
 from libc.math cimport INFINITY, exp, isnan, log
+from numpy cimport PyArray_SIZE, ndarray
+from qzd_ext._arrays cimport floats, length
 from qzd_ext._nms cimport Candidates
 from qzd_ext._scores cimport (
     BLOCK, NEXT, NONE, SOFTMAX, Activation, Wanted, add_labels, blocks, qzd_fetch, qzd_row_hits,
@@ -13,14 +15,16 @@ from qzd_ext._scores cimport (
 __all__ = ["scan_boxes", "scan_ssd"]
 
 
-def scan_boxes(const float[:, ::1] rows not None, int label_column, int score_column, int box_column,
+def scan_boxes(ndarray rows not None, int columns, int label_column, int score_column, int box_column,
                int end_column, double width, double height, int first_label, int classes,
                Candidates out not None, float confidence):
     """Finished boxes, one a row, each with one label.
 
     Parameters
     ----------
-    rows : (N, K) float32
+    rows : (..., K) float32
+    columns : int
+        K.
     label_column, score_column, box_column : int
         Where in a row these are; x0 y0 x1 y1 begin at box_column.
     end_column : int
@@ -37,15 +41,14 @@ def scan_boxes(const float[:, ::1] rows not None, int label_column, int score_co
     float or None
         The first label that is none of the model's; the rows after it are not read.
     """
-    cdef Py_ssize_t i, first
+    cdef Py_ssize_t i, first, n = PyArray_SIZE(rows) // columns
+    cdef const float *values = floats(rows, n * columns)
     cdef const float *row = NULL
     cdef float score, label
     cdef bint strange = False
-    if max(label_column, score_column, box_column + 3, end_column) >= rows.shape[1]:
-        raise ValueError(f"rows: {rows.shape[1]} columns are too few")
     with nogil:
-        for i in range(rows.shape[0]):
-            row = &rows[i, 0]
+        for i in range(n):
+            row = values + i * columns
             if end_column >= 0 and row[end_column] < 0:
                 break
             score = row[score_column]
@@ -73,8 +76,7 @@ cdef struct Prior:              # how box codes are read
     double width, height        # of the input
 
 
-def scan_ssd(const float[:, :, ::1] codes not None, const float[:, :, ::1] scores not None,
-             const float[:, ::1] priors not None, tuple scales not None, double width, double height,
+def scan_ssd(ndarray codes not None, ndarray scores not None, ndarray priors not None, tuple scales not None, double width, double height,
              int activation, bint background, Candidates out not None, float confidence,
              bint every_label):
     """SSD: box codes about priors, as the FasterRcnnBoxCoder of the TF Object Detection API.
@@ -100,20 +102,16 @@ def scan_ssd(const float[:, :, ::1] codes not None, const float[:, :, ::1] score
     every_label : bool
         Every class that passes makes a candidate, not only the best one.
     """
-    cdef Py_ssize_t n = scores.shape[1], depth = scores.shape[2]
+    cdef Py_ssize_t n = length(scores, 1), depth = length(scores, 2)
+    cdef const float *values = floats(scores, n * depth)
     cdef Prior prior
     cdef Wanted want = wanted(confidence, every_label, <Activation> activation)
-    if codes.shape[1] != n or codes.shape[2] != 4 or priors.shape[0] != n or priors.shape[1] != 4:
-        raise ValueError(
-            f"wanted codes (1, {n}, 4) and priors ({n}, 4), got (1, {codes.shape[1]}, {codes.shape[2]}) "
-            f"and ({priors.shape[0]}, {priors.shape[1]})"
-        )
+    prior.codes, prior.priors = floats(codes, 4 * n), floats(priors, 4 * n)
     prior.scales = scales
     prior.width, prior.height = width, height
     with nogil:
         if n > 0 and depth > background:
-            prior.codes, prior.priors = &codes[0, 0, 0], &priors[0, 0]
-            scan_anchors(out, &scores[0, 0, 0], n, depth, <Activation> activation, background, &want, &prior)
+            scan_anchors(out, values, n, depth, <Activation> activation, background, &want, &prior)
         out.scanned()
 
 

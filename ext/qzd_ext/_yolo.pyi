@@ -25,18 +25,13 @@ def scan_v8_rows(
     tensor: FloatArray, width: float, height: float, out: Candidates, confidence: float, every_label: bool
 ) -> None: ...
 def scan_v8_columns(
-    boxes: FloatArray,
-    classes: FloatArray,
-    width: float,
-    height: float,
-    out: Candidates,
-    confidence: float,
-    every_label: bool,
+    tensor: FloatArray, width: float, height: float, out: Candidates, confidence: float, every_label: bool
 ) -> None: ...
 def scan_v8_raw(
     sides: FloatArray,
-    classes: FloatArray,
+    classes: FloatArray | None,
     cells: FloatArray,
+    bins: int,
     first_index: int,
     out: Candidates,
     confidence: float,

@@ -11,11 +11,13 @@ Parameters that all of them share: `out` receives the candidates, `confidence` i
 from libc.math cimport INFINITY, exp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from numpy cimport ndarray
+from qzd_ext._arrays cimport floats, length
 from qzd_ext._geometry cimport Box, round_box
 from qzd_ext._nms cimport Candidate, Candidates
 from qzd_ext._scores cimport (
     BLOCK, NEXT, NONE, SIGMOID, Activation, Wanted, add_labels, blocks, qzd_fetch, qzd_hits, qzd_row_hits,
-    qzd_stride_hits,     score_of, sigmoid, wanted,
+    qzd_stride_hits, score_of, sigmoid, wanted,
 )
 
 __all__ = ["scan_anchor", "scan_v5", "scan_v8_columns", "scan_v8_raw", "scan_v8_rows", "scan_x"]
@@ -35,7 +37,7 @@ ctypedef bint (*Place)(
 ) noexcept nogil
 
 
-def scan_v5(const float[:, :, ::1] tensor not None, double width, double height,
+def scan_v5(ndarray tensor not None, double width, double height,
             Candidates out not None, float confidence, bint every_label):
     """YOLOv5 and v7.
 
@@ -51,7 +53,7 @@ def scan_v5(const float[:, :, ::1] tensor not None, double width, double height,
     scan_object_rows(tensor, NONE, place_center, &how, out, confidence, every_label)
 
 
-def scan_x(const float[:, :, ::1] tensor not None, const float[:, ::1] cells not None,
+def scan_x(ndarray tensor not None, ndarray cells not None,
            Candidates out not None, float confidence, bint every_label):
     """YOLOX: centre = (offset + cell) * stride, size = exp(log size) * stride.
 
@@ -63,11 +65,11 @@ def scan_x(const float[:, :, ::1] tensor not None, const float[:, ::1] cells not
         Column and row of each anchor's cell, and its stride in input pixels.
     """
     cdef Placing how
-    how.cells = cells_of(cells, tensor.shape[1])
+    how.cells = floats(cells, 3 * length(tensor, 1))
     scan_object_rows(tensor, NONE, place_offset, &how, out, confidence, every_label)
 
 
-def scan_anchor(const float[:, :, :, ::1] tensor not None, const float[:, ::1] anchors not None,
+def scan_anchor(ndarray tensor not None, ndarray anchors not None,
                 double width, double height, double scale_xy, bint channels_last, Py_ssize_t first_index,
                 Candidates out not None, float confidence, bint every_label):
     """One scale of YOLOv3 or v4, nothing activated.
@@ -85,27 +87,30 @@ def scan_anchor(const float[:, :, :, ::1] tensor not None, const float[:, ::1] a
     first_index : int
         Of this scale's anchors among all; they count anchor by anchor, then row by row.
     """
-    cdef Py_ssize_t rows = tensor.shape[1 if channels_last else 2]
-    cdef Py_ssize_t columns = tensor.shape[2 if channels_last else 3]
-    cdef Py_ssize_t depth = tensor.shape[3 if channels_last else 1] // max(anchors.shape[0], 1)
-    cdef Py_ssize_t cells = rows * columns, a
-    cdef Py_ssize_t stride = tensor.shape[3] if channels_last else 1
+    cdef Py_ssize_t rows = length(tensor, 1 if channels_last else 2)
+    cdef Py_ssize_t columns = length(tensor, 2 if channels_last else 3)
+    cdef Py_ssize_t channels = length(tensor, 3 if channels_last else 1)
+    cdef Py_ssize_t count = length(anchors, 0), cells = rows * columns, a
+    cdef Py_ssize_t depth = channels // max(count, 1)
+    cdef Py_ssize_t stride = channels if channels_last else 1
     cdef Py_ssize_t step = 1 if channels_last else cells
+    cdef const float *first = floats(tensor, cells * channels)
+    cdef const float *sizes = floats(anchors, 2 * count)
     cdef const float *values
     cdef Placing how
     cdef Wanted want = wanted(confidence, every_label, SIGMOID)
     how.scale_xy, how.columns = scale_xy, columns
     with nogil:
-        for a in range(anchors.shape[0] if cells > 0 and depth > 5 else 0):
-            values = &tensor[0, 0, 0, 0] + a * depth * step
+        for a in range(count if depth > 5 else 0):
+            values = first + a * depth * step
             how.width, how.height = width / columns, height / rows
-            how.anchor_width, how.anchor_height = anchors[a, 0], anchors[a, 1]
+            how.anchor_width, how.anchor_height = sizes[2 * a], sizes[2 * a + 1]
             scan_objects(out, values, cells, stride, step, depth - 5, SIGMOID, &want,
                          first_index + a * cells, place_anchor, &how)
         out.scanned()
 
 
-def scan_v8_rows(const float[:, :, ::1] tensor not None, double width, double height,
+def scan_v8_rows(ndarray tensor not None, double width, double height,
                  Candidates out not None, float confidence, bint every_label):
     """YOLOv8, 9, 11 and 12 with an anchor a row.
 
@@ -116,72 +121,76 @@ def scan_v8_rows(const float[:, :, ::1] tensor not None, double width, double he
     width, height : float
         Input pixels a unit of the boxes.
     """
-    cdef Py_ssize_t n = tensor.shape[1], stride = tensor.shape[2]
+    cdef Py_ssize_t n = length(tensor, 1), stride = length(tensor, 2)
+    cdef const float *values = floats(tensor, n * stride)
     cdef Placing how
     how.width, how.height = width, height
     cdef Wanted want = wanted(confidence, every_label, NONE)
     with nogil:
         if n > 0 and stride > 4:
-            scan_rows(out, &tensor[0, 0, 0], n, stride, &want, place_center, &how)
+            scan_rows(out, values, n, stride, &want, place_center, &how)
         out.scanned()
 
 
-def scan_v8_columns(const float[:, ::1] boxes not None, const float[:, ::1] classes not None,
-                    double width, double height, Candidates out not None, float confidence,
-                    bint every_label):
+def scan_v8_columns(ndarray tensor not None, double width, double height, Candidates out not None,
+                    float confidence, bint every_label):
     """YOLOv8, 9, 11 and 12 with an anchor a column.
 
     Parameters
     ----------
-    boxes : (4, N) float32
-        xc yc w h.
-    classes : (C, N) float32
-        Activated.
+    tensor : (1, 4 + C, N) float32
+        xc yc w h, activated classes.
     width, height : float
         Input pixels a unit of the boxes.
     """
+    cdef Py_ssize_t depth = length(tensor, 1), n = length(tensor, 2)
+    cdef const float *boxes = floats(tensor, depth * n)
     cdef Placing how
     how.width, how.height = width, height
-    scan_plane(boxes, classes, NONE, 0, place_center, &how, out, confidence, every_label)
+    scan_plane(boxes, boxes + 4 * n, n, depth - 4, NONE, 0, place_center, &how, out, confidence, every_label)
 
 
-def scan_v8_raw(const float[:, ::1] sides not None, const float[:, ::1] classes not None,
-                const float[:, ::1] cells not None, Py_ssize_t first_index,
-                Candidates out not None, float confidence, bint every_label):
+def scan_v8_raw(ndarray sides not None, ndarray classes, ndarray cells not None, int bins,
+                Py_ssize_t first_index, Candidates out not None, float confidence, bint every_label):
     """YOLOv8 cut before DFL.
 
     Parameters
     ----------
-    sides : (4 * bins, N) float32
+    sides : (1, 4 * bins, N) float32
         Logits of the distance from the cell's centre to the left, top, right and bottom, in strides.
-    classes : (C, N) float32
-        Logits.
+    classes : (1, C, N) float32, or None
+        Logits. None: they follow the sides in one tensor, (1, 4 * bins + C, N).
     cells : (N, 3) float32
         Column and row of each anchor's cell, and its stride in input pixels.
     first_index : int
         Of these anchors among all.
     """
+    cdef Py_ssize_t n = length(cells, 0), between = 4 * bins * n, depth
+    cdef const float *logits = NULL
+    cdef const float *distances
     cdef Placing how
-    how.cells = cells_of(cells, classes.shape[1])
-    how.bins = <int> (sides.shape[0] // 4)
-    scan_plane(sides, classes, SIGMOID, first_index, place_sides, &how, out, confidence, every_label)
+    how.cells, how.bins = floats(cells, 3 * n), bins
+    if classes is None:
+        depth = length(sides, 1) - 4 * bins
+        distances = floats(sides, between + depth * n)
+        logits = distances + between
+    else:
+        depth = length(classes, 1)
+        distances, logits = floats(sides, between), floats(classes, depth * n)
+    scan_plane(distances, logits, n, depth, SIGMOID, first_index, place_sides, &how, out, confidence,
+               every_label)
 
 
 # --- ways to find anchors
 
-cdef const float *cells_of(const float[:, ::1] cells, Py_ssize_t n) except? NULL:
-    if cells.shape[0] != n or cells.shape[1] != 3:
-        raise ValueError(f"cells: wanted ({n}, 3), got ({cells.shape[0]}, {cells.shape[1]})")
-    return &cells[0, 0] if n > 0 else NULL
-
-
-cdef int scan_object_rows(const float[:, :, ::1] tensor, Activation activation, Place place,
-                          const Placing *how, Candidates out, float confidence, bint every_label) except -1:
-    cdef Py_ssize_t n = tensor.shape[1], stride = tensor.shape[2]
+cdef int scan_object_rows(ndarray tensor, Activation activation, Place place, const Placing *how,
+                          Candidates out, float confidence, bint every_label) except -1:
+    cdef Py_ssize_t n = length(tensor, 1), stride = length(tensor, 2)
+    cdef const float *values = floats(tensor, n * stride)
     cdef Wanted want = wanted(confidence, every_label, activation)
     with nogil:
         if n > 0 and stride > 5:
-            scan_objects(out, &tensor[0, 0, 0], n, stride, 1, stride - 5, activation, &want, 0, place, how)
+            scan_objects(out, values, n, stride, 1, stride - 5, activation, &want, 0, place, how)
         out.scanned()
     return 0
 
@@ -263,25 +272,22 @@ cdef enum:
     DROPPED = -2
 
 
-cdef int scan_plane(const float[:, ::1] boxes, const float[:, ::1] classes, Activation activation,
-                    Py_ssize_t first_index, Place place, const Placing *how, Candidates out,
-                    float confidence, bint every_label) except -1:
+cdef int scan_plane(const float *boxes, const float *values, Py_ssize_t n, Py_ssize_t classes,
+                    Activation activation, Py_ssize_t first_index, Place place, const Placing *how,
+                    Candidates out, float confidence, bint every_label) except -1:
     """An anchor a column: class by class, each one contiguous; then the boxes of those that were found."""
-    cdef Py_ssize_t n = classes.shape[1]
     cdef Wanted want = wanted(confidence, every_label, activation)
-    if boxes.shape[1] != n or boxes.shape[0] < 4:
-        raise ValueError(f"boxes: wanted (4 or more, {n}), got ({boxes.shape[0]}, {boxes.shape[1]})")
     cdef Py_ssize_t first = out.count
     cdef int *marks = <int *> malloc((n + 1) * sizeof(int))
     if marks == NULL:
         raise MemoryError
     try:
         with nogil:
-            if n > 0 and classes.shape[0] > 0:
+            if n > 0 and classes > 0:
                 memset(marks, UNSEEN, n * sizeof(int))
-                scan_columns(out, &classes[0, 0], n, classes.shape[0], &want, marks)
-                settle_columns(out, first, &boxes[0, 0], n, classes.shape[0], first_index, activation,
-                               &want, marks, place, how)
+                scan_columns(out, values, n, classes, &want, marks)
+                settle_columns(out, first, boxes, n, classes, first_index, activation, &want, marks, place,
+                               how)
             out.scanned()
     finally:
         free(marks)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from qzd_ext._arrays import readable
 from qzd_ext._nms import Candidates
 from qzd_ext.classify import best_classes
 from qzd_ext.detections import Classes, Detections, FloatArray
@@ -20,7 +19,6 @@ from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, Manifest
 
 __all__ = ["Decoder"]
 
-FLOAT = np.dtype(np.float32)
 EVERYTHING = 2**62
 
 
@@ -75,10 +73,12 @@ class Decoder:
             A tensor has another shape or dtype than the model's results, or a box a label that the
             manifest does not know.
         """
-        readable = self._readable(tensors)
+        values = readable(tensors, self._shapes)
+        if values is None:
+            raise self._unlike(tensors)
         head = self._classifier
         if head is not None:
-            return best_classes(readable[0][0], head.activation, head.background, head.top_k)
+            return best_classes(values[0][0], head.activation, head.background, head.top_k)
         t = thresholds
         candidates = Candidates(
             self._classes,
@@ -89,7 +89,7 @@ class Decoder:
             t.max_detections,
             self._parts,
         )
-        self._scan(readable, candidates, t)
+        self._scan(values, candidates, t)
         boxes, scores, class_ids = candidates.arrays(
             transform.source_width,
             transform.source_height,
@@ -99,17 +99,6 @@ class Decoder:
             transform.offset_y,
         )
         return Detections(boxes, scores, class_ids, candidates.truncated, candidates.dropped)
-
-    def _readable(self, tensors: Sequence[FloatArray]) -> Sequence[FloatArray]:
-        """The tensors as the kernels read them; copied only where they are not contiguous."""
-        if [tensor.shape for tensor in tensors] != self._shapes:
-            raise self._unlike(tensors)
-        contiguous = True
-        for tensor in tensors:
-            if tensor.dtype != FLOAT:
-                raise self._unlike(tensors)
-            contiguous &= tensor.flags.c_contiguous
-        return tensors if contiguous else [np.ascontiguousarray(tensor) for tensor in tensors]
 
     def _unlike(self, tensors: Sequence[FloatArray]) -> ModelError:
         return ModelError(

@@ -10,22 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from qzd_ext._arrays import freeze
+
 __all__ = ["Classes", "Detections", "FloatArray", "IntArray"]
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-Dtype = np.dtype[np.float32] | np.dtype[np.int32]
-
-
-_FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int32)
-
-
-def _freeze(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: Dtype) -> None:
-    """Check one array and make it read-only; those that the kernels give already are."""
-    if array.shape != shape or array.dtype != dtype:
-        raise ValueError(f"{name}: wanted {dtype} {shape}, got {array.dtype} {array.shape}")
-    if array.flags.writeable:
-        array.flags.writeable = False
 
 
 class Detections(Struct, frozen=True, eq=False, gc=False):
@@ -53,9 +43,9 @@ class Detections(Struct, frozen=True, eq=False, gc=False):
 
     def __post_init__(self) -> None:
         n = len(self.scores)
-        _freeze("boxes", self.boxes, (n, 4), _FLOAT)
-        _freeze("scores", self.scores, (n,), _FLOAT)
-        _freeze("class_ids", self.class_ids, (n,), _INT)
+        freeze("boxes", self.boxes, n, 4)
+        freeze("scores", self.scores, n)
+        freeze("class_ids", self.class_ids, n, whole=True)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -85,8 +75,8 @@ class Classes(Struct, frozen=True, eq=False, gc=False):
 
     def __post_init__(self) -> None:
         k = len(self.scores)
-        _freeze("scores", self.scores, (k,), _FLOAT)
-        _freeze("class_ids", self.class_ids, (k,), _INT)
+        freeze("scores", self.scores, k)
+        freeze("class_ids", self.class_ids, k, whole=True)
 
     def __len__(self) -> int:
         return len(self.scores)

@@ -108,9 +108,8 @@ def _detection_output(door: Door, head: DetectionOutput) -> Scan:
     width, height = door.size
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
-        rows = tensors[0][0, 0]
         strange = scan_boxes(
-            rows, 1, 2, 3, 0, width, height, head.first_label, door.classes, out, t.confidence
+            tensors[0], 7, 1, 2, 3, 0, width, height, head.first_label, door.classes, out, t.confidence
         )
         _check_label(strange, head.first_label, door.classes)
 
@@ -122,8 +121,7 @@ def _end_to_end(door: Door, head: EndToEnd) -> Scan:
     width, height = door.unit(head.normalized)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
-        rows = tensors[0][0]
-        strange = scan_boxes(rows, 5, 4, 0, -1, width, height, 0, door.classes, out, t.confidence)
+        strange = scan_boxes(tensors[0], 6, 5, 4, 0, -1, width, height, 0, door.classes, out, t.confidence)
         _check_label(strange, 0, door.classes)
 
     return scan
@@ -216,8 +214,7 @@ def _yolo_v8(door: Door, head: YoloV8) -> Scan:
     width, height = door.unit(head.normalized)
 
     def scan_first(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
-        plane = tensors[0][0]
-        scan_v8_columns(plane[:4], plane[4:], width, height, out, t.confidence, t.multi_label)
+        scan_v8_columns(tensors[0], width, height, out, t.confidence, t.multi_label)
 
     def scan_last(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         scan_v8_rows(tensors[0], width, height, out, t.confidence, t.multi_label)
@@ -242,12 +239,11 @@ def _yolo_v8_raw(door: Door, head: YoloV8Raw) -> Scan:
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         if head.tensors == "split":
-            pairs = [(tensors[0][0], tensors[1][0])]
-        else:
-            planes = [tensor.reshape(depth, -1) for tensor in tensors]
-            pairs = [(plane[:sides], plane[sides:]) for plane in planes]
-        for (distances, classes), grid, begin in zip(pairs, cells, first, strict=True):
-            scan_v8_raw(distances, classes, grid, begin, out, t.confidence, t.multi_label)
+            distances, classes = tensors
+            scan_v8_raw(distances, classes, cells[0], head.bins, 0, out, t.confidence, t.multi_label)
+            return
+        for tensor, grid, begin in zip(tensors, cells, first, strict=True):
+            scan_v8_raw(tensor, None, grid, head.bins, begin, out, t.confidence, t.multi_label)
 
     return scan
 

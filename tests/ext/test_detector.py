@@ -115,7 +115,7 @@ def test_a_frame_that_is_no_picture_does_not_cost_a_request(tiny: Bundle) -> Non
 def test_a_tensor_that_cannot_be_decoded_is_an_error_not_an_empty_result(tiny: Bundle) -> None:
     ended: queue.Queue[Result | QzdError] = queue.Queue()
     with Detector(tiny) as detector:
-        detector._decoder._shapes = ((1, 2, 3),)
+        detector._decoder._shapes = [(1, 2, 3)]
         detector.submit(paint(), ended.put)
         assert isinstance(ended.get(timeout=10), ModelError)
 
