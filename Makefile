@@ -17,7 +17,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 .DEFAULT_GOAL := help
 .PHONY: docs help demo build lint types test test-system test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
-        bench-kernels bench-quantize bench-engine bench-wire
+        bench-kernels bench-quantize bench-validate bench-engine bench-wire
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -75,6 +75,9 @@ bench-wire: build ## messages a second, a hundred subscribers, time on the wire 
 
 bench-quantize: build ## accuracy, speed and time of quantization beside NNCF's defaults, 20 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/quantize.py $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN)) $(MODELS)
+
+bench-validate: build ## validation beside benchmark_app's throughput and pycocotools, 3 minutes [JSON=FILE]
+	$(BIN)/python benchmarks/validate.py $(if $(JSON),--json $(JSON))
 
 bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fairness, start, 10 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/engine.py $(if $(JSON),--json $(JSON))
