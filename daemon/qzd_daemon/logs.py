@@ -1,7 +1,8 @@
 """How the log is written: text for people, JSON lines, or the journal's structured fields.
 
-A flood is folded: what one place in the code says about one thing is written a few times, then counted, and
-the count is told with the next message that is written.
+A flood is folded, a fast one and a slow one: what one place in the code says about one thing is written a
+few times, then once in five minutes with the count of what was not. What it says at another level is another
+thing.
 
 Source: "Native Journal Protocol", systemd.io. What may live here: form and destination; what is said is
 said with the standard library's logging, by everyone.
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +26,24 @@ __all__ = ["Fold", "LogFormat", "set_up_logging"]
 
 LogFormat = Literal["text", "json", "journal"]
 JOURNAL = "/run/systemd/journal/socket"
-FOLD_SECONDS = 10.0
-FOLD_AFTER = 5  # messages of one place about one thing, in so many seconds
+FOLD_AFTER = 5  # messages of one place about one thing that are written
+FOLD_SECONDS = 300.0  # until it may write one more
+NAMED = 3  # things that are told by name when their flood is over
 PLACES = 1000  # remembered at once
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+
+
+@dataclass(slots=True)
+class _Said:
+    """What one place has said about one thing."""
+
+    left: float
+    """How many messages it may write now."""
+    at: float
+    """When it last spoke."""
+    folded: int = 0
+    since: float = 0.0
+    """When the first of the folded came."""
 
 
 class Fold(logging.Filter):
@@ -45,34 +61,39 @@ class Fold(logging.Filter):
         super().__init__()
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, int, str], tuple[float, int]] = {}
-        """When each one's time began, and how many messages it has had since."""
+        self._seen: dict[tuple[str, int, int, str], _Said] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is written; it may carry the count of those that were not."""
         first = record.args[0] if isinstance(record.args, tuple) and record.args else ""
-        key = (record.pathname, record.lineno, str(first))
+        key = (record.pathname, record.lineno, record.levelno, str(first))
         now = self._clock()
         with self._lock:
-            began, count = self._seen.get(key, (now, 0))
-            over = now - began >= FOLD_SECONDS
-            self._seen[key] = (now, 1) if over else (began, count + 1)
-            if not over and count >= FOLD_AFTER:
+            said = self._seen.setdefault(key, _Said(FOLD_AFTER, now))
+            said.left = min(FOLD_AFTER, said.left + (now - said.at) / FOLD_SECONDS)
+            said.at = now
+            if said.left < 1:
+                said.since = said.since if said.folded else now
+                said.folded += 1
                 return False
-            told = self._forget(now)
-        if over and count > FOLD_AFTER:
-            told.append(f"{count - FOLD_AFTER} more like this in {now - began:.0f} s")
+            said.left -= 1
+            told = [f"{said.folded} more like this in {now - said.since:.0f} s"] if said.folded else []
+            said.folded = 0
+            told += self._forget(now)
         if told:
             record.msg, record.args = f"{record.getMessage()} ({'; '.join(told)})", ()
         return True
 
     def _forget(self, now: float) -> list[str]:
         """Leave out what is long past; what was folded there is told now."""
-        past = [key for key, (began, _) in self._seen.items() if now - began >= FOLD_SECONDS]
-        folded = [(key, self._seen.pop(key)[1] - FOLD_AFTER) for key in past]
+        past = [key for key, said in self._seen.items() if now - said.at >= FOLD_SECONDS]
+        over = [(key[3] or Path(key[0]).stem, self._seen.pop(key).folded) for key in past]
+        over = [(name, folded) for name, folded in over if folded]
         if len(self._seen) > PLACES:
             self._seen.clear()
-        return [f"{n} more about {key[2] or Path(key[0]).stem} were folded" for key, n in folded if n > 0]
+        if len(over) > NAMED:
+            return [f"{sum(folded for _, folded in over)} more about {len(over)} others were folded"]
+        return [f"{folded} more about {name} were folded" for name, folded in over]
 
 
 class _Text(logging.Formatter):

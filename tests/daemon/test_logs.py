@@ -54,7 +54,7 @@ def test_fold_a_flood_writes_a_few_and_then_the_count(fold: Fold, clock: Clock) 
     clock.now = FOLD_SECONDS
     last = record(1, "stream %s: damaged: %d", "gate", 100)
     assert fold.filter(last)
-    assert last.getMessage() == "stream gate: damaged: 100 (95 more like this in 10 s)"
+    assert last.getMessage() == "stream gate: damaged: 100 (95 more like this in 300 s)"
 
 
 def test_fold_a_flood_of_one_stream_leaves_the_others(fold: Fold) -> None:
@@ -73,9 +73,35 @@ def test_fold_a_flood_that_has_ended_is_told_with_the_next_message(fold: Fold, c
     assert other.getMessage() == "reloaded (3 more about gate were folded)"
 
 
+def test_fold_floods_that_have_ended_are_told_in_one_sum(fold: Fold, clock: Clock) -> None:
+    for camera in range(40):
+        for _ in range(7):
+            fold.filter(record(1, "stream %s: damaged", f"camera{camera}"))
+    clock.now = 2 * FOLD_SECONDS
+    other = record(2, "reloaded")
+    assert fold.filter(other)
+    assert other.getMessage() == "reloaded (80 more about 40 others were folded)"
+
+
+def test_fold_a_camera_that_stays_away_is_told_of_each_five_minutes(fold: Fold, clock: Clock) -> None:
+    said = 0
+    for _ in range(4 * 60):
+        clock.now += 15
+        said += fold.filter(record(1, "stream %s: reconnecting", "gate"))
+    assert said == FOLD_AFTER + 60 * 60 // 300 - 1
+
+
+def test_fold_that_it_is_well_again_is_written(fold: Fold) -> None:
+    for _ in range(50):
+        fold.filter(record(1, "stream %s: %s", "gate", "reconnecting"))
+    well = record(1, "stream %s: %s", "gate", "running")
+    well.levelno = logging.INFO
+    assert fold.filter(well)
+
+
 def test_fold_what_is_rare_is_never_folded(fold: Fold, clock: Clock) -> None:
     for _ in range(50):
-        clock.now += FOLD_SECONDS / 3
+        clock.now += FOLD_SECONDS
         entry = record(1, "stream %s: reconnecting", "gate")
         assert fold.filter(entry)
         assert "more" not in entry.getMessage()
