@@ -65,6 +65,8 @@ def _convert(values: Any, kind: type[T], path: Path, where: str) -> T:
         return msgspec.convert(done, kind)
     except msgspec.ValidationError as error:
         text, _, at = str(error).partition(" - at `$.")
+        if missing := re.search("missing required field `(.*)`", text):
+            raise _missing(path, where, missing[1]) from error
         raise _wrong_value(path, f"{where}{at.rstrip('`')}", text) from error
 
 
@@ -86,6 +88,11 @@ def _unknown_key(path: Path, where: str, key: str, known: list[str]) -> ConfigEr
         wanted=f"one of {', '.join(sorted(known))}",
         fix=f"did you mean {where}{near[0]}?" if near else f"remove {where}{key}",
     )
+
+
+def _missing(path: Path, where: str, key: str) -> ConfigError:
+    add = f"a table [{key}.NAME]" if not where else f"`{key} = ...` to [{where.rstrip('.')}]"
+    return ConfigError(f"{path}: {where}{key} is missing", fix=f"add {add}")
 
 
 def _wrong_value(path: Path, where: str, text: str) -> ConfigError:

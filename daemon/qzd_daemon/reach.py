@@ -53,10 +53,16 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
     Raises
     ------
     EndpointError
-        The endpoint is not one.
+        The endpoint is not one, or is a socket that this user may not use.
     DataError
         A key cannot be used.
     """
+    if endpoint.startswith("ipc:///") and _forbidden(Path(endpoint.removeprefix("ipc://"))):
+        raise EndpointError(
+            f"{endpoint}: permission denied",
+            wanted="a user in the group that the socket belongs to, `qzd` as a rule",
+            fix="`usermod -aG qzd USER` as root, and log in again; or ask as root",
+        )
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     made.setsockopt(zmq.IPV6, 1)
@@ -78,3 +84,14 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
             fix="use an endpoint that the daemon binds",
         ) from error
     return made
+
+
+def _forbidden(path: Path) -> bool:
+    """Whether this user may not connect to a socket; libzmq would try for ever, in silence."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.W_OK)

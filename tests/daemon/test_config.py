@@ -51,7 +51,7 @@ def test_read_config_when_paths_are_absolute_keeps_them(tmp_path: Path) -> None:
         (("0.4", '"high"'), ["models.ssd.confidence: Expected `float | null`, got `str`"]),
         (("0.4", "1.5"), ["models.ssd.confidence: Expected `float` <= 1.0"]),
         (("max_fps = 10", "max_fps = 0"), ["streams.gate.max_fps: Expected `float` > 0.0"]),
-        (('model = "ssd"', ""), ["streams.gate: Object missing required field `model`"]),
+        (('model = "ssd"', ""), ["streams.gate.model is missing", "to [streams.gate]"]),
         (('model = "ssd"', 'model = "sdd"'), ["there is no model 'sdd'", "did you mean 'ssd'?"]),
         (('["tcp://127.0.0.1:0"]', "[]"), ["publish.bind"]),
         (("[streams.gate]", "[streams.'a/b']"), ["streams.'a/b': a name that cannot be part of a topic"]),
