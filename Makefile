@@ -40,8 +40,7 @@ help: ## this list
 demo: .venv/tools ## the main job, from images to detections on a socket
 	$(BIN)/qzd-tools demo -o $(DEMO_DIR)
 
-build: .venv/dev ## compile the extensions in place
-	$(BIN)/python setup.py --quiet build_ext --inplace
+build: .venv/dev ## compile the extensions in place, where a source has changed
 
 lint: build ## style, import rules, stubs
 	$(BIN)/ruff check
@@ -97,17 +96,24 @@ lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for eve
 
 install: install-wheels install-program install-systemd install-docs ## the daemon, its units and docs
 
-install-wheels: .venv/bin/python # what the daemon stands on, as requirements.lock has it
-	rm -rf $(DESTDIR)$(LIB)/qzd
-	$(BIN)/pip install --quiet --no-deps --require-hashes --target $(DESTDIR)$(LIB)/qzd \
-	  -r requirements$(if $(TOOLS),-tools).lock
-	rm -rf $(DESTDIR)$(LIB)/qzd/bin
+# What serves is not touched while it is built anew; the version before is kept.
+PROGRAM := $(DESTDIR)$(LIB)/qzd
 
-install-program: .venv/bin/python # qzd and qzdctl; compiles
+install-wheels: .venv/bin/python # what the daemon stands on, as requirements.lock has it
+	rm -rf $(PROGRAM).new
+	$(BIN)/pip install --quiet --no-deps --require-hashes --target $(PROGRAM).new \
+	  -r requirements$(if $(TOOLS),-tools).lock
+
+install-program: .venv/bin/python # qzd and qzdctl, beside what install-wheels has put there; compiles
+	@[ -d $(PROGRAM).new ] || { echo "make: there are no wheels to put it beside: make install" >&2; exit 3; }
 	rm -rf build/wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	$(BIN)/pip install --quiet --no-deps --upgrade --target $(DESTDIR)$(LIB)/qzd build/wheel/qzd-*.whl
-	rm -rf $(DESTDIR)$(LIB)/qzd/bin $(if $(TOOLS),,$(DESTDIR)$(LIB)/qzd/qzd_tools)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(PROGRAM).new build/wheel/qzd-*.whl
+	rm -rf $(PROGRAM).new/bin $(if $(TOOLS),,$(PROGRAM).new/qzd_tools)
+	chmod -R a+rX $(PROGRAM).new # whatever the umask is
+	rm -rf $(PROGRAM).old
+	[ ! -e $(PROGRAM) ] || mv $(PROGRAM) $(PROGRAM).old
+	mv $(PROGRAM).new $(PROGRAM)
 	install -d $(DESTDIR)$(PREFIX)/bin
 	$(call launcher,qzd,qzd_daemon.cli)
 	$(call launcher,qzdctl,qzd_daemon.ctl)
@@ -120,21 +126,26 @@ printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "%s")\nfrom %s import main\n\n
 chmod 755 $(DESTDIR)$(PREFIX)/bin/$(1)
 endef
 
+# A unit as it lies on the device, and one from which systemd makes instances, each with paths of its own.
+PLACED := sed 's|/usr/local|$(PREFIX)|g'
+TEMPLATE := sed -e 's,/etc/qzd/qzd.toml,/etc/qzd/%i.toml,; s,^Description=.*,&: %i,' \
+  -e 's,^RuntimeDirectory=qzd,&-%i,; s,^CacheDirectory=qzd,&-%i,; s,qzd.server_key,qzd-%i.server_key,g'
+
 install-systemd: # units, the user qzd, its folders, and a configuration where there is none
 	install -d $(UNITS) $(DESTDIR)$(LIB)/sysusers.d $(DESTDIR)$(LIB)/tmpfiles.d $(DESTDIR)/etc/qzd
-	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.service > $(UNITS)/qzd.service
-	sed 's|/usr/local|$(PREFIX)|g' systemd/qzd.socket > $(UNITS)/qzd.socket
-	sed -e 's,/etc/qzd/qzd.toml,/etc/qzd/%i.toml,; s,^Description=.*,&: %i,' \
-	  -e 's,^RuntimeDirectory=qzd,&-%i,; s,^CacheDirectory=qzd,&-%i,; s,qzd.server_key,qzd-%i.server_key,g' \
-	  $(UNITS)/qzd.service > $(UNITS)/qzd@.service
-	for unit in qzd qzd@; do for dropin in systemd/qzd.service.d/*.conf; do \
-	  needs=$$(basename $$dropin | cut -d- -f1); \
-	  if [ "$(or $(SYSTEMD),0)" -ge "$$needs" ]; then \
-	    install -D -m 644 $$dropin $(UNITS)/$$unit.service.d/$$(basename $$dropin); fi; done; done
+	$(PLACED) systemd/qzd.service > $(UNITS)/qzd.service
+	$(PLACED) systemd/qzd.socket > $(UNITS)/qzd.socket
+	$(TEMPLATE) $(UNITS)/qzd.service > $(UNITS)/qzd@.service
+	for dropin in $(notdir $(wildcard systemd/qzd.service.d/*.conf)); do \
+	  [ "$(or $(SYSTEMD),0)" -ge "$${dropin%%-*}" ] || continue; \
+	  install -d $(UNITS)/qzd.service.d $(UNITS)/qzd@.service.d; \
+	  $(PLACED) systemd/qzd.service.d/$$dropin > $(UNITS)/qzd.service.d/$$dropin; \
+	  $(TEMPLATE) $(UNITS)/qzd.service.d/$$dropin > $(UNITS)/qzd@.service.d/$$dropin; \
+	done
 	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIB)/sysusers.d/qzd.conf
 	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(LIB)/tmpfiles.d/qzd.conf
 	install -D -m 644 systemd/qzd.toml $(SHARE)/qzd/qzd.toml
-	[ -e $(DESTDIR)/etc/qzd/qzd.toml ] || install -m 644 systemd/qzd.toml $(DESTDIR)/etc/qzd/qzd.toml
+	[ -e $(DESTDIR)/etc/qzd/qzd.toml ] || install -m 640 systemd/qzd.toml $(DESTDIR)/etc/qzd/qzd.toml
 
 install-docs: # what is in docs/, and the licence
 	install -d $(SHARE)/doc/qzd
@@ -142,4 +153,4 @@ install-docs: # what is in docs/, and the licence
 	install -m 644 README.md CHANGELOG.md LICENSE $(SHARE)/doc/qzd
 
 clean: ## what was built, not what was installed
-	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR)
+	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools

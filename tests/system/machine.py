@@ -1,7 +1,7 @@
-"""A small Debian 12 in a folder, with its own systemd booted in it: what an edge device is to these tests.
+"""A small Debian in a folder, with its own systemd booted in it: what an edge device is to these tests.
 
 Needs root, debootstrap and systemd-nspawn; `unmet` says what is missing. No engine, registry or network
-namespace is used: the machine shares this one's network.
+namespace is used: the machine shares this one's network. QZD_SUITE is Debian's suite in it: bookworm.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["Machine", "make_debian", "run", "unmet", "until"]
+__all__ = ["SUITE", "Machine", "make_debian", "run", "unmet", "until"]
 
+SUITE = os.environ.get("QZD_SUITE", "bookworm")
 AUTHORITIES = Path("usr/local/share/ca-certificates")
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3")
 PROPAGATED = Path("/run/systemd/nspawn/propagate")
@@ -52,8 +53,8 @@ def run(*command: object, check: bool = True, timeout: float = 600, **options: o
 
 
 def make_debian(directory: Path) -> Path:
-    """The least Debian 12 there is, trusting what this machine trusts."""
-    run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", directory)
+    """The least Debian there is, trusting what this machine trusts."""
+    run("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, directory)
     for certificate in (Path("/") / AUTHORITIES).glob("*.crt"):
         shutil.copy(certificate, directory / AUTHORITIES)
     run("chroot", directory, "update-ca-certificates")
@@ -91,6 +92,7 @@ class Machine:
             stdout=self._console,
             stderr=self._console,
             start_new_session=True,
+            env={**os.environ, "UNIFIED_CGROUP_HIERARCHY": "1"},  # newer systemds know no other
         )
         try:
             until(lambda: self.leader)

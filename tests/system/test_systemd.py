@@ -15,7 +15,7 @@ import zmq
 
 from qzd_daemon import wire
 from qzd_daemon.keys import write_pair
-from system.machine import Machine, run, unmet, until
+from system.machine import SUITE, Machine, run, unmet, until
 from tiny import paint, write_tiny_bundle
 
 pytestmark = pytest.mark.system
@@ -40,6 +40,7 @@ model = "tiny"
 loop = true
 max_fps = 50
 """
+HERE = "bookworm"
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n"
 
 
@@ -49,19 +50,13 @@ def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     if reason := unmet("systemd-nspawn", "nsenter"):
         pytest.skip(reason)
     machine = Machine(debian, tmp_path_factory.mktemp("machine") / "edge")
-    run("make", "-C", ROOT, "install", f"DESTDIR={machine.root}", "SYSTEMD=252")
-    write_tiny_bundle(machine.root / "var/lib/qzd/models/tiny")
-    belt = machine.root / "var/lib/qzd/belt"
-    belt.mkdir()
-    for column in range(4):
-        cv2.imwrite(str(belt / f"{column}.png"), paint((column, 2, "red")))
-    (machine.root / "etc/qzd/keys").mkdir()
-    write_pair(machine.root / "etc/qzd/keys/client")
-    (machine.root / "etc/credstore").mkdir(exist_ok=True)
-    for name in ("qzd", "qzd-second"):
-        write_pair(machine.root / f"etc/credstore/{name}.server_key")
+    if SUITE == HERE:
+        run("make", "-C", ROOT, "install", f"DESTDIR={machine.root}", "SYSTEMD=252")
+    provide(machine.root)
     machine.boot()
     try:
+        if SUITE != HERE:
+            install_inside(machine)
         machine.run("systemd-sysusers")
         machine.run("systemd-tmpfiles", "--create")
         machine.run("chown", "-R", "qzd:qzd", "/var/lib/qzd")
@@ -70,6 +65,29 @@ def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     finally:
         machine.down()
         shutil.rmtree(machine.root)
+
+
+def provide(root: Path) -> None:
+    """A bundle, a belt, and keys."""
+    write_tiny_bundle(root / "var/lib/qzd/models/tiny")
+    belt = root / "var/lib/qzd/belt"
+    belt.mkdir()
+    for column in range(4):
+        cv2.imwrite(str(belt / f"{column}.png"), paint((column, 2, "red")))
+    (root / "etc/qzd/keys").mkdir(parents=True)
+    write_pair(root / "etc/qzd/keys/client")
+    (root / "etc/credstore").mkdir(exist_ok=True)
+    for name in ("qzd", "qzd-second"):
+        write_pair(root / f"etc/credstore/{name}.server_key")
+
+
+def install_inside(machine: Machine) -> None:
+    """On the device itself: another Debian has another Python, and wheels of its own."""
+    left_out = shutil.ignore_patterns(".*", "build", "*.so", "demo-output")
+    shutil.copytree(ROOT, machine.root / "src", ignore=left_out)
+    apt = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--no-install-recommends")
+    machine.run(*apt, "gcc", "libc6-dev", "make", "python3-dev", "python3-venv", timeout=300)
+    machine.run("make", "-C", "/src", "install", timeout=300)
 
 
 @pytest.fixture
@@ -116,12 +134,29 @@ def test_start_runs_as_its_own_user_with_its_own_folders(service: Machine) -> No
     assert "NoNewPrivs:\t1" in service.run("cat", f"/proc/{pid}/status")
 
 
+def test_user_who_is_not_in_the_group_is_told_so(service: Machine) -> None:
+    stranger = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    assert "permission denied" in service.run(*stranger, "qzdctl", "status", check=False)
+    assert service.run("stat", "-c", "%a %U %G", "/etc/qzd/qzd.toml").strip() == "640 root qzd"
+
+
+def test_start_with_a_wrong_configuration_fails_once_and_says_why(machine: Machine) -> None:
+    configure(machine, more="[streams.second]\nsuorce = 1\n")
+    machine.run("systemctl", "reset-failed", "qzd.service", check=False)
+    assert "failed" in machine.run("systemctl", "start", "qzd", check=False)
+    assert (machine.show("ActiveState"), machine.show("NRestarts")) == ("failed", "0")
+    assert any("did you mean streams.second.source?" in entry["MESSAGE"] for entry in journal(machine))
+
+
 def test_reload_of_a_good_configuration_changes_what_differs(service: Machine) -> None:
     pid = service.show("MainPID")
     more = '[streams.second]\nsource = "/var/lib/qzd/belt"\nmodel = "tiny"\nloop = true\nmax_fps = 5\n'
     configure(service, more=more)
     service.run("systemctl", "reload", "qzd")
+    if service.show("Type") == "notify-reload":
+        assert len(status(service)["streams"]) == 2  # type: ignore[arg-type]
     until(lambda: len(status(service)["streams"]) == 2)  # type: ignore[arg-type]
+    assert sum(entry["MESSAGE"].startswith("reloaded:") for entry in journal(service)) == 1
     assert (service.show("MainPID"), service.show("ActiveState")) == (pid, "active")
 
 
