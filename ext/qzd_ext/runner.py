@@ -315,16 +315,25 @@ def _device_name(device: str) -> str:
         parts = [part.strip().lstrip("-") for part in listed.split(",") if part.strip()]
     else:
         parts = [name]
-    here = available_devices()
     for part in parts:
         base = part.partition("(")[0]
-        if base not in here and not any(d.startswith(f"{base}.") for d in here):
+        if not _is_here(base):
             raise DeviceError(
                 f"device {base} is not here",
-                wanted=f"one of {', '.join(here)}, or AUTO",
+                wanted=f"one of {', '.join(available_devices())}, or AUTO",
                 fix="correct the device's name, or install its driver and give this user access to it",
             )
     return name
+
+
+def _is_here(device: str) -> bool:
+    """Only the one plugin is asked: all of them together take 20 MB, and stay."""
+    kind, _, number = device.partition(".")
+    try:
+        found = _core().get_property(kind, "AVAILABLE_DEVICES")
+    except RuntimeError:  # no such plugin, or its driver is missing
+        return False
+    return number in found if number else bool(found)
 
 
 def _device_fault(device: str, error: Exception) -> QzdError:
