@@ -1,4 +1,4 @@
-"""Sources over the network: RTSP and HTTP cameras, which come and go.
+"""Cameras, which come and go: over the network by RTSP and HTTP, and at this machine by V4L2.
 
 What may live here: connecting, reading and connecting again. A camera never ends and never fails the
 daemon: what goes wrong is told as a state of its stream, and tried again after a growing pause.
@@ -6,9 +6,12 @@ daemon: what goes wrong is told as a state of its stream, and tried again after 
 
 from __future__ import annotations
 
+import errno
 import random
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import av
@@ -16,12 +19,14 @@ import av.container
 import av.error
 
 from qzd_daemon.captured import Captured, Notice, decode_frames
-from qzd_daemon.config import StreamConfig
+from qzd_daemon.config import V4L2, StreamConfig
+from qzd_daemon.hardware import decoder
 
-__all__ = ["Camera", "Pause"]
+__all__ = ["Camera", "DeviceCamera", "Pause"]
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+LOOK_SECONDS = 0.005  # how soon a device's next picture is noticed
 
 
 class Pause:
@@ -67,7 +72,7 @@ class Camera:
         while not stopping.is_set():
             try:
                 with self._connect() as container:
-                    yield from self._read(container)
+                    yield from self._read(container, stopping)
                 reason = "the camera has closed the connection"
             except (av.error.FFmpegError, OSError) as error:
                 reason = self._describe(error)
@@ -82,11 +87,22 @@ class Camera:
         timeout = self._config.timeout_s
         return av.open(self._config.source, options=options, timeout=(timeout, timeout))
 
-    def _read(self, container: av.container.InputContainer) -> Iterator[Captured | Notice]:
+    def _read(
+        self, container: av.container.InputContainer, stopping: threading.Event
+    ) -> Iterator[Captured | Notice]:
         if not container.streams.video:
             raise OSError(None, "there is no video in it")
         yield Notice("running")
-        for captured in decode_frames(container):
+        heard = time.monotonic()
+
+        def wait() -> bool:
+            if time.monotonic() - heard > self._config.timeout_s:
+                raise OSError(errno.ETIMEDOUT, f"nothing came for {self._config.timeout_s:g} s")
+            return not stopping.wait(LOOK_SECONDS)
+
+        decode = decoder(container, self._address, hardware=self._config.hardware_decoding)
+        for captured in decode_frames(container, decode, wait):
+            heard = time.monotonic()
             if captured.frame is not None:
                 self._pause.reset()
             yield captured
@@ -104,3 +120,19 @@ class Camera:
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):
             return f"nothing came for {self._config.timeout_s:g} s"
         return getattr(error, "strerror", None) or str(error)
+
+
+class DeviceCamera(Camera):
+    """A camera at this machine, read by FFmpeg as it is set up: size, format and rate are the device's own.
+
+    It is read without waiting for it: a driver that waits in the kernel could not be interrupted.
+    """
+
+    def _connect(self) -> av.container.InputContainer:
+        path = self._config.source.removeprefix(V4L2)
+        if not Path(path).exists():
+            there = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
+            raise OSError(errno.ENODEV, f"there is no such device; cameras that are there: {there}")
+        options = {"fflags": "nobuffer+nonblock"}
+        timeout = self._config.timeout_s
+        return av.open(path, format="v4l2", options=options, timeout=(timeout, timeout))

@@ -7,7 +7,7 @@ What cannot be decoded is handed on as such, never left out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -17,6 +17,7 @@ import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from qzd_daemon.hardware import Packet
 from qzd_ext.geometry import Frame
 
 __all__ = ["Captured", "Notice", "decode_frames"]
@@ -60,16 +61,34 @@ class Notice:
     reason: str | None = None
 
 
-def decode_frames(container: av.container.InputContainer) -> Iterator[Captured]:
-    """The frames of an open container. Damaged data is delivered as a frame that cannot be decoded."""
+def decode_frames(
+    container: av.container.InputContainer,
+    decode: Callable[[Packet], Sequence[av.VideoFrame]],
+    wait: Callable[[], bool] = lambda: False,
+) -> Iterator[Captured]:
+    """The frames of an open container. Damaged data is delivered as a frame that cannot be decoded.
+
+    Parameters
+    ----------
+    container : InputContainer
+    decode : callable
+        The pictures of a packet.
+    wait : callable
+        Called when a container that is read without waiting has nothing yet; returns whether to try again.
+    """
     packets = container.demux(container.streams.video[0])
     reformatter = VideoReformatter()
     while True:
         try:
             packet = next(packets, None)
-            pictures = packet.decode() if packet else []
+            pictures = decode(packet) if packet else []
         except av.error.InvalidDataError as error:
             yield Captured(None, f"damaged video data: {error.strerror}")
+            continue
+        except av.error.BlockingIOError:
+            if not wait():
+                return
+            packets = container.demux(container.streams.video[0])
             continue
         if packet is None:
             return

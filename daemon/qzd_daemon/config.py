@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 SENT = "ingest://"
-SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", SENT)
+V4L2 = "v4l2://"
+SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", f"{V4L2}/", SENT)
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -172,8 +173,8 @@ class StreamConfig(Table, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="A video file, a directory of images, a URL of rtsp or http, or `ingest://` for "
-            "frames that are sent to `[ingest] bind`.",
+            description="A video file, a directory of images, a URL of rtsp or http, `v4l2:///dev/videoN` "
+            "for a camera at this machine, or `ingest://` for frames that are sent to `[ingest] bind`.",
         ),
     ]
     model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
@@ -190,6 +191,9 @@ class StreamConfig(Table, frozen=True):
         float, Meta(ge=0.0, description="How long the source may be down before the daemon is not ready.")
     ] = 30.0
 
+    hardware_decoding: Annotated[
+        bool, Meta(description="Try Intel's Quick Sync for video first; where it cannot, software does it.")
+    ] = False
     loop: Annotated[bool, Meta(description="Read a file or directory over and over.")] = False
     rtsp_transport: Annotated[
         Literal["tcp", "udp"], Meta(description="How RTSP cameras send their video.")

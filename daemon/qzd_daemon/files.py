@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from qzd_daemon.captured import Captured, Notice, decode_frames
+from qzd_daemon.hardware import decoder
 from qzd_daemon.images import NotAnImageError, check_png
 from qzd_ext.errors import SourceError
 from qzd_ext.geometry import Frame
@@ -28,10 +29,11 @@ class FileSource:
 
     live = False
 
-    def __init__(self, path: Path, *, loop: bool = False) -> None:
+    def __init__(self, path: Path, *, loop: bool = False, hardware: bool = False) -> None:
         self.end = ""
         self._path = path
         self._loop = loop
+        self._hardware = hardware
         self._container = self._open()
         if not self._container.streams.video:
             self.close()
@@ -64,7 +66,8 @@ class FileSource:
         decoded = damaged = 0
         last = 0.0
         try:
-            for captured in decode_frames(self._container):
+            decode = decoder(self._container, self._path.name, hardware=self._hardware)
+            for captured in decode_frames(self._container, decode):
                 decoded += captured.frame is not None
                 damaged += captured.frame is None
                 last = max(last, captured.pts_s or 0.0)

@@ -1,7 +1,7 @@
 """Which kind of source a configuration means.
 
 What may live here: the choice, and what every source can do. Each kind has a module of its own: `files`,
-`cameras`, `sent`. Threads, pace and what becomes of the frames are in `streams`.
+`cameras`, `sent`; `hardware` may decode. Threads, pace and what becomes of the frames are in `streams`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from qzd_daemon.cameras import Camera
+from qzd_daemon.cameras import Camera, DeviceCamera
 from qzd_daemon.captured import Captured, Notice
-from qzd_daemon.config import StreamConfig
+from qzd_daemon.config import V4L2, StreamConfig
 from qzd_daemon.files import DirectorySource, FileSource
 from qzd_daemon.sent import Inlets, Sent
 from qzd_ext.errors import SourceError
@@ -72,15 +72,17 @@ def open_source(name: str, config: StreamConfig, inlets: Inlets) -> Source:
     """
     if config.is_sent:
         return Sent(name, config.policy, config.timeout_s, inlets)
+    if config.source.startswith(V4L2):
+        return DeviceCamera(config)
     if config.is_url:
         return Camera(config)
     path = Path(config.source)
     if path.is_dir():
         return DirectorySource(path, loop=config.loop)
     if path.is_file():
-        return FileSource(path, loop=config.loop)
+        return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
     raise SourceError(
         f"{config.source}: no such file or directory",
-        wanted="a video file, a directory of images, or a URL of rtsp or http, or ingest://",
+        wanted="a video file, a directory of images, a URL of rtsp or http, v4l2:///dev/videoN or ingest://",
         fix="correct the stream's `source`; a relative path begins at the configuration file",
     )

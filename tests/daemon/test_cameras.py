@@ -8,12 +8,13 @@ import itertools
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from qzd_daemon.cameras import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Camera, Pause
+from qzd_daemon.cameras import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Camera, DeviceCamera, Pause
 from qzd_daemon.captured import Captured, Notice
 from qzd_daemon.config import StreamConfig
 from tiny import COLOURS, paint
@@ -153,6 +154,30 @@ def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
 def test_camera_when_its_url_has_a_password_never_tells_it(server: MjpegServer) -> None:
     for item in watch(camera(server.url), 25):
         assert not isinstance(item, Notice) or "secret" not in (item.reason or "")
+
+
+def device(path: str, timeout_s: float = 5) -> DeviceCamera:
+    return DeviceCamera(StreamConfig(source=f"v4l2://{path}", model="any", timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/dev/nowhere", "/dev/nowhere: there is no such device; cameras that are there: "),
+        ("/dev/null", "/dev/null: Invalid argument"),
+    ],
+)
+def test_device_camera_when_it_is_not_there_says_so_and_is_waited_for(path: str, expected: str) -> None:
+    items = list(itertools.islice(device(path).frames(threading.Event()), 3))
+    assert states(items) == ["connecting", "reconnecting", "reconnecting"]
+    assert all(isinstance(i, Notice) and expected in (i.reason or "") for i in items[1:])
+
+
+@pytest.mark.skipif(not Path("/dev/video0").exists(), reason="no camera; `modprobe vivid` makes one")
+def test_device_camera_when_it_is_there_delivers_its_pictures() -> None:
+    items = watch(device("/dev/video0"), 10)
+    assert states(items) == ["connecting", "running"]
+    assert all(item.frame is not None for item in items if isinstance(item, Captured))
 
 
 def test_pause_when_failures_go_on_grows_to_a_cap_and_begins_anew_after_a_frame() -> None:
