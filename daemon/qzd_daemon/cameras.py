@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import av
 import av.container
 import av.error
+from av.container import Flags
 
 from qzd_daemon.captured import Captured, Notice, decode_frames
 from qzd_daemon.config import V4L2, StreamConfig
@@ -133,6 +134,6 @@ class DeviceCamera(Camera):
         if not Path(path).exists():
             there = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
             raise OSError(errno.ENODEV, f"there is no such device; cameras that are there: {there}")
-        options = {"fflags": "nobuffer+nonblock"}
+        flags = Flags.no_buffer | Flags.non_block  # by number: FFmpeg has no name for the second
         timeout = self._config.timeout_s
-        return av.open(path, format="v4l2", options=options, timeout=(timeout, timeout))
+        return av.open(path, format="v4l2", options={"fflags": str(flags.value)}, timeout=(timeout, timeout))

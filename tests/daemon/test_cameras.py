@@ -164,7 +164,7 @@ def device(path: str, timeout_s: float = 5) -> DeviceCamera:
     ("path", "expected"),
     [
         ("/dev/nowhere", "/dev/nowhere: there is no such device; cameras that are there: "),
-        ("/dev/null", "/dev/null: Invalid argument"),
+        ("/dev/null", "/dev/null: Inappropriate ioctl for device"),
     ],
 )
 def test_device_camera_when_it_is_not_there_says_so_and_is_waited_for(path: str, expected: str) -> None:
