@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import cv2
+import nncf
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 
 from layered import write_painted_bundle, write_painted_classes, write_painted_dataset
 from qzd_ext import bundle as bundles
@@ -27,6 +29,7 @@ from qzd_tools import quantize as module
 from qzd_tools.calibration import choose, overlap, preparer
 from qzd_tools.cli import main
 from qzd_tools.dataset import read_coco
+from qzd_tools.escalate import revert_layers
 from qzd_tools.images import list_images
 from qzd_tools.quantize import Gate, quantize
 from qzd_tools.recipe import Recipe
@@ -333,6 +336,20 @@ def test_search_reverts_layers_and_keeps_the_best_when_all_miss(painted, tmp_pat
     assert any("2 layers that cost most in float" in text for text in said)
     with Detector(made) as detector:
         assert detector.self_test() == []
+
+
+def test_reverted_layers_have_the_weights_and_biases_of_the_float_model(tmp_path):
+    frame = ops.parameter([1, 3, 8, 8], ov.Type.f32, name="frame")
+    rng = np.random.default_rng(0)
+    weights, bias = rng.normal(size=(4, 3, 3, 3)), rng.normal(size=(1, 4, 1, 1))
+    layer = ops.convolution(frame, weights.astype(np.float32), [1, 1], [1, 1], [1, 1], [1, 1], name="layer")
+    original = ov.Model([ops.relu(ops.add(layer, bias.astype(np.float32)))], [frame], "one")
+    inputs = [rng.random((1, 3, 8, 8)).astype(np.float32) for _ in range(4)]
+    quantized = nncf.quantize(original, nncf.Dataset(inputs))
+    back = revert_layers(quantized, original, ["layer"])
+    wanted, was, now = (ov.Core().compile_model(m, "CPU")(inputs[0])[0] for m in (original, quantized, back))
+    assert abs(was - wanted).max() > 1e-3
+    np.testing.assert_allclose(now, wanted, atol=1e-5)
 
 
 def test_search_ends_with_the_time_and_leaves_what_was_there(painted, int8, tmp_path, monkeypatch):

@@ -169,7 +169,10 @@ def _activation_quantizer(node: ov.Node) -> ov.Node | None:
 
 
 def revert_layers(quantized: ov.Model, original: ov.Model, names: Sequence[str]) -> ov.Model:
-    """A copy in which some layers have their float activations and weights again; biases stay corrected."""
+    """A copy in which some layers have their float activations, weights and biases again.
+
+    A bias was corrected for what rounding did to its layer, and would be wrong without that.
+    """
     model = quantized.clone()
     weights = {node.get_friendly_name(): node for node in weighted_layers(original)}
     for node in weighted_layers(model):
@@ -182,5 +185,26 @@ def revert_layers(quantized: ov.Model, original: ov.Model, names: Sequence[str])
         if port == 1 and values is not None:
             node.input(0).replace_source_output(quantizer.input_value(0))
             node.input(1).replace_source_output(ops.constant(values).output(0))
+            _restore_bias(node, weights[name])
     model.validate_nodes_and_infer_types()
     return model
+
+
+def _restore_bias(node: ov.Node, original: ov.Node) -> None:
+    ours, theirs = _bias(node), _bias(original)
+    values = constant_values(theirs.get_source_output()) if theirs is not None else None
+    if ours is not None and values is not None:
+        ours.replace_source_output(ops.constant(values).output(0))
+
+
+def _bias(node: ov.Node) -> ov.Input | None:
+    """Where the constant enters that is added to a layer's result; None where nothing is."""
+    consumers = node.output(0).get_target_inputs()
+    if len(consumers) != 1:
+        return None
+    entered = next(iter(consumers))
+    added = entered.get_node()
+    if added.get_type_name() != "Add":
+        return None
+    other = added.input(1 - entered.get_index())
+    return other if constant_values(other.get_source_output()) is not None else None
