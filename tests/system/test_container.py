@@ -159,6 +159,19 @@ def test_image_is_small_unprivileged_and_labelled(image: str) -> None:
     assert {"gcc", "cc", "make", "apt-get", "pip3"}.isdisjoint(inside.split())
 
 
+def test_image_finds_devices_as_any_user(image: str) -> None:
+    stranger = ("--user", "4242:4242", "--entrypoint", "python3")
+    assert "CPU" in engine("run", "--rm", *LIMITS, *LOCKED, *stranger, image, "-I", "-c", DEVICES)
+
+
+DEVICES = """
+import sys
+sys.path.insert(0, "/usr/local/lib/qzd")
+from qzd_ext.runner import available_devices
+print(available_devices())
+"""
+
+
 def test_container_serves_the_demo_to_another_is_healthy_and_stops(
     image: str, serve: Callable[..., str]
 ) -> None:
