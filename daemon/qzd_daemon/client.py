@@ -43,9 +43,6 @@ __all__ = [
 ]
 
 
-BATCH = 64
-
-
 class Options(TypedDict, total=False):
     """What `Client` takes beside its endpoint."""
 
@@ -140,24 +137,26 @@ class Client(_Subscription):
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._session.events:
-            wait = None if end is None else max(0, round((end - time.monotonic()) * 1e3))
-            ready = dict(self._poller.poll(wait))
-            if not ready:
-                return None
-            if self._subscriber in ready:
-                self._read()
-            else:
-                self._session.join(self._control.recv())
+            try:
+                self._feed(self._subscriber.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:  # to wait for each message alone would cost more than to read it
+                if not self._wait(end):
+                    return None
         return self._session.events.popleft()
 
-    def _read(self) -> None:
-        """Take what is there; to wait for each message alone would cost more than to read it."""
+    def _feed(self, frames: list[bytes]) -> None:
         self.heard_at = time.monotonic()
-        with contextlib.suppress(zmq.Again):
-            for _ in range(BATCH):
-                call = self._session.feed(self._subscriber.recv_multipart(zmq.NOBLOCK))
-                if call is not None:
-                    self._control.send(call)
+        call = self._session.feed(frames)
+        if call is not None:
+            self._control.send(call)
+
+    def _wait(self, end: float | None) -> bool:
+        """Until there is something to read; False at `end`."""
+        wait = None if end is None else max(0, round((end - time.monotonic()) * 1e3))
+        ready = dict(self._poller.poll(wait))
+        if ready and self._subscriber not in ready:
+            self._session.join(self._control.recv())
+        return bool(ready)
 
     def __iter__(self) -> Iterator[Event]:
         while True:

@@ -180,4 +180,4 @@ def _found(found: Detections | Classes, served: Served) -> dict[str, Any]:
 
 
 def _rounded(values: FloatArray, decimals: int) -> list[Any]:
-    return np.round(values.astype(np.float64), decimals).tolist()  # type: ignore[no-any-return]
+    return values.astype(np.float64).round(decimals).tolist()  # type: ignore[no-any-return]

@@ -138,7 +138,7 @@ class Detector:
         Parameters
         ----------
         slot : Slot
-            From `acquire`; it is idle again when `done` is called.
+            From `acquire`; it is idle again when `done` has returned.
         frame : (h, w, 3) uint8, BGR
             Not needed any more when this returns.
         done : callable
@@ -156,10 +156,10 @@ class Detector:
 
         def finished(slot: Slot, fault: Exception | None) -> None:
             outcome = self._outcome(slot, fault, transform, begin, prepared)
-            self._runner.release(slot)
             try:
                 done(outcome)
-            finally:
+            finally:  # whoever waits for a request wants the GIL, which `done` should have first
+                self._runner.release(slot)
                 with self._changed:
                     self._in_flight -= 1
                     self._changed.notify_all()
