@@ -103,6 +103,14 @@ def test_drain_waits_for_what_is_under_way(tiny: Bundle) -> None:
         assert detector.drain(timeout=10)
 
 
+def test_a_request_is_idle_again_only_when_its_result_is_handed_on(tiny: Bundle) -> None:
+    idle: queue.Queue[object] = queue.Queue()
+    with Detector(tiny, RunOptions(requests=1)) as detector:
+        detector.submit(paint(), lambda _: idle.put(detector.acquire(timeout=0.02)))
+        assert idle.get(timeout=10) is None
+        assert detector.acquire(timeout=10) is not None
+
+
 def test_a_frame_that_is_no_picture_does_not_cost_a_request(tiny: Bundle) -> None:
     with Detector(tiny, RunOptions(requests=1)) as detector:
         slot = detector.acquire(timeout=1)
