@@ -78,7 +78,7 @@ def measure(name: str, data: Path, work: Path) -> Figures:
     dataset = dataset_for(parent, data)
     prepare = preparer(parent.manifest.input)
     begin = time.process_time()
-    chosen = choose(images, 300, 0).images
+    chosen = choose(images, 300, 0, prepare).images
     choosing = time.process_time() - begin
     calibration = nncf.Dataset(chosen, prepare)
 

@@ -26,7 +26,7 @@ from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.golden import read_golden
 from qzd_tools import job
 from qzd_tools import quantize as module
-from qzd_tools.calibration import choose, overlap, preparer
+from qzd_tools.calibration import choose, kept, overlap, preparer
 from qzd_tools.cli import main
 from qzd_tools.dataset import read_coco
 from qzd_tools.escalate import revert_layers
@@ -407,6 +407,14 @@ def test_choose_draws_the_same_with_the_same_seed(painted):
     assert first.images == same.images != other.images
     assert len(set(first.images)) == 6
     assert list(first.images) == sorted(first.images)
+
+
+def test_images_are_decoded_once_for_all_passes(painted):
+    spec = bundles.read(painted / "detector").manifest.input
+    path = list_images(painted / "calibration" / "images")[0]
+    prepare = kept(preparer(spec), spec)
+    assert prepare(path) is prepare(path)
+    np.testing.assert_array_equal(prepare(path), preparer(spec)(path))
 
 
 def test_choose_fails_when_there_are_too_few(painted):

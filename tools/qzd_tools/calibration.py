@@ -5,6 +5,7 @@ What may live here: the choice and its checks. What is done with the images is i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,20 @@ from qzd_ext.geometry import Frame, prepare
 from qzd_ext.manifest import Input
 from qzd_tools.images import combined_digest, content_hashes, read_image
 
-__all__ = ["FEW", "LEAST", "Calibration", "choose", "overlap", "preparer"]
+__all__ = ["FEW", "LEAST", "Calibration", "Prepare", "choose", "kept", "overlap", "preparer"]
 
 LEAST = 3
 """Images below which ranges of activations are no more than an accident."""
 
 FEW = 100
 """Images below which it is said that more would be better."""
+
+
+KEPT_BYTES = 512 * 2**20
+"""Prepared images that are kept in memory, since NNCF goes through them several times."""
+
+Prepare = Callable[[Path], Frame]
+"""From an image file to the model's input, (1, height, width, 3) uint8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +46,12 @@ class Calibration:
         return combined_digest(self.hashes)
 
 
-def choose(images: Sequence[Path], subset_size: int, seed: int) -> Calibration:
+def choose(
+    images: Sequence[Path], subset_size: int, seed: int, prepare: Prepare = read_image
+) -> Calibration:
     """At most `subset_size` of the images, drawn with a seed, in the order they came in.
 
-    Each is read once, so that one that is no image is found before the work begins.
+    Each is prepared once, so that one that is no image is found before the work begins.
 
     Raises
     ------
@@ -59,12 +69,12 @@ def choose(images: Sequence[Path], subset_size: int, seed: int) -> Calibration:
             fix="name a directory with more images, or choose --mode int8-weights, which needs none",
         )
     for path in chosen:
-        read_image(path)
+        prepare(path)
     return Calibration(tuple(chosen), tuple(content_hashes(chosen)))
 
 
-def preparer(spec: Input) -> Callable[[Path], Frame]:
-    """From an image file to the model's input, (1, height, width, 3) uint8, exactly as at run time."""
+def preparer(spec: Input) -> Prepare:
+    """What lays an image into the model's input exactly as at run time."""
 
     def prepared(path: Path) -> Frame:
         out = np.empty((1, spec.height, spec.width, 3), np.uint8)
@@ -72,6 +82,11 @@ def preparer(spec: Input) -> Callable[[Path], Frame]:
         return out
 
     return prepared
+
+
+def kept(prepare: Prepare, spec: Input) -> Prepare:
+    """The same, decoding each image once where all of them fit into `KEPT_BYTES`."""
+    return functools.lru_cache(KEPT_BYTES // (spec.height * spec.width * 3))(prepare)
 
 
 def overlap(calibration: Calibration, validation: Sequence[Path], *, allowed: bool) -> str:

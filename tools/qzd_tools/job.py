@@ -23,7 +23,7 @@ from qzd_ext.golden import GoldenFrame, read_golden, write_golden
 from qzd_ext.manifest import Accuracy, Manifest
 from qzd_ext.runner import RunOptions
 from qzd_tools import isa
-from qzd_tools.calibration import Calibration, preparer
+from qzd_tools.calibration import Calibration, kept, preparer
 from qzd_tools.compress import compress_weights
 from qzd_tools.dataset import Dataset
 from qzd_tools.images import read_image
@@ -53,6 +53,7 @@ class Job:
         self.seed = seed
         self.options = options
         self.calibration: Calibration | None = None
+        self.prepare = kept(preparer(parent.manifest.input), parent.manifest.input)
         if parent.priors is not None:
             shutil.copy(parent.path / bundles.PRIORS, draft.directory)
 
@@ -60,8 +61,7 @@ class Job:
         """The smaller graph; the model itself is not changed."""
         if self.mode == "int8":
             assert self.calibration is not None
-            prepare = preparer(self.parent.manifest.input)
-            return apply_recipe(model, self.calibration.images, prepare, recipe)
+            return apply_recipe(model, self.calibration.images, self.prepare, recipe)
         if self.mode == "int8-weights":
             model = model.clone()
             compress_weights(model)

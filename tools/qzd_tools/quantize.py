@@ -20,7 +20,7 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.errors import GateError, UsageError
 from qzd_ext.runner import RunOptions
 from qzd_tools import isa
-from qzd_tools.calibration import FEW, choose, overlap, preparer
+from qzd_tools.calibration import FEW, choose, overlap
 from qzd_tools.dataset import Dataset
 from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
 from qzd_tools.job import Job, Mode, Say
@@ -139,7 +139,7 @@ def quantize(
     with bundles.create(destination, overwrite=overwrite) as draft:
         job = Job(parent, draft, mode, recipe, seed, options)
         if mode == "int8":
-            job.calibration = choose(images, recipe.subset_size, seed)
+            job.calibration = choose(images, recipe.subset_size, seed, job.prepare)
             _tell_about_calibration(job, gate, allow_overlap, say)
         before = validate(parent, gate.dataset, options=options, title="float") if gate else None
         stopwatch = _Stopwatch()
@@ -215,8 +215,7 @@ def _improve(
 
     def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], ov.Model]]:
         assert job.calibration is not None
-        prepare = preparer(job.parent.manifest.input)
-        inputs = [prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
+        inputs = [job.prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
         ranked = rank_layers(attempt.model, model, inputs, seconds=seconds)
         count = 1
         while count <= len(ranked):
