@@ -24,7 +24,7 @@ from tiny import paint
 
 pytestmark = pytest.mark.system
 
-KILLS = 25  # of the daemon, and as many of a client
+KILLS = 50  # of the daemon, and as many of a client
 SEED = 7
 CONFIG = """
 [publish]
