@@ -37,7 +37,7 @@ APP = (sys.executable, "-c", "import sys; from openvino.tools.benchmark.main imp
 MODELS = {"ssd": "ssd_mobilenet_v1_coco.xml", "yolov8n": "yolov8n.onnx"}
 WARM_UP_SECONDS = 2.0
 RAW_FRAMES = 32
-LOAD = 0.7  # of what the model can do, for latency
+LOAD = 0.5  # of what the model can do, for latency: a machine that slows down is not yet overrun
 
 
 @dataclass(frozen=True)

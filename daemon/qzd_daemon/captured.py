@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import av
@@ -51,6 +51,10 @@ class Captured:
     captured_ns: int = field(default_factory=time.time_ns)
     ready: float = field(default_factory=time.perf_counter)
     left_out: int = 0
+
+    def as_of_now(self) -> Captured:
+        """The same, captured now: a frame of a file is there when it is played, not when it is decoded."""
+        return replace(self, captured_ns=time.time_ns(), ready=time.perf_counter())
 
 
 @dataclass(frozen=True, slots=True)

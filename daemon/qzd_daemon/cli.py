@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
+import cv2
 
 from qzd_daemon.allocator import share_arenas
 from qzd_daemon.config import Config
@@ -62,6 +63,7 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     from qzd_daemon.service import Service  # OpenVINO is loaded only when it is needed
 
     share_arenas()
+    cv2.setNumThreads(1)  # streams run side by side as it is, and the cores belong to the model
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit

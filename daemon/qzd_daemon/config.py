@@ -149,7 +149,8 @@ class ModelConfig(Table, frozen=True):
         Meta(description="In which the device computes what is not quantized; default: what it does best."),
     ] = None
     requests: Annotated[
-        Count | None, Meta(description="Frames under way at once; default: what the device finds best.")
+        Count | None,
+        Meta(description="Frames under way at once; default: what the device finds best, with 2 to spare."),
     ] = None
     threads: Annotated[
         Count | None, Meta(description="CPU threads for inference; default: what the process may use.")

@@ -112,8 +112,10 @@ class Stream:
                 self._tell(item.state, item.reason)
                 continue
             wait = pace.wait(time.monotonic(), None if self._source.live else item.pts_s)
-            if wait and self._stopping.wait(wait):
-                return
+            if wait:
+                if self._stopping.wait(wait):
+                    return
+                item = item if self._source.live else item.as_of_now()
             self._hand_over(item, leave_out=wait is None)
 
     def _hand_over(self, captured: Captured, *, leave_out: bool) -> None:

@@ -28,6 +28,7 @@ __all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
 
 log = logging.getLogger(__name__)
 
+SPARE_REQUESTS = 2
 VIRTUAL_DEVICES = ("AUTO", "MULTI", "HETERO", "BATCH")
 
 
@@ -41,7 +42,8 @@ class RunOptions:
         As OpenVINO names it: CPU, GPU, GPU.1, NPU, AUTO:GPU,CPU, HETERO:GPU,CPU. VPU means NPU.
     hint : "latency" or "throughput"
     requests : int or None
-        Infer requests that may be under way at once; None for what the device finds best.
+        Infer requests that may be under way at once; None for what the device finds best, and two more
+        for throughput.
     threads : int or None
         CPU threads for inference; None for as many as the process may use.
     cache_dir : Path or None
@@ -77,12 +79,13 @@ Done = Callable[["Slot", Exception | None], None]
 class Slot:
     """One infer request with its own input and output tensors."""
 
-    __slots__ = ("_request", "_running", "_runs", "_waiter", "index", "started_at")
+    __slots__ = ("_request", "_results", "_running", "_runs", "_waiter", "index", "started_at")
 
     def __init__(self, index: int, request: ov.InferRequest, device: str) -> None:
         self.index = index
         self.started_at = 0.0
         self._request = request
+        self._results = len(request.model_outputs)
         self._running = False
         self._runs: queue.SimpleQueue[tuple[Done, Exception | None] | None] = queue.SimpleQueue()
         self._waiter = threading.Thread(
@@ -98,7 +101,7 @@ class Slot:
     @property
     def outputs(self) -> tuple[FloatArray, ...]:
         """The request's own results, float32, in the model's order; valid until it is started again."""
-        return tuple(tensor.data for tensor in self._request.output_tensors)
+        return tuple(self._request.get_output_tensor(i).data for i in range(self._results))
 
     def _start(self, done: Done) -> None:
         self.started_at = time.monotonic()
@@ -159,9 +162,7 @@ class Runner:
         self.input_size = (width, height)
         self.output_shapes = [tuple(int(d) for d in result.shape) for result in graph.outputs]
         self._compiled = _compile(graph, options, model)
-        self.requests = options.requests or int(
-            self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        )
+        self.requests = options.requests or _busy_requests(self._compiled, options)
         requests = (self._compiled.create_infer_request() for _ in range(self.requests))
         self._slots = [Slot(i, request, options.device) for i, request in enumerate(requests)]
         self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -305,6 +306,15 @@ def _compile(graph: ov.Model, options: RunOptions, model: Path) -> ov.CompiledMo
             wanted=f"a device that runs the model; here are {', '.join(available_devices())}",
             fix="choose another device, or update the device's driver",
         ) from error
+
+
+def _busy_requests(compiled: ov.CompiledModel, options: RunOptions) -> int:
+    """What the device finds best, and for throughput some that wait in its queue.
+
+    Else a stream of the device idles while its last result is decoded and the next frame is laid in.
+    """
+    best = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    return best + SPARE_REQUESTS if options.hint == "throughput" else best
 
 
 def _device_name(device: str) -> str:

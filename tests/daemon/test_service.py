@@ -51,9 +51,9 @@ def receive_all(client: Client) -> list[Event]:
 
 
 def run_clip(
-    daemon: StartDaemon, bundle_path: Path, source: Path
+    daemon: StartDaemon, bundle_path: Path, source: Path, keys: str = ""
 ) -> tuple[list[Detections], StreamState, Daemon]:
-    process = daemon(CONFIG.format(bundle=bundle_path, source=source), "--until-idle")
+    process = daemon(CONFIG.format(bundle=bundle_path, source=source) + keys, "--until-idle")
     with Client(process.endpoint) as client:
         events = receive_all(client)
     assert process.wait() == 0, process.log
@@ -71,6 +71,14 @@ def test_daemon_when_given_a_clip_publishes_each_frame_once_and_in_order(
     assert {(m.outcome, m.dropped_before, m.width, m.height) for m in messages} == {("ok", 0, 64, 64)}
     assert [m.pts_s for m in messages[:3]] == pytest.approx([0, 0.04, 0.08])
     assert end.reason == "end of file after 100 frames"
+
+
+def test_daemon_when_a_clip_is_played_stamps_each_frame_when_it_is_shown(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    messages, _, _ = run_clip(daemon, tiny_bundle, clip, 'when_behind = "drop"')
+    begin = messages[0].captured_ns / 1e9 - messages[0].pts_s
+    assert all(m.captured_ns / 1e9 >= begin + m.pts_s - 0.005 for m in messages)
 
 
 def test_daemon_when_given_a_clip_finds_what_the_detector_finds_offline(
