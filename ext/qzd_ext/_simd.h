@@ -147,16 +147,18 @@ static inline void qzd_fetch(const float *values, size_t n, size_t step)
 QZD_FILTER size_t qzd_best(const float *values, size_t n)
 {
     int32_t most = INT32_MIN;
+    int finite = -1;
     float largest;
     size_t k;
-    if (qzd_any(values, n, INFINITY))
-        return n;
     for (k = 0; k < n; k++) {
         int32_t bits;
         memcpy(&bits, values + k, sizeof bits);
         bits ^= (bits >> 31) & 0x7fffffff;
         most = bits > most ? bits : most;
+        finite &= -(values[k] < INFINITY);
     }
+    if (!finite)
+        return n;
     most ^= (most >> 31) & 0x7fffffff;
     memcpy(&largest, &most, sizeof largest);
     /* nothing is above the largest: the first chunk with something not below it has it */
