@@ -23,6 +23,7 @@ from qzd_ext.cpus import usable_cpus
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import DeviceError, ModelError, QzdError
 from qzd_ext.geometry import Frame
+from qzd_ext.slices import giving_way
 
 __all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
 
@@ -161,7 +162,8 @@ class Runner:
         height, width = _check_graph(graph, model)
         self.input_size = (width, height)
         self.output_shapes = [tuple(int(d) for d in result.shape) for result in graph.outputs]
-        self._compiled = _compile(graph, options, model)
+        with giving_way():
+            self._compiled = _compile(graph, options, model)
         self.requests = options.requests or _busy_requests(self._compiled, options)
         requests = (self._compiled.create_infer_request() for _ in range(self.requests))
         self._slots = [Slot(i, request, options.device) for i, request in enumerate(requests)]

@@ -1,0 +1,80 @@
+"""Threads that give way, as the kernel itself reports their slices."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import threading
+
+import pytest
+
+from qzd_ext.slices import LONGEST_SLICE_NS, giving_way
+
+GETATTR = {"x86_64": 315, "aarch64": 275}
+SCHED_ATTR = struct.Struct("=IIQiIQQQ")
+
+
+def slice_ns() -> int:
+    """Of the calling thread."""
+    buffer = ctypes.create_string_buffer(SCHED_ATTR.size)
+    assert ctypes.CDLL(None).syscall(GETATTR[platform.machine()], 0, buffer, SCHED_ATTR.size, 0) == 0
+    return int(SCHED_ATTR.unpack(buffer)[5])
+
+
+def slice_of_a_new_thread() -> int:
+    found = []
+    thread = threading.Thread(target=lambda: found.append(slice_ns()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@pytest.fixture
+def usual() -> int:
+    """Also that the kernel has slices at all."""
+    if platform.machine() not in GETATTR or slice_ns() == 0:
+        pytest.skip("this kernel has no slices of single threads: Linux 6.12 does")
+    return slice_ns()
+
+
+def test_threads_started_in_it_have_the_longest_slice_and_others_their_own(usual: int) -> None:
+    with giving_way():
+        inside = slice_of_a_new_thread()
+    assert (inside, slice_ns(), slice_of_a_new_thread()) == (LONGEST_SLICE_NS, usual, usual)
+
+
+def test_an_error_inside_leaves_the_usual_slice(usual: int) -> None:
+    with pytest.raises(KeyError), giving_way():
+        raise KeyError
+    assert slice_ns() == usual
+
+
+def test_niceness_stays_as_it_was(usual: int) -> None:
+    found = []
+
+    def nice() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, 7)
+        with giving_way():
+            found.append((slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)))
+        found.append((slice_ns(), os.getpriority(os.PRIO_PROCESS, 0)))
+
+    thread = threading.Thread(target=nice)
+    thread.start()
+    thread.join()
+    assert found == [(LONGEST_SLICE_NS, 7), (usual, 7)]
+
+
+def test_a_thread_of_another_policy_keeps_it(usual: int) -> None:
+    found = []
+
+    def batch() -> None:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with giving_way():
+            found.append((os.sched_getscheduler(0), slice_ns()))
+
+    thread = threading.Thread(target=batch)
+    thread.start()
+    thread.join()
+    assert found == [(os.SCHED_BATCH, usual)]
