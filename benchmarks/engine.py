@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import av
+from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
 from qzd_daemon import wire
@@ -31,8 +30,6 @@ from qzd_ext.bundle import MODEL
 from qzd_ext.runner import RunOptions
 from qzd_tools.benchmark_app import run_benchmark_app
 
-QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
-TOOLS = (sys.executable, "-c", "from qzd_tools.cli import main; main()")
 APP = (sys.executable, "-c", "import sys; from openvino.tools.benchmark.main import main; sys.exit(main())")
 MODELS = {"ssd": "ssd_mobilenet_v1_coco.xml", "yolov8n": "yolov8n.onnx"}
 WARM_UP_SECONDS = 2.0
@@ -112,24 +109,12 @@ def looped(source: Path, keys: str = 'when_behind = "wait"') -> str:
     return f'source = "{source}"\nloop = true\n{keys}'
 
 
-@contextmanager
-def daemon(bench: Bench, config: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A qzd process that serves; stopped and awaited at the end."""
-    path = bench.work / "qzd.toml"
-    path.write_text(config)
-    process = subprocess.Popen([*QZD, "--config", str(path), "--log-level", "warning"])
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
 def listen(bench: Bench, config: str) -> Heard:
     """Start the daemon, let it warm up, and count what a subscriber receives."""
     frames: Counter[str] = Counter()
     latencies: list[float] = []
-    with daemon(bench, config) as process, Client(f"ipc://{bench.work}/socket", receive_hwm=100000) as client:
+    client = Client(f"ipc://{bench.work}/socket", receive_hwm=100000)
+    with client, daemon(bench.work, config) as process:
         while not isinstance(client.receive(60), Detections):
             pass
         begin = time.monotonic() + WARM_UP_SECONDS
@@ -141,12 +126,6 @@ def listen(bench: Bench, config: str) -> Heard:
                 latencies.append((time.time_ns() - event.captured_ns) / 1e6)
                 frames[event.stream] += 1
         return Heard(bench.seconds, frames, latencies, resident_bytes(process.pid))
-
-
-def resident_bytes(pid: int) -> int:
-    """VmRSS of a process, as proc(5) has it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
 def app(bench: Bench, model: str, hint: str) -> Callable[[], float]:
@@ -261,7 +240,7 @@ def time_to_ready(bench: Bench, config: str) -> float:
     """Until the model's state is published, which is when it may serve."""
     with Client(f"ipc://{bench.work}/socket") as client:
         begin = time.monotonic()
-        with daemon(bench, config):
+        with daemon(bench.work, config):
             while not isinstance(client.receive(60), wire.ModelState | Detections):
                 pass
             return time.monotonic() - begin

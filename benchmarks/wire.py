@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from pathlib import Path
 
 import msgspec
 import zmq
+from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
 from qzd_daemon import wire
@@ -40,8 +40,6 @@ from qzd_daemon.config import PublishConfig
 from qzd_daemon.door import Door
 from qzd_daemon.publisher import Publisher
 
-QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
-TOOLS = (sys.executable, "-c", "from qzd_tools.cli import main; main()")
 MODEL = "models/ssd_mobilenet_v1_coco.xml"
 VIDEO = "videos/person-bicycle-car-detection.mp4"
 MANY = 10**6
@@ -153,20 +151,10 @@ def drain(one: zmq.Socket[bytes]) -> None:
         return
 
 
-@contextmanager
-def daemon(
-    work: Path, data: Path, keys: str, streams: Sequence[str] = ("video",)
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A qzd process that serves; stopped and awaited at the end."""
-    path = work / "qzd.toml"
+def configuration(work: Path, data: Path, keys: str, streams: Sequence[str] = ("video",)) -> str:
+    """One model, and the video as each of the streams, with these keys."""
     tables = [STREAM.format(name=name, video=data / VIDEO, keys=keys) for name in streams]
-    path.write_text(CONFIG.format(work=work, bundle=work / "bundle") + "".join(tables))
-    process = subprocess.Popen([*QZD, "--config", str(path), "--log-level", "warning"])
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    return CONFIG.format(work=work, bundle=work / "bundle") + "".join(tables)
 
 
 def frames_published(caller: Caller) -> int:
@@ -249,7 +237,7 @@ def draw_crowd(work: Path, data: Path, given: argparse.Namespace, cpus: Sequence
     resident = []
     with (
         on_cpus(cpus[0]),
-        daemon(work, data, 'when_behind = "wait"') as process,
+        daemon(work, configuration(work, data, 'when_behind = "wait"')) as process,
         on_cpus(cpus[1]),
         Caller(f"ipc://{work}/control") as caller,
     ):
@@ -311,7 +299,7 @@ def latency_rows(work: Path, data: Path, load: float, given: argparse.Namespace)
     stamped: list[float] = []
     plain: list[float] = []
     keys = f'when_behind = "wait"\nmax_fps = {load / len(CAMERAS):.1f}'
-    with daemon(work, data, keys, CAMERAS):
+    with daemon(work, configuration(work, data, keys, CAMERAS)):
         for _ in range(given.rounds):
             for event, now in received(f"ipc://{work}/detections", given.seconds):
                 decoded = event.captured_ns + 1e6 * sum(msgspec.structs.astuple(event.timing_ms))
@@ -365,12 +353,6 @@ def plain_times(endpoint: str, seconds: float) -> list[float]:
             sent = int(socket.recv_multipart()[1])
             times.append((time.time_ns() - sent) / 1e6)
         return times[len(times) // 10 :]
-
-
-def resident_bytes(pid: int) -> int:
-    """VmRSS of a process, as proc(5) has it."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.partition("VmRSS:")[2].split()[0])
 
 
 CHILDREN = {f.__name__: f for f in (publish_small, publish_plain, subscribe_many, subscribe_one)}

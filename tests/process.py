@@ -44,6 +44,17 @@ class Daemon:
         """Write the configuration; a process that runs sees it at SIGHUP."""
         self._path.write_text(config.replace("ENDPOINT", self.endpoint))
 
+    def socket_of(self, name: str) -> str:
+        """An ipc endpoint in the directory, by the name that the configuration gives it."""
+        return self.endpoint.replace("detections", name)
+
+    def reload(self, config: str) -> str:
+        """Write the configuration, ask for it, and wait until it serves; returns that notice."""
+        self.forget_notices()
+        self.configure(config)
+        self.process.send_signal(signal.SIGHUP)
+        return self.notice("READY=1")
+
     @property
     def log(self) -> str:
         """What it has written so far."""

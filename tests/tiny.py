@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
@@ -35,6 +36,11 @@ def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
     for column, row, colour in cells:
         frame[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL, COLOURS.index(colour)] = 255
     return frame
+
+
+def encode(frame: Frame, suffix: str = "png") -> bytes:
+    """A frame as an image file."""
+    return cv2.imencode(f".{suffix}", frame)[1].tobytes()
 
 
 def build_model(fault: Fault = "none") -> ov.Model:

@@ -82,12 +82,16 @@ def _convert_field(value: Any, hint: Any, path: Path, where: str) -> Any:
 
 
 def _unknown_key(path: Path, where: str, key: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = _nearest(key, known)
     return ConfigError(
         f"{path}: unknown key {where}{key}",
         wanted=f"one of {', '.join(sorted(known))}",
-        fix=f"did you mean {where}{near[0]}?" if near else f"remove {where}{key}",
+        fix=f"did you mean {where}{near}?" if near else f"remove {where}{key}",
     )
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _missing(path: Path, where: str, key: str) -> ConfigError:
@@ -134,11 +138,11 @@ def _check_sent(config: Config, stream: StreamConfig, path: Path, where: str) ->
 
 
 def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> ConfigError:
-    near = difflib.get_close_matches(model, known, n=1)
+    near = _nearest(model, known)
     return ConfigError(
         f"{path}: streams.{stream}.model: there is no model {model!r}",
         wanted=f"one of {', '.join(known)}",
-        fix=f"did you mean {near[0]!r}?" if near else f"add [models.{model}], or name another",
+        fix=f"did you mean {near!r}?" if near else f"add [models.{model}], or name another",
     )
 
 

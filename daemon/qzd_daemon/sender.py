@@ -28,7 +28,7 @@ PAUSE_SECONDS = 0.01  # before a frame that was answered `busy` is sent again
 
 
 class FrameSender(Dialogue):
-    """Sends the frames of one stream, one after another.
+    """Sends the frames of one stream, one after another; errors and the other parameters are `Caller`'s.
 
     Parameters
     ----------
@@ -36,17 +36,8 @@ class FrameSender(Dialogue):
         A stream of the daemon's configuration whose source is `ingest://`.
     endpoint : str
         One of the daemon's `[ingest] bind`.
-    keys : Keys, optional
-        For a TCP endpoint with CURVE.
     timeout : float
         Seconds that `send` may take.
-
-    Raises
-    ------
-    EndpointError
-        The endpoint is not one.
-    DataError
-        A key cannot be used.
     """
 
     def __init__(

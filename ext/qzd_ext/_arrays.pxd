@@ -12,7 +12,7 @@ cdef inline bint is_float32(ndarray array) noexcept:
 
 cdef inline Py_ssize_t length(ndarray array, int axis) except -1:
     """Of one axis; ValueError where there is none."""
-    if axis >= PyArray_NDIM(array):
+    if not 0 <= axis < PyArray_NDIM(array):
         raise ValueError(f"wanted an axis {axis}, got {(<object> array).shape}")
     return PyArray_DIM(array, axis)
 

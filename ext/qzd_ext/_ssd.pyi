@@ -5,7 +5,6 @@ __all__ = ["scan_boxes", "scan_ssd"]
 
 def scan_boxes(
     rows: FloatArray,
-    columns: int,
     label_column: int,
     score_column: int,
     box_column: int,

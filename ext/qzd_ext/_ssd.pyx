@@ -4,7 +4,7 @@ What may live here: the heads; what becomes of the candidates is in `_nms`.
 """
 
 from libc.math cimport INFINITY, exp, isnan, log
-from numpy cimport PyArray_SIZE, ndarray
+from numpy cimport PyArray_NDIM, PyArray_SIZE, ndarray
 from qzd_ext._arrays cimport floats, length
 from qzd_ext._nms cimport Candidates
 from qzd_ext._scores cimport (
@@ -15,16 +15,14 @@ from qzd_ext._scores cimport (
 __all__ = ["scan_boxes", "scan_ssd"]
 
 
-def scan_boxes(ndarray rows not None, int columns, int label_column, int score_column, int box_column,
-               int end_column, double width, double height, int first_label, int classes,
-               Candidates out not None, float confidence):
+def scan_boxes(ndarray rows not None, int label_column, int score_column, int box_column, int end_column,
+               double width, double height, int first_label, int classes, Candidates out not None,
+               float confidence):
     """Finished boxes, one a row, each with one label.
 
     Parameters
     ----------
     rows : (..., K) float32
-    columns : int
-        K.
     label_column, score_column, box_column : int
         Where in a row these are; x0 y0 x1 y1 begin at box_column.
     end_column : int
@@ -40,8 +38,16 @@ def scan_boxes(ndarray rows not None, int columns, int label_column, int score_c
     -------
     float or None
         The first label that is none of the model's; the rows after it are not read.
+
+    Raises
+    ------
+    ValueError
+        K is too small for these columns.
     """
-    cdef Py_ssize_t i, first, n = PyArray_SIZE(rows) // columns
+    cdef Py_ssize_t i, first, columns = length(rows, PyArray_NDIM(rows) - 1)
+    if max(label_column, score_column, box_column + 3, end_column) >= columns:
+        raise ValueError(f"rows of {columns} columns, too few")
+    cdef Py_ssize_t n = PyArray_SIZE(rows) // columns
     cdef const float *values = floats(rows, n * columns)
     cdef const float *row = NULL
     cdef float score, label
@@ -76,9 +82,9 @@ cdef struct Prior:              # how box codes are read
     double width, height        # of the input
 
 
-def scan_ssd(ndarray codes not None, ndarray scores not None, ndarray priors not None, tuple scales not None, double width, double height,
-             int activation, bint background, Candidates out not None, float confidence,
-             bint every_label):
+def scan_ssd(ndarray codes not None, ndarray scores not None, ndarray priors not None,
+             tuple scales not None, double width, double height, int activation, bint background,
+             Candidates out not None, float confidence, bint every_label):
     """SSD: box codes about priors, as the FasterRcnnBoxCoder of the TF Object Detection API.
 
     Parameters

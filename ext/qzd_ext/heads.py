@@ -109,7 +109,7 @@ def _detection_output(door: Door, head: DetectionOutput) -> Scan:
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         strange = scan_boxes(
-            tensors[0], 7, 1, 2, 3, 0, width, height, head.first_label, door.classes, out, t.confidence
+            tensors[0], 1, 2, 3, 0, width, height, head.first_label, door.classes, out, t.confidence
         )
         _check_label(strange, head.first_label, door.classes)
 
@@ -121,7 +121,7 @@ def _end_to_end(door: Door, head: EndToEnd) -> Scan:
     width, height = door.unit(head.normalized)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
-        strange = scan_boxes(tensors[0], 6, 5, 4, 0, -1, width, height, 0, door.classes, out, t.confidence)
+        strange = scan_boxes(tensors[0], 5, 4, 0, -1, width, height, 0, door.classes, out, t.confidence)
         _check_label(strange, 0, door.classes)
 
     return scan

@@ -44,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def endpoint(served: Daemon) -> str:
-    return served.endpoint.replace("detections", "control")
+    return served.socket_of("control")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from qzd_daemon.caller import ImageCaller, RefusedError
 from qzd_daemon.images import NotAnImageError, TooLargeError, read_image
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
-from tiny import POISON, paint, write_tiny_bundle
+from tiny import POISON, encode, paint, write_tiny_bundle
 
 CONFIG = """
 [publish]
@@ -39,10 +39,6 @@ FRAME = paint((1, 2, "red"), (5, 6, "blue"))
 SLOW = paint(POISON) // 8  # the more red, the longer it takes
 
 
-def encoded(form: str, frame: np.ndarray = FRAME) -> bytes:
-    return cv2.imencode(f".{form}", frame)[1].tobytes()
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all of these tests; a frame with POISON keeps it busy for about a second."""
@@ -55,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def endpoint(served: Daemon) -> str:
-    return served.endpoint.replace("detections", "inference")
+    return served.socket_of("inference")
 
 
 @pytest.fixture
@@ -89,7 +85,7 @@ def answers(dealer: zmq.Socket[bytes], count: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "bgr"])
 def test_infer_gives_the_boxes_that_the_detector_gives(asker: ImageCaller, served: Daemon, form: str) -> None:
-    image = FRAME.tobytes() if form == "bgr" else encoded(form.replace("jpeg", "jpg"))
+    image = FRAME.tobytes() if form == "bgr" else encode(FRAME, form)
     message = asker.infer(image, form, size=(64, 64) if form == "bgr" else None)
     frame = FRAME if form == "bgr" else cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     with Detector(bundle.read(Path(served.endpoint.removeprefix("ipc://")).parent / "tiny")) as detector:
@@ -101,22 +97,22 @@ def test_infer_gives_the_boxes_that_the_detector_gives(asker: ImageCaller, serve
 
 
 def test_infer_when_nothing_is_there_says_so_by_an_empty_list(asker: ImageCaller) -> None:
-    assert asker.infer(encoded("png", paint()), "png", model="tiny").detections == []
+    assert asker.infer(encode(paint()), "png", model="tiny").detections == []
 
 
 @pytest.mark.parametrize(
     ("header", "image", "code"),
     [
-        ({"model": "none"}, encoded("png"), "unknown_model"),
+        ({"model": "none"}, encode(FRAME), "unknown_model"),
         ({"format": "gif"}, b"GIF89a", "bad_request"),
-        ({"timeout_ms": 0}, encoded("png"), "bad_request"),
+        ({"timeout_ms": 0}, encode(FRAME), "bad_request"),
         ({"format": "bgr"}, FRAME.tobytes(), "not_an_image"),
         ({"format": "bgr", "width": 64, "height": 63}, FRAME.tobytes(), "not_an_image"),
         ({"format": "bgr", "width": 2**40, "height": 2**40}, b"", "too_large"),
-        ({"format": "jpeg"}, encoded("png"), "not_an_image"),
+        ({"format": "jpeg"}, encode(FRAME), "not_an_image"),
         ({}, b"", "not_an_image"),
-        ({}, encoded("png", np.zeros((257, 256, 3), np.uint8)), "too_large"),
-        ({"model": "x" * 5000}, encoded("png"), "bad_request"),
+        ({}, encode(np.zeros((257, 256, 3), np.uint8)), "too_large"),
+        ({"model": "x" * 5000}, encode(FRAME), "bad_request"),
     ],
 )
 def test_infer_when_it_cannot_be_done_says_why(
@@ -138,7 +134,7 @@ def test_infer_when_malformed_is_answered(dealer: zmq.Socket[bytes], frames: lis
 def test_infer_when_the_queue_is_full_answers_busy_at_once_and_the_rest_in_time(
     dealer: zmq.Socket[bytes],
 ) -> None:
-    slow = encoded("png", SLOW)
+    slow = encode(SLOW)
     begin = time.monotonic()
     for number in range(8):
         ask(dealer, str(number), slow)
@@ -149,11 +145,11 @@ def test_infer_when_the_queue_is_full_answers_busy_at_once_and_the_rest_in_time(
 
 
 def test_infer_when_the_deadline_passes_is_taken_out_of_the_queue(dealer: zmq.Socket[bytes]) -> None:
-    ask(dealer, "slow", encoded("png", SLOW))
+    ask(dealer, "slow", encode(SLOW))
     for name in ("a", "b", "c"):
-        ask(dealer, name, encoded("png", SLOW), timeout_ms=50)
+        ask(dealer, name, encode(SLOW), timeout_ms=50)
     assert answers(dealer, 3) == dict.fromkeys("abc", "timeout")
-    ask(dealer, "next", encoded("png"))
+    ask(dealer, "next", encode(FRAME))
     begin = time.monotonic()
     assert answers(dealer, 2) == {"slow": "ok", "next": "ok"}
     assert time.monotonic() - begin < 10
@@ -163,7 +159,7 @@ def test_infer_when_the_socket_is_a_req_is_answered(endpoint: str) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.connect(endpoint)
-        ask(socket, "1", encoded("png"))
+        ask(socket, "1", encode(FRAME))
         assert answers(socket, 1) == {"1": "ok"}
 
 
@@ -173,7 +169,7 @@ def test_infer_when_many_ask_at_once_answers_each_with_its_own(asker: ImageCalle
         for i, one in enumerate(dealers):
             one.linger = 0
             one.connect(endpoint)
-            ask(one, f"id{i}", encoded("png", paint((i, i, "green"))))
+            ask(one, f"id{i}", encode(paint((i, i, "green"))))
         for i, one in enumerate(dealers):
             assert one.poll(20_000)
             name, reply = one.recv_multipart()
@@ -190,7 +186,7 @@ def test_infer_when_the_daemon_stops_says_so(daemon: Callable[..., Daemon], tmp_
         dealer.linger = 0
         dealer.connect(f"ipc://{tmp_path}/inference")
         for name in ("a", "b"):
-            ask(dealer, name, encoded("png", paint(POISON)))
+            ask(dealer, name, encode(paint(POISON)))
         time.sleep(0.3)
         process.process.terminate()
         assert dealer.poll(10_000)
@@ -207,18 +203,18 @@ JPEG_HEAD = b"\xff\xd8\xff\xc0\x00\x11\x08"
 @pytest.mark.parametrize(
     ("form", "data", "error"),
     [
-        ("png", encoded("png")[:16] + b"\x00\x01\x00\x00" * 2 + encoded("png")[24:], TooLargeError),
+        ("png", encode(FRAME)[:16] + b"\x00\x01\x00\x00" * 2 + encode(FRAME)[24:], TooLargeError),
         ("jpeg", JPEG_HEAD + b"\xff\xff\xff\xff" + b"\x03" * 20, TooLargeError),
-        ("jpeg", encoded("jpg")[:-2] + b"\xff\xda" * 200, TooLargeError),
+        ("jpeg", encode(FRAME, "jpeg")[:-2] + b"\xff\xda" * 200, TooLargeError),
         ("jpeg", b"\xff\xd8" + b"\xff" * 1000, NotAnImageError),
         ("jpeg", b"\xff\xd8\xff\xda\x00\x02", NotAnImageError),
         ("jpeg", b"\xff\xd8\xff\xe0\x00\x00" * 50, NotAnImageError),
-        ("jpeg", encoded("jpg")[:100], NotAnImageError),
-        ("png", encoded("png")[:23], NotAnImageError),
-        ("png", encoded("png")[:33] + b"\xe3" + encoded("png")[34:], NotAnImageError),
+        ("jpeg", encode(FRAME, "jpeg")[:100], NotAnImageError),
+        ("png", encode(FRAME)[:23], NotAnImageError),
+        ("png", encode(FRAME)[:33] + b"\xe3" + encode(FRAME)[34:], NotAnImageError),
         (
             "png",
-            encoded("png")[:33] + b"\x00\x00\x00\x00acTL\x00\x00\x00\x00" + encoded("png")[33:],
+            encode(FRAME)[:33] + b"\x00\x00\x00\x00acTL\x00\x00\x00\x00" + encode(FRAME)[33:],
             NotAnImageError,
         ),
     ],
@@ -233,11 +229,11 @@ def test_read_image_when_it_lies_or_is_cut_off_decodes_nothing(
 
 
 def test_read_image_when_bytes_follow_the_end_of_a_png_reads_what_is_before_it() -> None:
-    assert read_image("png", encoded("png") + b"\xff" * 20, None, None, 65536).shape == (64, 64, 3)
+    assert read_image("png", encode(FRAME) + b"\xff" * 20, None, None, 65536).shape == (64, 64, 3)
 
 
 def test_read_image_when_a_thumbnail_comes_first_takes_the_size_of_the_image() -> None:
-    picture = encoded("jpg")
+    picture = encode(FRAME, "jpeg")
     thumbnail = JPEG_HEAD + b"\xff\xff\xff\xff\x03"
     block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     image = read_image("jpeg", picture[:2] + block + picture[2:], None, None, 65536)
@@ -251,7 +247,7 @@ def test_caller_when_the_answer_is_no_raises_it(asker: ImageCaller) -> None:
 
 
 def test_answer_is_a_message_of_the_wire(dealer: zmq.Socket[bytes]) -> None:
-    ask(dealer, "1", encoded("png"))
+    ask(dealer, "1", encode(FRAME))
     assert dealer.poll(20_000)
     message = wire.decode(dealer.recv_multipart()[1])
     assert isinstance(message, wire.Detections)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import zmq
@@ -20,7 +18,7 @@ from qzd_daemon.caller import Caller, RefusedError
 from qzd_daemon.client import Client, Detections, StreamState
 from qzd_daemon.sender import FrameSender
 from qzd_ext.errors import EndpointError, UsageError
-from tiny import COLOURS, paint, write_tiny_bundle
+from tiny import COLOURS, encode, paint, write_tiny_bundle
 
 CONFIG = """
 [publish]
@@ -40,10 +38,6 @@ STREAM = '[streams.{name}]\nsource = "ingest://"\nmodel = "tiny"\n'
 EVERY = STREAM.format(name="every") + 'when_behind = "wait"\n'
 GATE = STREAM.format(name="gate") + "timeout_s = 0.3\n"
 FRAME = paint((1, 2, "red"))
-
-
-def encoded(form: str, frame: np.ndarray = FRAME) -> bytes:
-    return cv2.imencode(f".{form}", frame)[1].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +61,9 @@ def client(served: Daemon) -> Iterator[Client]:
         yield client
 
 
-def ingest_of(process: Daemon) -> str:
-    return process.endpoint.replace("detections", "ingest")
-
-
 @pytest.fixture
 def sender(served: Daemon) -> Iterator[FrameSender]:
-    with FrameSender("every", ingest_of(served), timeout=20) as sender:
+    with FrameSender("every", served.socket_of("ingest"), timeout=20) as sender:
         yield sender
 
 
@@ -81,7 +71,7 @@ def sender(served: Daemon) -> Iterator[FrameSender]:
 def dealer(served: Daemon) -> Iterator[zmq.Socket[bytes]]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
-        socket.connect(ingest_of(served))
+        socket.connect(served.socket_of("ingest"))
         yield socket
 
 
@@ -117,7 +107,12 @@ def test_send_when_the_stream_waits_delivers_every_frame_in_order(
 
 @pytest.mark.parametrize(
     ("form", "image"),
-    [("bgr", FRAME.tobytes()), ("png", encoded("png")), ("jpeg", encoded("jpg")), ("bgr", memoryview(FRAME))],
+    [
+        ("bgr", FRAME.tobytes()),
+        ("bgr", memoryview(FRAME)),
+        ("png", encode(FRAME)),
+        ("jpeg", encode(FRAME, "jpeg")),
+    ],
 )
 def test_send_takes_every_format(client: Client, sender: FrameSender, form: str, image: bytes) -> None:
     size = (64, 64) if isinstance(image, bytes) and form == "bgr" else None
@@ -145,16 +140,16 @@ def test_send_when_a_capture_time_is_stated_hands_it_on_unless_it_lies_ahead(
 @pytest.mark.parametrize(
     ("header", "image", "code", "told"),
     [
-        ({"stream": "none"}, encoded("png"), "unknown_stream", False),
+        ({"stream": "none"}, encode(FRAME), "unknown_stream", False),
         ({"format": "gif"}, b"GIF89a", "bad_request", False),
-        ({"captured_ns": -1}, encoded("png"), "bad_request", False),
-        ({"stream": "x" * 5000}, encoded("png"), "bad_request", False),
+        ({"captured_ns": -1}, encode(FRAME), "bad_request", False),
+        ({"stream": "x" * 5000}, encode(FRAME), "bad_request", False),
         ({"format": "bgr"}, FRAME.tobytes(), "not_an_image", True),
         ({"format": "bgr", "width": 64, "height": 63}, FRAME.tobytes(), "not_an_image", True),
         ({"format": "bgr", "width": 2**40, "height": 2**40}, b"", "too_large", True),
-        ({"format": "jpeg"}, encoded("png"), "not_an_image", True),
-        ({}, encoded("png")[:100], "not_an_image", True),
-        ({}, encoded("png", np.zeros((257, 256, 3), np.uint8)), "too_large", True),
+        ({"format": "jpeg"}, encode(FRAME), "not_an_image", True),
+        ({}, encode(FRAME)[:100], "not_an_image", True),
+        ({}, encode(np.zeros((257, 256, 3), np.uint8)), "too_large", True),
     ],
 )
 def test_a_frame_when_it_cannot_be_used_is_answered_and_told_to_subscribers(
@@ -187,15 +182,15 @@ def test_a_message_when_it_is_malformed_is_answered(dealer: zmq.Socket[bytes], f
 def test_send_when_the_socket_is_a_req_is_answered(served: Daemon) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as req:
         req.linger = 0
-        req.connect(ingest_of(served))
-        assert reply(req, encoded("png"))["schema"] == "qzd.taken/1"
+        req.connect(served.socket_of("ingest"))
+        assert reply(req, encode(FRAME))["schema"] == "qzd.taken/1"
 
 
 def test_a_stream_when_its_sender_falls_silent_is_down_until_the_next_frame(
     client: Client, served: Daemon
 ) -> None:
     states = []
-    with FrameSender("gate", ingest_of(served)) as sender:
+    with FrameSender("gate", served.socket_of("ingest")) as sender:
         sender.send(FRAME)
         while len(states) < 3:
             event = client.receive(20)
@@ -237,7 +232,7 @@ def flood(endpoint: str, stream: str, count: int) -> list[dict[str, object]]:
         dealer.linger = 0
         dealer.connect(endpoint)
         for number in range(count):
-            image = encoded("png", paint((number % 8, 0, "red")))
+            image = encode(paint((number % 8, 0, "red")))
             dealer.send_multipart([str(number).encode(), header, image])
         for _ in range(count):
             assert dealer.poll(30_000), answers
@@ -255,7 +250,7 @@ def test_a_flood_when_the_stream_drops_leaves_out_the_old_and_when_it_waits_is_p
         while not client.heard_at:
             client.receive(0.1)
         for stream in ("gate", "every"):
-            answers = flood(ingest_of(process), stream, 24)
+            answers = flood(process.socket_of("ingest"), stream, 24)
             taken = [answer["frame"] for answer in answers if "frame" in answer]
             refused = [answer["error"]["code"] for answer in answers if "error" in answer]  # type: ignore[index]
             seen: list[Detections] = []
@@ -275,20 +270,14 @@ def test_a_stream_when_a_reload_takes_it_away_and_brings_it_back_is_sent_to_agai
     config = CONFIG.format(directory=tmp_path, bundle=tiny_bundle)
     process = daemon(config + EVERY).ready()
 
-    def reload(streams: str) -> None:
-        process.forget_notices()
-        process.configure(config + streams)
-        process.process.send_signal(signal.SIGHUP)
-        process.notice("READY=1")
-
-    with FrameSender("every", ingest_of(process)) as sender:
+    with FrameSender("every", process.socket_of("ingest")) as sender:
         assert [sender.send(FRAME) for _ in range(3)] == [0, 1, 2]
-        reload(GATE)
+        process.reload(config + GATE)
         with pytest.raises(RefusedError) as caught:
             sender.send(FRAME)
         assert caught.value.fault.code == "unknown_stream"
         assert "Wanted: gate" in caught.value.fault.message
-        reload(EVERY)
+        process.reload(config + EVERY)
         assert [sender.send(FRAME) for _ in range(3)] == [0, 1, 2]
     with Caller(f"ipc://{tmp_path}/control") as caller:
         assert caller.call("status")["endpoints"]["ingest"] == [f"ipc://{tmp_path}/ingest"]
@@ -303,7 +292,7 @@ def test_a_stream_when_it_changes_under_load_loses_no_frame_of_a_sender_that_ins
     stop, sent = threading.Event(), []
 
     def send() -> None:
-        with FrameSender("every", ingest_of(process), timeout=20) as sender:
+        with FrameSender("every", process.socket_of("ingest"), timeout=20) as sender:
             for number in itertools.count():
                 sender.send(FRAME, pts_s=number)
                 sent.append(number)
@@ -317,10 +306,7 @@ def test_a_stream_when_it_changes_under_load_loses_no_frame_of_a_sender_that_ins
         thread.start()
         for fps in (500, 400, 300):
             time.sleep(0.3)
-            process.forget_notices()
-            process.configure(f"{config}{EVERY}max_fps = {fps}\n")
-            process.process.send_signal(signal.SIGHUP)
-            process.notice("READY=1")
+            process.reload(f"{config}{EVERY}max_fps = {fps}\n")
         stop.set()
         thread.join()
         seen = [m.pts_s for m in receive(client, len(sent))]

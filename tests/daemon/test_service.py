@@ -229,9 +229,7 @@ def test_daemon_when_the_new_configuration_is_wrong_keeps_the_old(
 ) -> None:
     config = CONFIG.format(bundle=tiny_bundle, source=clip)
     process = daemon(config).ready()
-    process.configure(config + line)
-    process.process.send_signal(signal.SIGHUP)
-    assert "STATUS=1 streams through 1 models" in process.notice("READY=1")
+    assert "STATUS=1 streams through 1 models" in process.reload(config + line)
     assert "the old configuration is kept" in process.log
     assert expected in process.log
     with Client(process.endpoint) as client:
@@ -244,9 +242,7 @@ def test_daemon_when_the_publish_table_changes_asks_for_a_restart(
 ) -> None:
     config = CONFIG.format(bundle=tiny_bundle, source=clip)
     process = daemon(config).ready()
-    process.configure(config.replace("heartbeat_ms = 100", "heartbeat_ms = 200"))
-    process.process.send_signal(signal.SIGHUP)
-    process.notice("READY=1")
+    process.reload(config.replace("heartbeat_ms = 100", "heartbeat_ms = 200"))
     assert "[publish] has changed, which a reload cannot do" in process.log
 
 

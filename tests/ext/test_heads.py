@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import oracle
 from cases import KINDS, make_case, plain
+from qzd_ext._nms import Candidates
+from qzd_ext._ssd import scan_boxes
 from qzd_ext.decode import Decoder
 from qzd_ext.manifest import Thresholds
 
@@ -80,3 +82,14 @@ def test_head_finds_nothing_when_no_score_is_enough(kind):
     decoder = Decoder(case.manifest, [t.shape for t in case.tensors], case.priors)
     found = decoder.decode(case.tensors, plain(case.manifest), Thresholds(confidence=1.0))
     assert (found.boxes.shape, found.scores.shape, found.class_ids.shape) == ((0, 4), (0,), (0,))
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((3, 6), True), ((1, 3, 7), True), ((3, 5), False), ((), False)])
+def test_finished_boxes_need_the_columns_that_are_read(shape, fits):
+    rows, out = np.ones(shape, np.float32), Candidates(2, 0.5, False, False, 10, 10)
+    if fits:
+        assert scan_boxes(rows, 5, 4, 0, -1, 1, 1, 0, 2, out, 0.5) is None
+        assert len(out) == 3
+    else:
+        with pytest.raises(ValueError, match=r"columns|axis"):
+            scan_boxes(rows, 5, 4, 0, -1, 1, 1, 0, 2, out, 0.5)
