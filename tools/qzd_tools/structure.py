@@ -37,8 +37,9 @@ _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze"})
 _FROM_CONSTANTS = frozenset({"Convert", "Multiply", "Subtract", "FakeQuantize", *_MOVES})
 
 CHEAP_MULTIPLICATIONS = 0.05
-CHEAP_WEIGHTS = 0.1
-"""Shares of the whole model up to which its last layers are cheap enough for float."""
+CHEAP_WEIGHTS = 0.075
+"""Shares of the whole model up to which its last layers are cheap enough for float: an INT8 file then stays
+below 0.31 of the float one's size. A ResNet-50's last layer has 0.08 of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
