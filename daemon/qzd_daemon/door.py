@@ -2,14 +2,14 @@
 
 TCP endpoints ask for a CURVE key where the configuration has one; ipc endpoints have mode 0660 instead. One
 thread answers ZAP, counts connections, shuts those above the limit, and says who was refused and why.
-What may live here: getting in. What is said on a socket is its owner's: `publisher`, `control`, `inference`.
+What may live here: getting in. How an endpoint is bound is in `binding`; what is said on a socket is its
+owner's: `publisher`, `control`, `reception`.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -24,6 +24,7 @@ from types import MappingProxyType
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from qzd_daemon.binding import bind, bind_again
 from qzd_daemon.config import SecurityConfig
 from qzd_daemon.keys import Authorised, read_secret
 from qzd_ext.errors import EndpointError
@@ -38,7 +39,6 @@ HANDSHAKE_MS = 5000
 PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
 LOOK_MS = 500  # how soon a key that was taken back is noticed
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
-REBIND_SECONDS = 2.0
 
 IPV4 = re.compile(r"tcp://[0-9.]+:")
 REASONS: dict[int, tuple[str, str]] = {
@@ -114,7 +114,7 @@ class Entrance:
         for endpoint in self.endpoints:
             if endpoint.startswith(scheme):
                 self.socket.unbind(endpoint)
-                _bind_again(self.socket, endpoint, self._inherited)
+                bind_again(self.socket, endpoint, self._inherited)
 
 
 class Door:
@@ -193,7 +193,7 @@ class Door:
                 opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
                 opened.setsockopt(zmq.CURVE_SERVER, 1)
             opened.setsockopt(zmq.IPV6, not IPV4.match(endpoint))  # else 127.0.0.1 becomes ::ffff:127.0.0.1
-            _bind(opened, endpoint, self._inherited)
+            bind(opened, endpoint, self._inherited)
             bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
         return bound
 
@@ -334,62 +334,3 @@ def _shut(file: int, endpoint: str) -> None:
         here = connection.getsockname()
         if endpoint in (f"ipc://{here}", f"tcp://{here[0]}:{here[1]}", f"tcp://[{here[0]}]:{here[1]}"):
             connection.shutdown(socket.SHUT_RDWR)
-
-
-def _bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
-    file = inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
-    if file is not None:
-        opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound
-        opened.bind(endpoint)
-        opened.setsockopt(zmq.USE_FD, -1)
-        return
-    path = endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
-    if path is not None and _is_served(path):
-        raise _cannot_bind(endpoint, errno.EADDRINUSE)
-    umask = os.umask(0o117) if path is not None else None  # 0660: the group may connect
-    try:
-        opened.bind(endpoint)
-    except zmq.ZMQError as error:
-        raise _cannot_bind(endpoint, error.errno or 0) from error
-    finally:
-        if umask is not None:
-            os.umask(umask)
-
-
-def _bind_again(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
-    """The old listener is closed by another thread, a moment later."""
-    end = time.monotonic() + REBIND_SECONDS
-    while True:
-        try:
-            _bind(opened, endpoint, inherited)
-            return
-        except EndpointError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.005)
-
-
-def _is_served(path: str) -> bool:
-    """Whether another process listens there; ZeroMQ would take its path away without a word."""
-    if not Path(path).is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-        return True
-
-
-FIXES = {
-    errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
-    errno.EADDRNOTAVAIL: ("this machine has no such address", "use an address of this machine, or tcp://*"),
-    errno.ENODEV: ("this machine has no such address", "use an address of this machine, or tcp://*"),
-    errno.EACCES: ("permission denied", "choose a port above 1023, or a directory that this user may write"),
-    errno.ENOENT: ("its directory is not there", "make the directory, or choose another path"),
-}
-
-
-def _cannot_bind(endpoint: str, number: int) -> EndpointError:
-    why, fix = FIXES.get(number, (os.strerror(number), "write it as tcp://ADDRESS:PORT or ipc:///PATH"))
-    return EndpointError(f"{endpoint}: cannot be bound: {why}", wanted="an endpoint that is free", fix=fix)
