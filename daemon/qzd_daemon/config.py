@@ -28,7 +28,10 @@ V4L2 = "v4l2://"
 SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", f"{V4L2}/", SENT)
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Count = Annotated[int, Meta(ge=1)]
+MOST = 2**31 - 1  # of what libzmq and OpenVINO count: they take 32 bits
+MOST_SECONDS = 86_400.0  # longer is a mistake, and `inf` cannot be waited for
+
+Count = Annotated[int, Meta(ge=1, le=MOST)]
 Names = Annotated[tuple[str, ...], Meta(min_length=1)]
 Rate = Annotated[float, Meta(gt=0.0)]
 
@@ -44,12 +47,18 @@ class PublishConfig(Table, frozen=True):
         tuple[str, ...], Meta(min_length=1, description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH.")
     ] = ("tcp://127.0.0.1:5561",)
     send_hwm: Annotated[
-        int, Meta(ge=1, description="Messages kept for a subscriber that is slow; more are dropped for it.")
+        int,
+        Meta(
+            ge=1,
+            le=MOST,
+            description="Messages kept for a subscriber that is slow; more are dropped for it.",
+        ),
     ] = 1000
     linger_ms: Annotated[
-        int, Meta(ge=0, description="How long the stop waits for subscribers to take what was sent.")
+        int,
+        Meta(ge=0, le=MOST, description="How long the stop waits for subscribers to take what was sent."),
     ] = 1000
-    heartbeat_ms: Annotated[int, Meta(ge=10, description="Interval of heartbeats.")] = 1000
+    heartbeat_ms: Annotated[int, Meta(ge=10, le=MOST, description="Interval of heartbeats.")] = 1000
     wait_for_subscribers: Annotated[
         int,
         Meta(ge=0, description="Start the sources only when there are so many subscriptions to detections."),
@@ -203,6 +212,7 @@ class StreamConfig(Table, frozen=True):
         float,
         Meta(
             gt=0.0,
+            le=MOST_SECONDS,
             description="After this long without data a camera is connected to again, "
             "and a stream whose frames are sent is down.",
         ),
@@ -233,10 +243,16 @@ class ServiceConfig(Table, frozen=True):
     """`[service]`: the daemon's own life."""
 
     stop_timeout_s: Annotated[
-        float, Meta(ge=0.0, description="How long a stop waits for the frames under way.")
+        float,
+        Meta(ge=0.0, le=MOST_SECONDS, description="How long a stop waits for the frames under way."),
     ] = 10.0
     inference_timeout_s: Annotated[
-        float, Meta(gt=0.0, description="After this long an inference under way is given up as an error.")
+        float,
+        Meta(
+            gt=0.0,
+            le=MOST_SECONDS,
+            description="After this long an inference under way is given up as an error.",
+        ),
     ] = 30.0
     cache_max_mb: Annotated[
         int, Meta(ge=0, description="Size of cache_dir above which what was used longest ago is removed.")

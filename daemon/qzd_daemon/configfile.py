@@ -14,6 +14,7 @@ import tomllib
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,7 @@ from qzd_ext.errors import ConfigError
 
 __all__ = ["NAME", "read_config", "split_address"]
 
+BINDING_TABLES = ("publish", "control", "inference", "ingest")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,6 +46,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
     config = _convert(values, Config, path, "")
     _check_names(config, path)
+    _check_endpoints(config, path)
     _check_security(config, path)
     _check_http(config.http, path)
     return _resolve(config, path.absolute().parent)
@@ -117,6 +120,7 @@ def _check_names(config: Config, path: Path) -> None:
     for name, stream in config.streams.items():
         if stream.is_url and not stream.source.startswith(SCHEMES):
             raise _wrong_value(path, f"streams.{name}.source", f"a URL must begin with {', '.join(SCHEMES)}")
+        _check_url(stream, path, f"streams.{name}.source")
         if stream.source.startswith(SENT):
             _check_sent(config, stream, path, f"streams.{name}.source")
         for model in stream.models:
@@ -124,6 +128,18 @@ def _check_names(config: Config, path: Path) -> None:
                 raise _unknown_model(path, name, model, list(config.models))
         if len(set(stream.models)) != len(stream.models):
             raise _wrong_value(path, f"streams.{name}.model", "a model is named twice")
+
+
+def _check_url(stream: StreamConfig, path: Path, where: str) -> None:
+    """Where a user and password end must be plain, or they could not be kept out of the log."""
+    try:
+        _ = urlsplit(stream.source).port
+    except ValueError:  # its text may have a part of the password
+        raise ConfigError(
+            f"{path}: {where}: it is not clear where the address begins and ends",
+            wanted="SCHEME://USER:PASSWORD@HOST:PORT/PATH",
+            fix="write what is special in a user or password as %XX, for example [ as %5B and / as %2F",
+        ) from None
 
 
 def _check_sent(config: Config, stream: StreamConfig, path: Path, where: str) -> None:
@@ -146,6 +162,18 @@ def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> Con
     )
 
 
+def _check_endpoints(config: Config, path: Path) -> None:
+    """Other kinds of socket have neither keys nor a mode: ipc://@NAME is open to every local user."""
+    for table in BINDING_TABLES:
+        for endpoint in getattr(config, table).bind:
+            if not endpoint.startswith(("tcp://", "ipc:///")):
+                raise ConfigError(
+                    f"{path}: {table}.bind: {endpoint} is no endpoint of qzd",
+                    wanted="tcp://ADDRESS:PORT or ipc:///PATH",
+                    fix="correct it",
+                )
+
+
 def _check_security(config: Config, path: Path) -> None:
     security = config.security
     if (security.server_key is None) != (security.authorized_keys is None):
@@ -156,7 +184,7 @@ def _check_security(config: Config, path: Path) -> None:
         )
     if security.server_key is not None or security.insecure:
         return
-    for table in ("publish", "control", "inference", "ingest"):
+    for table in BINDING_TABLES:
         for endpoint in getattr(config, table).bind:
             if _is_open(endpoint):
                 raise ConfigError(

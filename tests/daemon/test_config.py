@@ -57,6 +57,12 @@ def test_read_config_when_paths_are_absolute_keeps_them(tmp_path: Path) -> None:
         (("[streams.gate]", "[streams.'a/b']"), ["streams.'a/b': a name that cannot be part of a topic"]),
         (("[models.ssd]", "[models]"), ["models.bundle: Expected a table, got str"]),
         (("[publish]", "[publish"), ["not TOML", "line 2"]),
+        (("[publish]", "[publish]\nsend_hwm = 3000000000"), ["publish.send_hwm: Expected `int` <= 2"]),
+        (("[publish]", "[service]\nstop_timeout_s = inf\n[publish]"), ["stop_timeout_s", "<= 86400.0"]),
+        (('["tcp://127.0.0.1:0"]', '["ipc://@qzd"]'), ["publish.bind: ipc://@qzd", "ipc:///PATH"]),
+        (('["tcp://127.0.0.1:0"]', '["inproc://qzd"]'), ["publish.bind: inproc://qzd", "tcp://ADDRESS:PORT"]),
+        (("clips/gate.mp4", "rtsp://me:se[cret@cam/1"), ["streams.gate.source: it is not clear", "%5B"]),
+        (("clips/gate.mp4", "rtsp://me:se/cret@cam/1"), ["streams.gate.source: it is not clear", "%2F"]),
     ],
 )
 def test_read_config_when_wrong_names_the_key(
