@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import struct
 from pathlib import Path
 
 import zmq
@@ -19,6 +20,7 @@ from qzd_ext.errors import DataError, UsageError
 __all__ = ["Authorised", "read_public", "read_secret", "write_pair"]
 
 KEY = re.compile(rb"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
+KEY_BYTES = 32
 FILE_BYTES = 4096  # a key file is shorter
 
 
@@ -33,9 +35,15 @@ def write_pair(path: Path) -> Path:
     Raises
     ------
     UsageError
-        One of the files is there already, or cannot be written.
+        One of the files is there already, or cannot be written, or the name is none for a secret key.
     """
     public, secret = zmq.curve_keypair()
+    if not path.name or path.suffix == ".pub":
+        raise UsageError(
+            f"{path}: no name for a secret key",
+            wanted="NAME.key; NAME.pub is written beside it",
+            fix="choose another name",
+        )
     public_path = path.with_suffix(".pub")
     _write_new(path, secret, 0o600)
     try:
@@ -103,11 +111,19 @@ def _read_key(path: Path) -> bytes:
             text = file.read(FILE_BYTES).strip()
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not KEY.fullmatch(text):
+    if not KEY.fullmatch(text) or not _is_z85(text):
         raise DataError(
             f"{path}: it is no CURVE key", wanted="one line of 40 characters", fix="use `qzdctl keygen`"
         )
     return text
+
+
+def _is_z85(text: bytes) -> bool:
+    """Five characters may say more than the four bytes hold that they stand for."""
+    try:
+        return len(z85.decode(text)) == KEY_BYTES
+    except struct.error:
+        return False
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -169,7 +185,7 @@ class Authorised:
         for name, _, _ in state:
             try:
                 self._names[z85.decode(_read_key(self._directory / name))] = name.removesuffix(".pub")
-            except (DataError, ValueError) as error:
+            except DataError as error:
                 self.problems.append(str(error))
         return not before.keys() <= self._names.keys()
 
@@ -177,7 +193,15 @@ class Authorised:
         """Name, time of change and size of each key file; a directory that is gone holds no key."""
         try:
             with os.scandir(self._directory) as entries:
-                found = [(e.name, e.stat()) for e in entries if e.name.endswith(".pub")]
+                return sorted((e.name, *_change(e)) for e in entries if e.name.endswith(".pub"))
         except OSError:
             return []
-        return sorted((name, state.st_ctime_ns, state.st_size) for name, state in found)
+
+
+def _change(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """When a file changed, and its size; a link that leads nowhere takes no other key with it."""
+    try:
+        state = entry.stat()
+    except OSError:
+        return 0, 0
+    return state.st_ctime_ns, state.st_size

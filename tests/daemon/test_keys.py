@@ -41,7 +41,7 @@ def test_read_secret_when_systemd_guards_it_takes_its_mode(
     assert len(read_secret(tmp_path / "me.key")) == 40
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 39, b"x" * 41, b"\xff" * 40, b" " * 40, b"x" * 10_000])
+@pytest.mark.parametrize("content", [b"", *(c * 40 for c in (b"\xff", b" ", b"#")), b"x" * 39, b"x" * 41, b"x" * 10_000])
 def test_read_secret_when_the_file_is_no_key_says_so(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "me.key"
     path.write_bytes(content)
@@ -67,3 +67,23 @@ def test_authorised_when_a_key_goes_says_so_and_when_one_comes_does_not(tmp_path
     (tmp_path / "a.pub").unlink()
     assert known.read()
     assert not known.read()
+
+
+def test_authorised_when_a_file_is_no_key_or_a_link_leads_nowhere_keeps_the_others(tmp_path: Path) -> None:
+    known = Authorised(tmp_path)
+    write_pair(tmp_path / "a.key")
+    known.read()
+    (tmp_path / "b.pub").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.pub").write_bytes(b"#" * 40)
+    assert not known.read()
+    assert [problem.splitlines()[0].rpartition("/")[2] for problem in known.problems] == [
+        "b.pub: cannot be read: No such file or directory",
+        "c.pub: it is no CURVE key",
+    ]
+
+
+@pytest.mark.parametrize("name", ["/", "", "me.pub"])
+def test_write_pair_when_it_is_no_name_for_a_secret_key_says_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no name for a secret key"):
+        write_pair(Path(name) if name in ("/", "") else tmp_path / name)
+    assert not list(tmp_path.iterdir())
