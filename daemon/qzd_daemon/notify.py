@@ -16,6 +16,7 @@ from collections.abc import Iterator
 __all__ = ["inherited_sockets", "more_time", "notify", "watchdog_interval"]
 
 EXTEND_SECONDS = 5.0
+PATIENCE_SECONDS = 1.0  # with a systemd that does not read: its queue holds a few notices
 FIRST_SOCKET = 3
 
 
@@ -27,11 +28,12 @@ def notify(*fields: str) -> None:
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(PATIENCE_SECONDS)
         try:
             sender.connect(address)
             sender.sendall("\n".join(fields).encode())
         except OSError:
-            return  # systemd is not listening any more: nobody is left to be told
+            return  # nobody listens any more, or reads: what there is to do is done all the same
 
 
 def watchdog_interval() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -39,6 +40,19 @@ def test_notify_when_systemd_did_not_start_us_does_nothing(monkeypatch: pytest.M
 def test_notify_when_systemd_is_gone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("READY=1")
+
+
+def test_notify_when_systemd_does_not_read_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener, socket.socket(
+        socket.AF_UNIX, socket.SOCK_DGRAM
+    ) as other:
+        listener.bind(str(tmp_path / "notify"))
+        other.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # its queue is full
+            while True:
+                other.sendto(b"X=1", str(tmp_path / "notify"))
+        notify("STATUS=serving")
 
 
 @pytest.mark.parametrize(
