@@ -5,6 +5,7 @@ What may live here: one socket, one endpoint. Who may connect to it is in `door`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -77,14 +78,11 @@ def bind_again(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str,
 
 def _is_served(path: str) -> bool:
     """Whether another process listens there; ZeroMQ would take its path away without a word."""
-    if not Path(path).is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if Path(path).is_socket():
             probe.connect(path)
-        except OSError:
-            return False
-        return True
+            return True
+    return False
 
 
 def _cannot_bind(endpoint: str, number: int) -> EndpointError:

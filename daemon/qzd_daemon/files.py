@@ -35,15 +35,16 @@ class FileSource:
         self._loop = loop
         self._hardware = hardware
         self._container = self._open()
-        if not self._container.streams.video:
-            self.close()
-            raise self._unreadable("there is no video in it")
 
     def _open(self) -> av.container.InputContainer:
         try:
-            return av.open(str(self._path))
+            container = av.open(str(self._path))
         except (av.error.FFmpegError, OSError) as error:
             raise self._unreadable(error.strerror or str(error)) from error
+        if not container.streams.video:
+            container.close()
+            raise self._unreadable("there is no video in it")
+        return container
 
     def _unreadable(self, found: str) -> SourceError:
         return SourceError(

@@ -77,10 +77,17 @@ def open_source(name: str, config: StreamConfig, inlets: Inlets) -> Source:
     if config.is_url:
         return Camera(config)
     path = Path(config.source)
-    if path.is_dir():
-        return DirectorySource(path, loop=config.loop)
-    if path.is_file():
-        return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
+    try:
+        if path.is_dir():
+            return DirectorySource(path, loop=config.loop)
+        if path.is_file():
+            return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
+    except OSError as error:
+        raise SourceError(
+            f"{config.source}: cannot be read: {error.strerror}",
+            wanted="a file or directory that the daemon's user may read",
+            fix="move it, for example to /var/lib/qzd, or let the user read it and enter what it lies in",
+        ) from error
     raise SourceError(
         f"{config.source}: no such file or directory",
         wanted="a video file, a directory of images, a URL of rtsp or http, v4l2:///dev/videoN or ingest://",

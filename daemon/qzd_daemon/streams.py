@@ -96,12 +96,19 @@ class Stream:
             if not self._stopping.is_set():
                 self._tell("ended", self._source.end)
         except SourceError as error:
-            self.failed = True
-            self._tell("failed", str(error))
+            self._fail(str(error))
+        except Exception as error:  # one stream must not end the service of the others
+            log.exception("stream %s: its source failed", self.name)
+            self._fail(f"{type(error).__name__}: {error}")
         finally:
             self._source.close()
             self.finished = True
             self._ended()
+
+    def _fail(self, reason: str) -> None:
+        self.failed = True
+        if not self._stopping.is_set():
+            self._tell("failed", reason)
 
     def _read(self) -> None:
         pace = Pace(self.config.max_fps, real_time=self.config.policy == "drop")

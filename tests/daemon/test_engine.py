@@ -16,7 +16,7 @@ from qzd_daemon import wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
 from qzd_daemon.sent import Inlets
-from qzd_ext.errors import GateError, QzdError, SourceError, UsageError
+from qzd_ext.errors import BundleError, GateError, QzdError, SourceError, UsageError
 from tiny import POISON, Fault, paint, write_tiny_bundle
 
 replace = msgspec.structs.replace
@@ -158,6 +158,7 @@ def test_apply_when_a_stream_is_added_and_one_removed_leaves_the_third_alone(
         (lambda c: replace(c, streams={"x": StreamConfig(source="/nowhere.mp4", model="tiny")}), SourceError),
         (lambda c: replace(c, models={**c.models, "new": ModelConfig(bundle="/nowhere")}), QzdError),
         (lambda c: replace(c, models={"tiny": replace(c.models["tiny"], device="GPU.9")}), QzdError),
+        (lambda c: replace(c, models={"tiny": replace(c.models["tiny"], bundle="x" * 300)}), BundleError),
     ],
 )
 def test_apply_when_a_part_cannot_be_used_changes_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import wave
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import pytest
 from clips import cut, write_clip
 from qzd_daemon.config import StreamConfig
 from qzd_daemon.sent import Inlets
-from qzd_daemon.sources import Captured, Source
+from qzd_daemon.sources import Captured, Notice, Source
 from qzd_daemon.sources import open_source as open_stream
 from qzd_ext.errors import SourceError
 from tiny import paint
@@ -76,6 +77,7 @@ def test_frames_of_a_file_when_its_middle_is_damaged_go_on_behind_it(tmp_path: P
         ("nowhere.mp4", None, "no such file or directory"),
         ("text.mp4", b"this is no video", "Invalid data"),
         ("empty.mp4", b"", "Invalid data"),
+        ("x" * 300, None, "cannot be read: File name too long"),
     ],
 )
 def test_open_when_there_is_no_video_names_the_file(
@@ -126,3 +128,17 @@ def test_frames_when_looping_come_over_and_over(tmp_path: Path, kind: str) -> No
     assert len(taken) == 10
     if kind == "file":
         assert [c.pts_s for c in taken[:4]] == pytest.approx([0, 0.04, 0.08, 0])
+
+
+def test_frames_when_a_file_that_loops_has_no_video_any_more_say_so(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES[:1])
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    source = open_source(str(clip), loop=True)
+    frames = source.frames(threading.Event())
+    assert [type(next(frames)) for _ in range(2)] == [Notice, Captured]
+    (tmp_path / "sound.wav").rename(clip)
+    with pytest.raises(SourceError, match="there is no video in it"):
+        next(frames)
+    source.close()
