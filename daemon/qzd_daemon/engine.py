@@ -38,6 +38,7 @@ ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"
 
 log = logging.getLogger(__name__)
 
+TURN_SECONDS = 1.0  # a stop waits so long for a change that is being carried out
 SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
 
 
@@ -73,6 +74,7 @@ class Engine:
         self.failed_tests: set[str] = set()
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
         self._changing = threading.RLock()
+        self._stopping = threading.Event()
 
     @property
     def streams(self) -> list[Stream]:
@@ -99,15 +101,17 @@ class Engine:
         QzdError
             Something in it cannot be used. Nothing has changed then.
         """
-        with self._changing, contextlib.ExitStack() as undo:
+        with self._changing:
+            newer = {n: model for n, model in config.models.items() if self._has_new_version(n, model)}
+            self._apply(config, {**_differing(config.models, self._config.models), **newer})
+
+    def _apply(self, config: Config, new_models: dict[str, ModelConfig]) -> None:
+        """With these models loaded, and every other as it is."""
+        with contextlib.ExitStack() as undo:
             before = self._config
             new_streams = _differing(config.streams, before.streams)
             opened = {name: self._open(name, stream, undo) for name, stream in new_streams.items()}
-            loaded = {
-                name: self._load(name, model, config, undo)
-                for name, model in config.models.items()
-                if model != before.models.get(name) or self._has_new_version(name, model)
-            }
+            loaded = {name: self._load(name, model, config, undo) for name, model in new_models.items()}
             undo.pop_all()  # nothing can fail any more
             self._config = config
             self._remove_streams([n for n in before.streams if n in new_streams or n not in config.streams])
@@ -135,7 +139,8 @@ class Engine:
         with self._changing:
             if name in self._config.models:
                 raise UsageError(f"model {name}: it is there already", fix="swap it, or unload it first")
-            self.apply(msgspec.structs.replace(self._config, models={**self._config.models, name: model}))
+            config = msgspec.structs.replace(self._config, models={**self._config.models, name: model})
+            self._apply(config, {name: model})
 
     def unload(self, name: str) -> None:
         """Serve a model no more.
@@ -154,7 +159,7 @@ class Engine:
                     fix="give these streams another model in the configuration file, and reload",
                 )
             left = {other: model for other, model in self._config.models.items() if other != name}
-            self.apply(msgspec.structs.replace(self._config, models=left))
+            self._apply(msgspec.structs.replace(self._config, models=left), {})
 
     def swap(self, name: str, version: str) -> Served:
         """Serve with another of a model's numbered bundles, from one frame to the next.
@@ -192,20 +197,21 @@ class Engine:
             return served
 
     def self_test(self, name: str) -> None:
-        """Run a model's golden frames beside the frames that it serves.
+        """Run a model's golden frames beside the frames that it serves; nothing else changes meanwhile.
 
         Raises
         ------
         QzdError
             It failed, or there is no such model.
         """
-        self._model(name)
-        try:
-            models.self_test(name, self._schedulers[name].served.detector)
-        except GateError:
-            self.failed_tests.add(name)
-            raise
-        self.failed_tests.discard(name)
+        with self._changing:
+            self._model(name)
+            try:
+                models.self_test(name, self._schedulers[name].served.detector)
+            except GateError:
+                self.failed_tests.add(name)
+                raise
+            self.failed_tests.discard(name)
 
     def give_up_late_frames(self) -> int:
         """Answer for the frames that devices have been busy with too long; returns how many."""
@@ -218,12 +224,20 @@ class Engine:
         return any(scheduler.hung for scheduler in list(self._schedulers.values()))
 
     def stop(self, timeout: float) -> bool:
-        """Stop the sources, finish what waits and what is under way. False when something hung."""
-        with self._changing:
-            end = time.monotonic() + timeout
+        """Stop the sources, finish what waits and what is under way. False when something hung.
+
+        A change that is being prepared may take minutes, and is not waited for: it fails when it is.
+        """
+        end = time.monotonic() + timeout
+        self._stopping.set()
+        in_turn = self._changing.acquire(timeout=min(timeout, TURN_SECONDS))
+        try:
             self._remove_streams(list(self._streams), told=False)
             drained = [s.stop(end - time.monotonic()) for s in self._schedulers.values()]
             return all(drained)
+        finally:
+            if in_turn:
+                self._changing.release()
 
     def _model(self, name: str) -> ModelConfig:
         if name not in self._config.models:
@@ -241,6 +255,8 @@ class Engine:
         if cache_dir is not None:
             prune(cache_dir, config.service.cache_max_mb * 2**20)
         undo.callback(served.detector.close)
+        if self._stopping.is_set():
+            raise UsageError(f"model {name}: the daemon stops", fix="ask again when it is back")
         return served
 
     def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> Served:
@@ -252,8 +268,8 @@ class Engine:
         return served
 
     def _has_new_version(self, name: str, model: ModelConfig) -> bool:
-        """Whether a higher bundle lies beside those that the model has served."""
-        return locate_bundle(model.bundle) not in self._known[name]
+        """Whether a higher bundle lies beside those that the model has served; a new model has none."""
+        return name in self._known and locate_bundle(model.bundle) not in self._known[name]
 
     def _put(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
         """Serve with a model that was loaded: a new one, or in the place of the one before."""

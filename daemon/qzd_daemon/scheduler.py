@@ -27,7 +27,7 @@ __all__ = ["Scheduler"]
 log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
-FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often within so long is given up
+FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often in a row, or within so long, is given up
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +59,8 @@ class Scheduler:
         self.served = served
         self._failed = failed
         self._fault_times: collections.deque[float] = collections.deque(maxlen=FAULTS)
+        self._faults_in_a_row = 0
+        self._faults_told = False
         self._inbox: Inbox[Work] = Inbox()
         self.desk = Desk(self._inbox)
         self._given_up = 0  # frames of the present model whose requests have not come back
@@ -154,8 +156,9 @@ class Scheduler:
         """Between two frames, take the model that was put beside the one that serves."""
         if self._next is not None:
             self.served, self._next = self._next, None
-            self._given_up = 0
-            self._fault_times = collections.deque(maxlen=FAULTS)
+            self._given_up = self._faults_in_a_row = 0
+            self._fault_times.clear()
+            self._faults_told = False
             self._switched.set()
 
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
@@ -182,15 +185,21 @@ class Scheduler:
             return
         known = outcome if isinstance(outcome, Result) else Unknown("error", str(outcome))
         frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, known)
-        if isinstance(outcome, DeviceError) and frame.served is self.served:
+        if frame.served is not self.served:
+            return
+        if isinstance(outcome, DeviceError):
             self._note_fault(frame.served)
+        else:
+            self._faults_in_a_row = 0
 
     def _note_fault(self, served: Served) -> None:
-        """Requests end in any order, so faults are counted in time and not in a row."""
+        """Where frames are few, faults come in a row; where they are many, good ones may end in between."""
         times = self._fault_times
         times.append(time.monotonic())
-        if len(times) == FAULTS and times[-1] - times[0] < FAULT_SECONDS:
-            self._fault_times = collections.deque(maxlen=0)  # said once for each model that serves
+        self._faults_in_a_row += 1
+        often = len(times) == FAULTS and times[-1] - times[0] < FAULT_SECONDS
+        if (often or self._faults_in_a_row >= FAULTS) and not self._faults_told:
+            self._faults_told = True
             self._failed(served)
 
 

@@ -60,6 +60,8 @@ class Service:
         self._until_idle = until_idle
         self._words: queue.SimpleQueue[signal.Signals | str] = queue.SimpleQueue()
         self._stop_asked = False
+        self._started = False
+        self._reloading = threading.Lock()
         self._next_status = 0.0
 
     def run(self) -> int:
@@ -122,6 +124,7 @@ class Service:
         self._inference.start()
         self._ingest.start()
         self._monitor.enter(None)
+        self._started = True
         notify("READY=1", f"STATUS={self._summary()}")
         log.info("READY: %s", self._summary())
 
@@ -188,16 +191,8 @@ class Service:
         """
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = read_config(self._path)
-            for table in BOUND_TABLES:
-                if getattr(config, table) != getattr(self._config, table):
-                    raise ConfigError(
-                        f"{self._path}: [{table}] has changed, which a reload cannot do",
-                        fix=f"restart qzd, or put [{table}] back",
-                    )
-            self._engine.apply(config)
-            self._engine.start_streams()
-            self._config = config
+            with self._reloading:  # from its reading on, so that the file's last state is what serves
+                self._apply_file()
             self._monitor.metrics.reloaded(applied=True)
             log.info("reloaded: %s", self._summary())
         except QzdError as error:
@@ -207,6 +202,18 @@ class Service:
         finally:
             notify("READY=1", f"STATUS={self._summary()}")
         return None
+
+    def _apply_file(self) -> None:
+        config = read_config(self._path)
+        for table in BOUND_TABLES:
+            if getattr(config, table) != getattr(self._config, table):
+                raise ConfigError(
+                    f"{self._path}: [{table}] has changed, which a reload cannot do",
+                    fix=f"restart qzd, or put [{table}] back",
+                )
+        self._engine.apply(config)
+        self._engine.start_streams()
+        self._config = config
 
     def _summary(self) -> str:
         return f"{len(self._engine.streams)} streams through {len(self._engine.served)} models"
@@ -227,11 +234,18 @@ class Service:
         return drained
 
     def _signal(self, number: signal.Signals) -> None:
-        """The first SIGTERM or SIGINT asks for a stop, the second forces it."""
-        if number is not signal.SIGHUP and self._stop_asked:
-            log.error("%s again: the stop is forced", number.name)
+        """The first SIGTERM or SIGINT asks for a stop, the second forces it.
+
+        Before READY nothing is under way, and a model may take minutes to compile: the first will do.
+        """
+        if number is not signal.SIGHUP and (self._stop_asked or not self._started):
+            if self._stop_asked:
+                log.error("%s again: the stop is forced", number.name)
+            else:
+                log.info("%s: stopping before anything is served", number.name)
             logging.shutdown()
-            os._exit(InterruptedByUser.exit_code)
+            forced = self._stop_asked or number is signal.SIGINT
+            os._exit(InterruptedByUser.exit_code if forced else 0)
         self._stop_asked = self._stop_asked or number is not signal.SIGHUP
         self._words.put(number)
 

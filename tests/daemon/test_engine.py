@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from clips import write_clip
-from qzd_daemon import wire
+from qzd_daemon import models, wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
 from qzd_daemon.sent import Inlets
@@ -184,6 +184,62 @@ def test_apply_when_a_higher_version_lies_there_serves_it(
     assert [m.model.version for m in running.of(wire.ModelState)] == ["2", "10"]
 
 
+def test_load_and_unload_leave_a_higher_version_of_another_model_to_swap_and_reload(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    write_tiny_bundle(versions / "3", version="3", golden_label="green")  # it would fail its test
+    running.engine.load("more", ModelConfig(bundle=str(versions / "1"), device="CPU"))
+    running.engine.unload("more")
+    assert running.engine.served["tiny"].info.version == "2"
+    with pytest.raises(GateError):
+        running.engine.apply(config(versions, source=clip))
+
+
+def test_self_test_when_models_are_swapped_meanwhile_ends(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    swaps = threading.Thread(target=lambda: [running.engine.swap("tiny", str(1 + i % 2)) for i in range(10)])
+    swaps.start()
+    while swaps.is_alive():
+        running.engine.self_test("tiny")
+    swaps.join()
+    assert running.engine.failed_tests == set()
+
+
+def test_stop_when_a_model_is_being_loaded_does_not_wait_for_it(
+    running: Running, versions: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.serve(config(versions, "a", source=clip))
+    loading, stopped = threading.Event(), threading.Event()
+
+    def load_slowly(*arguments: object) -> models.Served:
+        loading.set()
+        stopped.wait(20)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    load = models.load
+    monkeypatch.setattr(models, "load", load_slowly)
+    errors: list[QzdError] = []
+
+    def swap() -> None:
+        try:
+            running.engine.swap("tiny", "1")
+        except QzdError as error:
+            errors.append(error)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    assert loading.wait(20)
+    assert running.engine.stop(20)
+    stopped.set()
+    swapping.join(20)
+    assert "the daemon stops" in str(errors[0])
+    assert running.engine.served["tiny"].info.version == "2"
+    running.engine = Engine(running._publish, lambda: None, Inlets(1))  # that one is stopped
+
+
 def test_stream_when_it_has_two_models_goes_through_both(
     running: Running, versions: Path, clip: Path
 ) -> None:
@@ -216,9 +272,11 @@ def test_load_when_the_first_device_is_not_there_takes_the_next(
     assert running.engine.served["tiny"].info.device == "CPU"
 
 
+@pytest.mark.parametrize("within_s", [5, 0])
 def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
-    running: Running, tmp_path: Path
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within_s: float
 ) -> None:
+    monkeypatch.setattr("qzd_daemon.scheduler.FAULT_SECONDS", within_s)  # 0: as for a stream of few frames
     cells = [(3, 3, "blue"), *[POISON] * 3, *[(3, 3, "green")] * 200]
     bundle, images = faulty(tmp_path, "fail", cells)
     running.serve(config(bundle, "a", source=images, fallback=("AUTO:CPU",)))

@@ -277,6 +277,15 @@ def test_daemon_when_told_to_stop_twice_stops_at_once(daemon: StartDaemon, stuck
     assert "the stop is forced" in process.log
 
 
+def test_daemon_when_told_to_stop_while_it_starts_ends_at_once(daemon: StartDaemon, stuck: str) -> None:
+    table = stuck[stuck.index("[models") : stuck.index("[streams")]
+    process = daemon(stuck + "".join(table.replace("tiny", f"m{i}") for i in range(200)))
+    process.notice("STATUS=compiling and testing the models")
+    process.process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert "stopping before anything is served" in process.log
+
+
 def test_daemon_when_the_device_hangs_stops_in_time_and_answers_for_its_frames(
     daemon: StartDaemon, stuck: str
 ) -> None:
