@@ -8,6 +8,7 @@ What may live here: one question, one answer, and what is raised where there is 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -72,6 +73,8 @@ class Dialogue:
         end = time.monotonic() + self._timeout
         frames = self._exchange([name, msgspec.json.encode(header), image])
         while frames[0] != name:
+            if len(frames) != 2:
+                raise _other_socket(self._endpoint, "inference or ingest")
             frames = self._receive(end)
         return frames[1]
 
@@ -149,13 +152,21 @@ class Caller(Dialogue):
         self._count += 1
         frames = self._exchange([msgspec.json.encode(Request(id=self._count, op=op, **arguments))])
         while True:
-            reply = msgspec.json.decode(frames[0])
-            if reply.get("id") == self._count:
+            reply = self._read(frames)
+            if reply["id"] == self._count:
                 break
             frames = self._receive(time.monotonic() + self._timeout)  # that one was given up before
         if reply["ok"]:
             return msgspec.convert(reply, Reply).result
         raise RefusedError(msgspec.convert(reply, Refusal).error)
+
+
+    def _read(self, frames: list[bytes]) -> dict[str, Any]:
+        with contextlib.suppress(msgspec.DecodeError):
+            reply = msgspec.json.decode(frames[0])
+            if len(frames) == 1 and isinstance(reply, dict) and {"id", "ok"} <= reply.keys():
+                return reply
+        raise _other_socket(self._endpoint, "control")
 
 
 class ImageCaller(Dialogue):
@@ -199,3 +210,11 @@ class ImageCaller(Dialogue):
         if isinstance(reply, Failure):
             raise RefusedError(reply.error)
         return reply
+
+
+def _other_socket(endpoint: str, wanted: str) -> EndpointError:
+    return EndpointError(
+        f"{endpoint}: what answers there is no {wanted} socket",
+        wanted=f"an endpoint that the daemon binds for {wanted}",
+        fix="correct the endpoint; `qzdctl status` lists all of them",
+    )

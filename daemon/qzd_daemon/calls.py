@@ -95,6 +95,7 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
+    """As configured; of a URL, without user, password and query."""
     models: list[str]
     when_behind: Literal["drop", "wait"]
     state: str

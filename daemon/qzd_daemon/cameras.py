@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import av
 import av.container
@@ -69,7 +68,7 @@ class Camera:
 
     def frames(self, stopping: threading.Event) -> Iterator[Captured | Notice]:
         """Frames and states until it is told to stop."""
-        yield Notice("connecting", self._address)
+        yield Notice("connecting", self._config.address)
         while not stopping.is_set():
             try:
                 with self._connect() as container:
@@ -78,7 +77,7 @@ class Camera:
             except (av.error.FFmpegError, OSError) as error:
                 reason = self._describe(error)
             seconds = self._pause.next()
-            yield Notice("reconnecting", f"{self._address}: {reason}; next try in {seconds:.1f} s")
+            yield Notice("reconnecting", f"{self._config.address}: {reason}; next try in {seconds:.1f} s")
             stopping.wait(seconds)
 
     def _connect(self) -> av.container.InputContainer:
@@ -101,7 +100,7 @@ class Camera:
                 raise OSError(errno.ETIMEDOUT, f"nothing came for {self._config.timeout_s:g} s")
             return not stopping.wait(LOOK_SECONDS)
 
-        decode = decoder(container, self._address, hardware=self._config.hardware_decoding)
+        decode = decoder(container, self._config.address, hardware=self._config.hardware_decoding)
         for captured in decode_frames(container, decode, wait):
             heard = time.monotonic()
             if captured.frame is not None:
@@ -110,12 +109,6 @@ class Camera:
 
     def close(self) -> None:
         """Nothing is kept open between frames."""
-
-    @property
-    def _address(self) -> str:
-        """The URL without its user and password."""
-        parts = urlsplit(self._config.source)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):

@@ -6,6 +6,7 @@ What may live here: the schema. Reading and checking a file is in `configfile`. 
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
@@ -232,6 +233,14 @@ class StreamConfig(Table, frozen=True):
     def is_url(self) -> bool:
         """Whether the source is live, not a path."""
         return "://" in self.source
+
+    @property
+    def address(self) -> str:
+        """The source as it may be shown: of a URL, no user, no password and no query."""
+        if not self.is_url:
+            return self.source
+        parts = urlsplit(self.source)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def is_sent(self) -> bool:

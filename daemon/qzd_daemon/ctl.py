@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import click.shell_completion
+import msgspec
 
 from qzd_daemon.commands import ask
 from qzd_daemon.commands.infer import infer
@@ -21,7 +22,7 @@ from qzd_daemon.commands.recordings import record, replay
 from qzd_daemon.commands.tail import tail
 from qzd_daemon.commands.target import Target
 from qzd_ext import __version__
-from qzd_ext.errors import InterruptedByUser, QzdError
+from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -78,6 +79,12 @@ def main() -> None:
     except QzdError as error:
         click.echo(f"qzdctl: {error}", err=True)
         sys.exit(error.exit_code)
+    except UnicodeEncodeError:  # from the shell, as bytes that are no UTF-8
+        click.echo("qzdctl: an argument is not UTF-8", err=True)
+        sys.exit(UsageError.exit_code)
+    except msgspec.DecodeError as error:
+        click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
+        sys.exit(EndpointError.exit_code)
     except BrokenPipeError:  # `qzdctl tail | head` is no failure
         sys.stderr.close()
         sys.exit(0)

@@ -109,7 +109,7 @@ class Operations:
         return [
             StreamStatus(
                 name=stream.name,
-                source=stream.config.source,
+                source=stream.config.address,
                 models=list(stream.config.models),
                 when_behind=stream.config.policy,
                 state=stream.state.state if stream.state else "waiting",

@@ -157,7 +157,7 @@ class Player:
         Raises
         ------
         DataError
-            It cannot be read.
+            It cannot be read, or there is nothing in it.
         """
         play = _Play()
         began_ns = time.time_ns()
@@ -166,6 +166,8 @@ class Player:
             if (wait := at_ns - time.time_ns()) > 0:
                 sleep(wait / 1e9)
             self._send(line.topic, play.renew(line.topic, message))
+        if play.is_empty:
+            raise DataError(f"{path}: there is no message in it", fix="make it again with `qzdctl record`")
         self._send(wire.HEARTBEAT, play.last())
         return play.messages
 
@@ -193,6 +195,11 @@ class _Play:
     def messages(self) -> int:
         """So far, heartbeats apart."""
         return sum(self._last.values())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was sent, not even a heartbeat."""
+        return not self._last and not self._beats
 
     def offset_ns(self, line: Line) -> int:
         """When a line came, counted from the first."""

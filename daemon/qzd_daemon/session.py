@@ -106,12 +106,19 @@ class Session:
         Raises
         ------
         EndpointError
-            It was refused.
+            It was refused, or is no reply to it.
         """
-        answer = msgspec.json.decode(reply, type=_Reply)
-        if answer.error is not None:
-            raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
-        snapshot = _snapshot_reply.decode(answer.result)
+        try:
+            answer = msgspec.json.decode(reply, type=_Reply)
+            if answer.error is not None:
+                raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
+            snapshot = _snapshot_reply.decode(answer.result)
+        except msgspec.DecodeError as error:
+            raise EndpointError(
+                "what answers the call for a snapshot is no control socket",
+                wanted="one of the daemon's [control] bind",
+                fix="correct the control endpoint",
+            ) from error
         if not self._joining or snapshot.epoch != self._epoch:  # late, or the daemon has started again
             return
         self._joining = False

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qzd_daemon.config import Config
+from qzd_daemon.config import Config, StreamConfig
 from qzd_daemon.configfile import read_config
 from qzd_ext.errors import ConfigError
 
@@ -98,3 +98,16 @@ def _help(schema: dict[str, object]) -> object:
     options = schema.get("anyOf", [schema])
     assert isinstance(options, list)
     return schema.get("description") or any("description" in option for option in options)
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("rtsp://me:secret@cam:554/1?key=secret", "rtsp://cam:554/1"),
+        ("v4l2:///dev/video0", "v4l2:///dev/video0"),
+        ("ingest://", "ingest://"),
+        ("/clips/a?b.mp4", "/clips/a?b.mp4"),
+    ],
+)
+def test_address_of_a_stream_has_no_password(source: str, shown: str) -> None:
+    assert StreamConfig(source=source, model="m").address == shown

@@ -108,6 +108,9 @@ def test_command_when_json_is_asked_for_prints_the_answer_as_it_came(directory: 
         (["--key", "/no/x", "--server-key", "/no/y", *TCP, "status"], 3, "/no/x"),
         (["--endpoint", "nonsense", "status"], 3, "nonsense: cannot be connected to"),
         (["infer", "/no/image.png"], 2, "does not exist"),
+        (["swap", "tiny", "\udcff"], 2, "not UTF-8"),
+        (["tail", "--rates", "--count", "1"], 2, "leave out --count"),
+        (["keygen", "/"], 2, "no name for a secret key"),
     ],
 )
 def test_command_when_it_cannot_be_done_says_why_by_words_and_exit_code(
@@ -117,6 +120,38 @@ def test_command_when_it_cannot_be_done_says_why_by_words_and_exit_code(
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("inference", ["status"], "no control socket"),
+        ("control", ["infer", "{image}"], "no inference or ingest socket"),
+        ("detections", ["tail", "--snapshot", "--control", "{inference}"], "no control socket"),
+    ],
+)
+def test_command_when_its_endpoint_is_another_socket_says_so(
+    directory: Path, tmp_path: Path, name: str, arguments: list[str], said: str
+) -> None:
+    cv2.imwrite(str(tmp_path / "image.png"), paint((1, 2, "red")))
+    places = {"image": tmp_path / "image.png", "inference": f"ipc://{directory}/inference"}
+    given = [argument.format(**places) for argument in arguments]
+    done = qzdctl(directory, "--endpoint", f"ipc://{directory}/{name}", *given)
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False)
+    assert said in done.stderr
+
+
+def test_record_when_nothing_is_heard_says_so_and_leaves_no_file(directory: Path, tmp_path: Path) -> None:
+    nobody = ("--endpoint", f"ipc://{tmp_path}/nobody")
+    done = qzdctl(directory, *nobody, "record", tmp_path / "recording", "--seconds", "0.1")
+    assert (done.returncode, "nothing was heard" in done.stderr) == (3, True)
+    assert not (tmp_path / "recording").exists()
+
+
+def test_tail_when_messages_are_stale_shows_only_those_of_the_chosen_model(directory: Path) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        qzdctl(directory, "tail", "--max-age", "0", "--model", "other", timeout=3)
+    assert b"clip/tiny" not in (caught.value.stdout or b"")
 
 
 def test_status_when_watched_shows_it_again_and_again(directory: Path) -> None:

@@ -127,3 +127,9 @@ def test_record_when_the_file_is_there_writes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "it is there already" in done.stderr
     assert (tmp_path / "there").read_text() == "precious"
+
+
+def test_play_when_there_is_no_message_says_so(tmp_path: Path, player: Player) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(DataError, match="there is no message in it"):
+        player.play(tmp_path / "empty", None)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 import click
 
-from qzd_daemon.commands.target import Target
+from qzd_daemon.commands.target import SILENCE_SECONDS, Target, tell_silence
 from qzd_daemon.reach import DETECTIONS
 from qzd_daemon.recording import Player, Recorder
-from qzd_ext.errors import UsageError
+from qzd_ext.errors import EndpointError, UsageError
 
 __all__ = ["record", "replay"]
 
@@ -25,19 +26,37 @@ LOOK_SECONDS = 0.2
 @click.pass_obj
 def record(target: Target, file: Path, seconds: float | None, count: int | None) -> None:
     """Write everything that the daemon publishes into FILE, until Ctrl-C."""
-    end = time.monotonic() + seconds if seconds is not None else float("inf")
-    recorded = 0
+    end = time.monotonic() + seconds if seconds is not None else math.inf
+    endpoint = target.of("detections")
     try:
-        with file.open("xb") as lines, Recorder(target.of("detections"), target.keys, lines) as recorder:
-            while time.monotonic() < end and recorded != count:
-                recorded += recorder.record(LOOK_SECONDS) is not None
+        with file.open("xb") as lines, Recorder(endpoint, target.keys, lines) as recorder:
+            _record(recorder, file, endpoint, end, count)
     except FileExistsError as error:
         raise UsageError(f"{file}: it is there already", fix="choose another name") from error
     except OSError as error:
         raise UsageError(f"{file}: cannot be written: {error.strerror}", fix="choose another name") from error
+
+
+def _record(recorder: Recorder, file: Path, endpoint: str, end: float, count: int | None) -> None:
+    """Until `end`, or `count` messages are there; where none came, no file is left."""
+    recorded, silent_at = 0, time.monotonic() + SILENCE_SECONDS
+    try:
+        while time.monotonic() < end and recorded != count:
+            recorded += recorder.record(LOOK_SECONDS) is not None
+            if not recorded and time.monotonic() > silent_at:
+                tell_silence(endpoint)
+                silent_at = math.inf
     finally:
         if recorded:
             click.echo(f"{recorded} messages in {file}", err=True)
+        else:
+            file.unlink(missing_ok=True)
+    if not recorded:
+        raise EndpointError(
+            f"{endpoint}: nothing was heard",
+            wanted="a running qzd that publishes there",
+            fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+        )
 
 
 @click.command()

@@ -11,11 +11,11 @@ import msgspec
 
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
-from qzd_daemon.commands.target import Target, coloured
+from qzd_daemon.commands.target import SILENCE_SECONDS, Target, coloured, tell_silence
+from qzd_ext.errors import UsageError
 
 __all__ = ["tail"]
 
-SILENCE_SECONDS = 3.0
 RATE_SECONDS = 1.0
 
 
@@ -30,6 +30,8 @@ class _Filter:
 
     def passes(self, event: Event) -> bool:
         """Whether to show an event; what is no detections message always is."""
+        if isinstance(event, Stale):
+            return self.passes(event.message)
         if not isinstance(event, Detections):
             return True
         if self.models and event.model.name not in self.models:
@@ -69,6 +71,8 @@ def tail(
     as_json: bool,
 ) -> None:
     """Print detections as they are published, and what was lost."""
+    if rates and (count or as_json):
+        raise UsageError("--rates is text, and goes on until Ctrl-C", fix="leave out --count and --json")
     say = _json_line if as_json else _text_line
     if snapshot and control is None:
         control = Target(None, None, None).of("control")
@@ -94,9 +98,7 @@ def _events(client: Client, endpoint: str) -> Iterator[Event]:
         if event is not None:
             yield event
         elif not told and time.monotonic() - client.heard_at > SILENCE_SECONDS:
-            click.echo(f"qzdctl: nothing is heard from {endpoint}", err=True)
-            click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint, and", err=True)
-            click.echo("  --key and --server-key if it asks for keys", err=True)
+            tell_silence(endpoint)
             told = True
 
 
@@ -117,11 +119,12 @@ def _tell_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
     for event in _tick(client, endpoint):
         if isinstance(event, Gap):
             rates.setdefault(event.topic, _Rate()).lost += event.lost
-        elif isinstance(event, Detections) and chosen.passes(event):
-            rate = rates.setdefault(wire.detections_topic(event.stream, event.model.name), _Rate())
+        elif isinstance(event, Detections | Stale) and chosen.passes(event):
+            message = event.message if isinstance(event, Stale) else event
+            rate = rates.setdefault(wire.detections_topic(message.stream, message.model.name), _Rate())
             rate.frames += 1
-            rate.found += len(event.detections or ()) + len(event.classes or ())
-            rate.ages_ms.append((time.time_ns() - event.captured_ns) / 1e6)
+            rate.found += len(message.detections or ()) + len(message.classes or ())
+            rate.ages_ms.append((time.time_ns() - message.captured_ns) / 1e6)
         if (spent := time.monotonic() - began) >= RATE_SECONDS:
             for topic, rate in sorted(rates.items()):
                 click.echo(_rate_line(topic, rate, spent))

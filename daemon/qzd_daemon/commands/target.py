@@ -14,7 +14,9 @@ from qzd_daemon import reach
 from qzd_daemon.reach import Keys
 from qzd_ext.errors import UsageError
 
-__all__ = ["Target", "coloured", "table"]
+__all__ = ["SILENCE_SECONDS", "Target", "coloured", "table", "tell_silence"]
+
+SILENCE_SECONDS = 3.0  # of a daemon that beats each second
 
 COLOURS = {
     **dict.fromkeys(("ok", "running", "loaded", "swapped", "rolled_back"), "green"),
@@ -51,6 +53,13 @@ class Target:
         if self.key is None or self.server_key is None:
             raise UsageError("one of --key and --server-key is given", wanted="both, or none")
         return Keys(self.key, self.server_key)
+
+
+def tell_silence(endpoint: str) -> None:
+    """Say that nothing comes, and what may be the cause."""
+    click.echo(f"qzdctl: nothing is heard from {endpoint}", err=True)
+    click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint, and", err=True)
+    click.echo("  --key and --server-key if it asks for keys", err=True)
 
 
 def coloured(word: str) -> str:
