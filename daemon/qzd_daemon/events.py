@@ -105,23 +105,24 @@ class Tracker:
         self._complete = True
         events: list[Event] = []
         for topic, payload in messages:
-            message = wire.decode(payload)
+            message = wire.decode_any(payload)
             if self._wants(topic) and not isinstance(message, Heartbeat):
                 self._seen[topic] = message.seq
-                events.append(self._judge(message))
+                if not isinstance(message, wire.Other):
+                    events.append(self._judge(message))
         return events
 
     def feed(self, topic: str, payload: bytes) -> list[Event]:
         """The events of one message, in order: what was lost before it, then what it says.
 
-        A message that is known already, from a snapshot, gives none.
+        A message that is known already, from a snapshot, gives none; nor does one of an unknown kind.
 
         Raises
         ------
         msgspec.DecodeError
             The message is not of this protocol.
         """
-        message = wire.decode(payload)
+        message = wire.decode_any(payload)
         events = self._check_epoch(message.epoch) if message.epoch != self._epoch else []
         if isinstance(message, Heartbeat):
             for other, seq in message.topics.items():
@@ -136,7 +137,7 @@ class Tracker:
             self._seen[topic] = message.seq
         else:
             events += self._advance(topic, message.seq, arrived=True)
-        return [*events, self._judge(message)]
+        return events if isinstance(message, wire.Other) else [*events, self._judge(message)]
 
     def _judge(self, message: Detections | StreamState | ModelState) -> Event:
         if self._max_age_s is None or not isinstance(message, Detections):

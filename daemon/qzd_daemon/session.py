@@ -90,7 +90,7 @@ class Session:
         epoch = wire.decode(heartbeat).epoch
         if epoch != self._epoch:  # nothing of an epoch before is of use any more
             self._epoch, self._asked = epoch, 0
-            self._kept = [kept for kept in self._kept if wire.decode(kept[1]).epoch == epoch]
+            self._kept = [kept for kept in self._kept if wire.decode_any(kept[1]).epoch == epoch]
         if self._asked == ATTEMPTS:
             raise EndpointError(
                 f"the control socket has not answered {ATTEMPTS} calls for a snapshot",

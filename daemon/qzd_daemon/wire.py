@@ -28,11 +28,13 @@ __all__ = [
     "Message",
     "ModelInfo",
     "ModelState",
+    "Other",
     "Outcome",
     "StageTimes",
     "StreamState",
     "UsedThresholds",
     "decode",
+    "decode_any",
     "detections_topic",
     "encode",
     "model_topic",
@@ -185,10 +187,19 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="qzd.heartbeat/1"):
     """The last seq of every other topic, so that a subscriber sees that it lost a tail."""
 
 
+class Other(Struct, frozen=True):
+    """A message of a kind that only newer versions know; it counts all the same."""
+
+    schema: str
+    epoch: str
+    seq: int
+
+
 _decoder: msgspec.json.Decoder[Detections | StreamState | ModelState | Heartbeat] = msgspec.json.Decoder(
     Detections | StreamState | ModelState | Heartbeat
 )
 _encoder = msgspec.json.Encoder()
+KINDS = {kind.__struct_config__.tag for kind in (Detections, StreamState, ModelState, Heartbeat)}
 
 
 def encode(message: Message) -> bytes:
@@ -205,3 +216,14 @@ def decode(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat:
         Not JSON, or not a message of this protocol's version.
     """
     return _decoder.decode(payload)
+
+
+def decode_any(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat | Other:
+    """As `decode`; a message of another `schema` than these is an `Other`."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError:
+        other = msgspec.json.decode(payload, type=Other)
+        if other.schema in KINDS:
+            raise
+        return other

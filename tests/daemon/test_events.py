@@ -95,3 +95,20 @@ def test_feed_whatever_is_lost_counts_every_loss_exactly_once(arrives: list[bool
     events += tracker.feed(wire.HEARTBEAT, beat({TOPIC: len(arrives)}))
     missing = [seq for gap in gaps(events) for seq in range(gap.first, gap.last + 1)]
     assert missing == [index + 1 for index, arrived in enumerate(arrives) if not arrived]
+
+
+def test_feed_a_message_of_an_unknown_kind_counts_it_and_says_nothing() -> None:
+    other = state(8).replace(b"qzd.stream/1", b"qzd.weather/1")
+    tracker = Tracker()
+    tracker.feed(TOPIC, state(7))
+    assert tracker.feed(TOPIC, other) == []
+    assert gaps(tracker.feed(TOPIC, state(9))) == []
+    assert tracker.join("b", [(TOPIC, other)]) == []
+
+
+@pytest.mark.parametrize(
+    "bad", [b"{}", b"[]", b"7", state(1).replace(b'"running"', b"7"), b'{"schema":"x"}', b"\xff"]
+)
+def test_feed_what_is_no_message_is_an_error(bad: bytes) -> None:
+    with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
+        Tracker().feed(TOPIC, bad)
