@@ -135,8 +135,10 @@ class Lane:
         with self._lock:
             self._early[ticket.order] = message
             while (ready := self._early.pop(self._published, None)) is not None:
-                self._publish(self._topic, ready)
-                self._published += 1
+                try:
+                    self._publish(self._topic, ready)
+                finally:  # one that cannot be published must not hold back all that follow
+                    self._published += 1
 
 
 def make_message(

@@ -14,7 +14,7 @@ from qzd_daemon import models, wire
 from qzd_daemon.config import ModelConfig
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Ticket, Unknown, Work
+from qzd_daemon.pipeline import Lane, Ticket, Unknown, Work, make_message
 from qzd_daemon.sources import Captured
 from tiny import paint
 
@@ -49,6 +49,24 @@ def test_finish_whatever_ends_first_publishes_in_frame_order(served: Served, ord
     for i in order:
         published.lane.finish(tickets[i], served, 0.0, Unknown("error", "damaged"))
     assert [m.frame for m in published.messages] == list(range(8))
+
+
+def test_finish_when_a_message_cannot_be_published_goes_on_with_the_next(served: Served) -> None:
+    sent: list[wire.Message] = []
+
+    def publish(_: str, message: wire.Message) -> None:
+        if message == refused:
+            raise ValueError("it cannot be sent")
+        sent.append(message)
+
+    lane = Lane("gate", "tiny", Inbox(), "wait", publish)
+    captured = [Captured(None, "damaged") for _ in range(2)]
+    tickets = [lane.take(Mail(Work(lane, index, one), 0)) for index, one in enumerate(captured)]
+    refused = make_message("gate", tickets[0].mail, served, 0.0, Unknown("error", "damaged"))
+    with pytest.raises(ValueError, match="cannot be sent"):
+        lane.finish(tickets[0], served, 0.0, Unknown("error", "damaged"))
+    lane.finish(tickets[1], served, 0.0, Unknown("error", "damaged"))
+    assert [message.frame for message in sent] == [1]  # type: ignore[attr-defined]
 
 
 def test_finish_when_boxes_were_found_lists_them_with_what_made_them(served: Served) -> None:
