@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["Pace"]
 
+LEAP_SECONDS = 60.0  # between two frames of a file: it was put together of several, or is damaged
 EARLY = 0.1  # of an interval: a camera at max_fps jitters, and must not lose every second frame
 
 
@@ -52,7 +53,7 @@ class Pace:
     def _played_at(self, now: float, pts: float | None) -> float:
         if pts is None:
             return now
-        if self._origin is None or pts < self._last:  # a file that is read again begins anew
+        if self._origin is None or not 0 <= pts - self._last < LEAP_SECONDS:  # read again, or put together
             self._origin = now - pts
         self._last = pts
         return max(now, self._origin + pts)

@@ -51,3 +51,8 @@ def test_wait_when_a_source_was_silent_does_not_catch_up() -> None:
 def test_wait_when_a_file_is_read_again_begins_anew() -> None:
     pace = Pace(None, real_time=True)
     assert play(pace, [(7.0, 0.0), (7.0, 0.04), (7.08, 0.0), (7.08, 0.04)]) == [7.0, 7.04, 7.08, 7.12]
+
+
+def test_wait_when_the_time_of_a_file_leaps_plays_on_at_once() -> None:
+    pace = Pace(None, real_time=True)
+    assert play(pace, [(0.0, 0.0), (0.0, 0.5), (0.54, 3600.0), (0.54, 3600.5)]) == [0.0, 0.5, 0.54, 1.04]
