@@ -144,14 +144,15 @@ def test_layers_without_weights(tmp_path, frame, layers, expected, channels):
         (NET + "[convolutional]\nfilters=4\nsparkle=1\n", 7, "sparkle=1 is not understood"),
         (NET + "[shortcut]\nfrom=-1\nweights_type=per_feature\n", 7, "weights_type"),
         (NET + "[yolo]\nnew_coords=1\n", 6, "new_coords=1"),
+        (NET + "[convolutional]\nfilters=4\nsize=3\nfilters=8\n", 6, "filters=4, and 8 in line 8"),
         (NET + "[net]\n", 5, "out of place"),
         ("[maxpool]\n", 1, "out of place"),
         (NET + "just words\n", 5, "option=value"),
         ("width=8\n", 1, "option=value"),
     ],
     ids=[
-        "section", "binary", "unknown", "weighted shortcut", "new coords", "second net", "no net", "words",
-        "early",
+        "section", "binary", "unknown", "weighted shortcut", "new coords", "twice", "second net", "no net",
+        "words", "early",
     ],
 )
 def test_parse_names_the_line_of_what_it_does_not_understand(text, line, words):
@@ -169,8 +170,20 @@ def test_parse_names_the_line_of_what_it_does_not_understand(text, line, words):
         (TWO_SIZES + "[shortcut]\nfrom=0\n" + HEAD, 9, r"\[1, 3, 8, 8\] to \[1, 3, 16, 16\]"),
         (TWO_SIZES + "[route]\nlayers=-1,0\n" + HEAD, 9, "the same height and width"),
         ("[dropout]\n[route]\nlayers=0\ngroups=2\n" + HEAD, 8, "groups that divide"),
-        ("[upsample]\nstride=-2\n" + HEAD, 6, "smaller"),
+        ("[upsample]\nstride=-2\n" + HEAD, 6, "a whole number from 1"),
         ("[convolutional]\nfilters=a\n" + HEAD, 6, "not a number"),
+        ("[convolutional]\nfilters=-4\n" + HEAD, 6, "a whole number from 1"),
+        ("[convolutional]\nfilters=4.5\n" + HEAD, 6, "a whole number from 1"),
+        ("[convolutional]\nfilters=1e30\n" + HEAD, 6, "a whole number from 1"),
+        ("[convolutional]\nfilters=nan\n" + HEAD, 6, "finite numbers"),
+        ("[convolutional]\nsize=0\n" + HEAD, 6, "a whole number from 1"),
+        ("[convolutional]\nstride=-1\n" + HEAD, 6, "a whole number from 1"),
+        ("[convolutional]\npadding=-4\n" + HEAD, 6, "a whole number from 0"),
+        ("[maxpool]\nstride=-1\n" + HEAD, 6, "a whole number from 1"),
+        (HEAD.replace("0,1,2", "-1,0,1"), 10, r"mask \[-1, 0, 1\]"),
+        (HEAD.replace("=1,2,3", "=1,0,3"), 10, "sides above 0"),
+        (HEAD + "scale_x_y=-1\n", 13, "scale_x_y=-1"),
+        (HEAD + "nms_kind=foonms\n", 13, "nms_kind=foonms is not known"),
         (HEAD.replace("filters=18", "filters=17"), 8, "set filters=18"),
         (GRID + "[yolo]\nmask=0,1,2\nanchors=1,2\nclasses=1\n", 10, "anchors"),
         ("[convolutional]\nfilters=4\nsize=99\n" + HEAD, 5, "OpenVINO cannot build it"),
@@ -212,6 +225,12 @@ def test_weights_refuse_a_file_without_a_header(tmp_path):
     (tmp_path / "short.weights").write_bytes(b"123")
     with pytest.raises(ModelError, match="3 bytes"):
         Weights(tmp_path / "short.weights")
+
+
+def test_weights_give_both_counts_when_the_header_is_cut_off(tmp_path):
+    (tmp_path / "cut.weights").write_bytes(header()[:17])
+    with pytest.raises(ModelError, match="it has 17 bytes, and the cfg consumes 20: 3 bytes are missing"):
+        Weights(tmp_path / "cut.weights").check()
 
 
 PUBLISHED = {

@@ -7,6 +7,7 @@ line; what only concerns training is left out. What may live here: the files. Th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,9 @@ OFF = {
 }  # fmt: skip
 """Options that change the results, and the value with which they do not."""
 
+MOST = 65536
+"""The largest whole number that is believed; a layer with more of anything is a slip of the pen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -91,9 +95,13 @@ class Section:
     options: dict[str, str] = field(default_factory=dict)
     lines: dict[str, int] = field(default_factory=dict)
 
-    def integer(self, name: str, default: int) -> int:
-        """A whole number; `default` where the option is not given."""
-        return int(self.number(name, default))
+    def integer(self, name: str, default: int, least: int = 0) -> int:
+        """A whole number from `least` on; `default` where the option is not given."""
+        found = float(self.number(name, default))
+        if name in self.options and not (found.is_integer() and least <= found <= MOST):
+            wanted = f"a whole number from {least} to {MOST}"
+            raise fault(self, f"{name}={self.options[name]}", wanted, option=name)
+        return int(found)
 
     def number(self, name: str, default: float) -> float:
         """A number; `default` where the option is not given."""
@@ -106,9 +114,12 @@ class Section:
         """Numbers with commas between them; none where the option is not given."""
         text = self.options.get(name, "")
         try:
-            return [float(x) for x in text.split(",") if x]
+            found = [float(x) for x in text.split(",") if x]
         except ValueError as error:
             raise fault(self, f"{name}={text} is not a number", "numbers", option=name) from error
+        if not all(map(math.isfinite, found)):
+            raise fault(self, f"{name}={text}", "finite numbers", option=name)
+        return found
 
 
 def fault(
@@ -141,6 +152,9 @@ def parse(text: str, path: Path) -> list[Section]:
         if not equals or not sections:
             raise ModelError(f"{path}:{number}: {raw.strip()!r}", wanted="[section] or option=value")
         section = sections[-1]
+        if section.options.get(name, value) != value and name in USED[section.kind]:
+            found = f"{name}={section.options[name]}, and {value} in line {number}"
+            raise fault(section, found, "each option once", option=name)
         section.options[name] = value
         section.lines[name] = number
         _check_option(section, name, value)
@@ -188,7 +202,7 @@ class Weights:
         major, minor = np.fromfile(path, "<i4", 2).tolist()
         wide = major * 10 + minor >= 2 and major < 1000 and minor < 1000
         self.consumed = 20 if wide else 16
-        usable = (self.size - self.consumed) // 4
+        usable = max(self.size - self.consumed, 0) // 4
         self._floats = np.memmap(path, "<f4", "r", self.consumed, (usable,)) if usable else np.empty(0, "<f4")
         self._next = 0
 

@@ -22,6 +22,9 @@ __all__ = ["build"]
 VARIANCE_EPSILON = 1e-5
 LEAKY_SLOPE = 0.1
 
+OVERLAPS = {"default": None, "greedynms": None, "diounms": "diou"}
+"""By `nms_kind`: the overlap that NMS measures; None for IoU, which a bundle has where nothing is said."""
+
 
 def _leaky(value: ov.Output) -> ov.Node:
     return ops.prelu(value, ops.constant(np.array([LEAKY_SLOPE], np.float32)))
@@ -65,17 +68,15 @@ class _Builder:
         self.outputs.append(node)
 
     def _convolutional(self, section: Section, source: ov.Output) -> ov.Output:
-        size, groups = section.integer("size", 1), section.integer("groups", 1)
-        filters, channels = section.integer("filters", 1), source.shape[1]
-        if groups < 1 or channels % groups or filters % groups:
+        size, groups = section.integer("size", 1, 1), section.integer("groups", 1, 1)
+        filters, channels = section.integer("filters", 1, 1), source.shape[1]
+        if channels % groups or filters % groups:
             raise fault(section, f"{channels} channels into {filters} filters in {groups} groups",
                         "groups that divide both", option="groups")  # fmt: skip
         kernel, bias = self._kernel(section, (filters, channels // groups, size, size))
-        stride = section.integer("stride", 1)
-        strides = [section.integer("stride_y", stride), section.integer("stride_x", stride)]
-        dilation = section.integer("dilation", 1) if size > 1 else 1
+        dilation = section.integer("dilation", 1, 1) if size > 1 else 1
         padding = size // 2 if section.integer("pad", 0) else section.integer("padding", 0)
-        pads, dilations = [padding * dilation] * 2, [dilation] * 2
+        pads, dilations, strides = [padding * dilation] * 2, [dilation] * 2, _strides(section)
         if groups == 1:
             node = ops.convolution(source, ops.constant(kernel), strides, pads, pads, dilations)
         else:
@@ -119,7 +120,7 @@ class _Builder:
         if len({tuple(p.shape[2:]) for p in parts}) > 1:
             found = f"it joins {' and '.join(str(list(p.shape)) for p in parts)}"
             raise fault(section, found, "the same height and width", option="layers")
-        groups, chosen = section.integer("groups", 1), section.integer("group_id", 0)
+        groups, chosen = section.integer("groups", 1, 1), section.integer("group_id", 0)
         if groups > 1:
             if not 0 <= chosen < groups or any(p.shape[1] % groups for p in parts):
                 found = f"group {chosen} of {groups} of {[p.shape[1] for p in parts]} channels"
@@ -142,17 +143,13 @@ class _Builder:
         return found
 
     def _maxpool(self, section: Section, source: ov.Output) -> ov.Output:
-        stride = section.integer("stride", 1)
-        strides = [section.integer("stride_y", stride), section.integer("stride_x", stride)]
-        size = section.integer("size", stride)
+        size = section.integer("size", section.integer("stride", 1, 1), 1)
         padding = section.integer("padding", size - 1)
         begin, end = [padding // 2] * 2, [padding - padding // 2] * 2
-        return ops.max_pool(source, strides, [1, 1], begin, end, [size, size]).output(0)
+        return ops.max_pool(source, _strides(section), [1, 1], begin, end, [size, size]).output(0)
 
     def _upsample(self, section: Section, source: ov.Output) -> ov.Output:
-        stride, scale = section.integer("stride", 2), section.number("scale", 1)
-        if stride < 1:
-            raise fault(section, f"stride={stride} would make it smaller", "1 or more", option="stride")
+        stride, scale = section.integer("stride", 2, 1), section.number("scale", 1)
         node = ops.interpolate(source, np.array([stride, stride], np.float32), "nearest", "scales",
                                axes=np.array([2, 3]), coordinate_transformation_mode="asymmetric",
                                nearest_mode="floor")  # fmt: skip
@@ -172,16 +169,25 @@ class _Builder:
         return source
 
 
+def _strides(section: Section) -> list[int]:
+    """Down and across."""
+    stride = section.integer("stride", 1, 1)
+    return [section.integer("stride_y", stride, 1), section.integer("stride_x", stride, 1)]
+
+
 def _mask(section: Section) -> list[int]:
     """The indices of a section's anchors; all of them where it names none."""
-    return [int(i) for i in section.numbers("mask")] or list(range(section.integer("num", 1)))
+    return [int(i) for i in section.numbers("mask")] or list(range(section.integer("num", 1, 1)))
 
 
 def _anchors(section: Section) -> list[tuple[float, float]]:
     flat = section.numbers("anchors")
-    if not flat or len(flat) % 2 or max(_mask(section)) >= len(flat) // 2:
-        found = f"{len(flat)} numbers in anchors, mask {_mask(section)}"
+    mask = _mask(section)
+    if len(flat) % 2 or not 0 <= min(mask) <= max(mask) < len(flat) // 2:
+        found = f"{len(flat)} numbers in anchors, mask {mask}"
         raise fault(section, found, "a width and a height for every index in mask", option="anchors")
+    if min(flat) <= 0:
+        raise fault(section, f"an anchor's side is {min(flat):g}", "sides above 0", option="anchors")
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -237,7 +243,7 @@ def _recognised(net: Section, yolos: Sequence[Section], impossible: int) -> Reco
     if len(counts) > 1:
         raise fault(yolos[-1], f"[yolo] sections have {sorted(counts)} classes", "the same number in all",
                     option="classes")  # fmt: skip
-    scales = tuple(s.number("scale_x_y", 1) for s in yolos)
+    scales = tuple(_scale_xy(s) for s in yolos)
     head = YoloAnchor(
         anchors=tuple(anchors), masks=tuple(masks), scale_xy=() if set(scales) == {1} else scales
     )
@@ -245,6 +251,22 @@ def _recognised(net: Section, yolos: Sequence[Section], impossible: int) -> Reco
     if impossible:
         reason += f"; {impossible} variances below 0 in the weights were taken as 0"
     return Recognised(head, (), counts.pop(), reason, _family(net, yolos))
+
+
+def _scale_xy(section: Section) -> float:
+    scale = section.number("scale_x_y", 1)
+    if scale <= 0:
+        raise fault(section, f"scale_x_y={scale:g}", "above 0", option="scale_x_y")
+    return scale
+
+
+def _overlap(section: Section) -> str | None:
+    """What a section's NMS measures; None where it leaves that open."""
+    name = section.options.get("nms_kind")
+    if name is not None and name not in OVERLAPS:
+        wanted = f"one of {', '.join(OVERLAPS)}"
+        raise fault(section, f"nms_kind={name} is not known", wanted, option="nms_kind")
+    return OVERLAPS[name] if name is not None else None
 
 
 def _family(net: Section, yolos: Sequence[Section]) -> Facts:
@@ -257,4 +279,4 @@ def _family(net: Section, yolos: Sequence[Section]) -> Facts:
         resize="letterbox" if letterbox else "stretch",
         anchor="center",
         pad=127,
-    ).over(known("nms_kind", nms="diou" if yolos[0].options.get("nms_kind") == "diounms" else None))
+    ).over(known("nms_kind", nms=next(filter(None, map(_overlap, yolos)), None)))
