@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -106,3 +107,34 @@ def test_main_exits_with_four_when_signalled(tmp_path: Path, number):
     assert process.returncode == 4
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
+    code = (
+        "import os, signal, sys, click\nfrom qzd_tools import cli\n"
+        "@click.command()\ndef work():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGINT)\n        print('cleaned')\n"
+        "cli.cli.get_command = lambda ctx, name: work\ncode = cli.main(['work'])\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\nsys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (4, "cleaned\n")
+    assert done.stderr.strip() == "qzd-tools: interrupted; nothing half-written was left"
+
+
+def test_json_goes_to_stdout_alone_when_it_is_a_dash(tiny_bundle, capsys):
+    assert cli.main(["inspect", str(tiny_bundle), "--json", "-"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["format"] == "bundle"
+    assert "tiny" in captured.err
+
+
+def test_json_is_refused_before_the_work_when_it_cannot_be_written(tmp_path: Path, capsys):
+    (tmp_path / "file").touch()
+    assert cli.main(["inspect", str(tmp_path / "no bundle"), "--json", str(tmp_path / "file" / "x")]) == 2
+    assert "file may not be written to" in capsys.readouterr().err
+
+
+def test_json_makes_its_directory(tiny_bundle, tmp_path: Path):
+    assert cli.main(["inspect", str(tiny_bundle), "--json", str(tmp_path / "new" / "x.json")]) == 0
+    assert json.loads((tmp_path / "new" / "x.json").read_text())["verified"] is True

@@ -88,7 +88,7 @@ def options(**given: object) -> list[str]:
         ("detector", {"annotations": "boxes/instances.json", "images": "classes/images"}, 3, "is not there"),
         ("detector", {"annotations": "boxes/instances.json", "device": "TPU"}, 3, "TPU is not here"),
         ("boxes", {"annotations": "boxes/instances.json"}, 3, "no bundle here"),
-        ("detector", {"annotations": "boxes/instances.json", "json": "no/such/file"}, 2, "cannot be written"),
+        ("detector", {"imagenet": "classes/labels.txt", "json": "boxes/instances.json/x"}, 2, "be written"),
     ],
 )
 def test_validate_says_what_is_wrong(painted, monkeypatch, capsys, bundle, given, code, words):

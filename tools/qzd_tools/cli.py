@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a gate failed, 2 wrong usage, 3 a file, model or device could not be
         used, 4 interrupted.
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in [n for n, handler in before.items() if handler is not signal.SIG_IGN]:
+        signal.signal(number, _interrupt)
     try:
         return int(cli.main(arguments, prog_name="qzd-tools", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -68,10 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(ResourceError(f"{where}{error.strerror or error}"))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, handler)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """The first signal ends the work; those after it must not disturb the cleaning up, up to the very end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -6,6 +6,7 @@ which are imported inside the command, so that `--help` is quick.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,32 @@ BUNDLE = click.Path(path_type=Path)
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
-json_option = click.option("--json", "json_file", type=FILE, help="Write the result to this file as JSON.")
+STDOUT = Path("-")
+"""What `--json` takes for the standard output."""
+
+
+def _writable(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before the work, not after it."""
+    if path is not None and path != STDOUT:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+            raise _not_written(path, f"{there} may not be written to")
+    return path
+
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    callback=_writable,
+    help="Write the result to this file as JSON; - for stdout, which then has nothing else.",
+)
 
 
 def say(text: str) -> None:
-    """Tell the person at the terminal; results go to stdout, and so does this."""
-    click.echo(text)
+    """Tell the person at the terminal: on stdout, or on stderr where `--json -` wants that for itself."""
+    context = click.get_current_context(silent=True)
+    click.echo(text, err=context is not None and context.params.get("json_file") == STDOUT)
 
 
 def write_json(path: Path | None, value: Any) -> None:
@@ -39,10 +60,16 @@ def write_json(path: Path | None, value: Any) -> None:
     """
     if path is None:
         return
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    if path == STDOUT:
+        click.echo(text, nl=False)
+        return
     try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
     except OSError as error:
-        raise UsageError(
-            f"--json {path}: cannot be written: {error.strerror}",
-            fix="name a file in a directory that exists",
-        ) from error
+        raise _not_written(path, str(error.strerror)) from error
+
+
+def _not_written(path: Path, why: str) -> UsageError:
+    return UsageError(f"--json {path}: cannot be written: {why}", fix="name a file in a directory of yours")
