@@ -54,6 +54,10 @@ class Dialogue:
         try:
             dealer = self._context.socket(zmq.DEALER)
             dealer.setsockopt(zmq.IMMEDIATE, 1)  # what was given up is not sent when the daemon comes back
+            self._endings = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._poller = zmq.Poller()
+            self._poller.register(dealer, zmq.POLLIN)
+            self._poller.register(self._endings, zmq.POLLIN)
             self._socket = connect(dealer, endpoint, keys)
         except QzdError:
             self.close()
@@ -62,7 +66,10 @@ class Dialogue:
     def _exchange(self, frames: list[bytes | memoryview]) -> list[bytes]:
         """Send, and wait for the next reply."""
         end = time.monotonic() + self._timeout
-        self._wait(zmq.POLLOUT, end)
+        if not self._socket.poll(_milliseconds(end), zmq.POLLOUT):
+            raise self._no_answer()
+        while self._endings.poll(0):
+            self._endings.recv_multipart()
         self._socket.send_multipart(frames)
         return self._receive(end)
 
@@ -79,16 +86,23 @@ class Dialogue:
         return frames[1]
 
     def _receive(self, end: float) -> list[bytes]:
-        self._wait(zmq.POLLIN, end)
-        return self._socket.recv_multipart()
-
-    def _wait(self, for_what: int, end: float) -> None:
-        if not self._socket.poll(max(0, round((end - time.monotonic()) * 1e3)), for_what):
+        ready = dict(self._poller.poll(_milliseconds(end)))
+        if self._socket in ready or (ready and self._socket.poll(0)):  # it came, and then the end
+            return self._socket.recv_multipart()
+        if ready:
             raise EndpointError(
-                f"{self._endpoint}: no answer in {self._timeout:g} s",
-                wanted="a running qzd that binds this endpoint",
-                fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+                f"{self._endpoint}: the connection ended before the answer came",
+                wanted="a daemon that runs on, and takes what is sent",
+                fix="see its log and whether it runs; what is larger than its limits ends a connection too",
             )
+        raise self._no_answer()
+
+    def _no_answer(self) -> EndpointError:
+        return EndpointError(
+            f"{self._endpoint}: no answer in {self._timeout:g} s",
+            wanted="a running qzd that binds this endpoint",
+            fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+        )
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -218,3 +232,8 @@ def _other_socket(endpoint: str, wanted: str) -> EndpointError:
         wanted=f"an endpoint that the daemon binds for {wanted}",
         fix="correct the endpoint; `qzdctl status` lists all of them",
     )
+
+
+def _milliseconds(end: float) -> int:
+    """From now until then."""
+    return max(0, round((end - time.monotonic()) * 1e3))

@@ -54,7 +54,7 @@ class Operation:
     long: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Call:
     envelope: Envelope
     request: Request
@@ -92,7 +92,8 @@ class Control:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Request)
         self._long: queue.Queue[_Call | None] = queue.Queue(LONG_CALLS)
-        self._done: collections.deque[tuple[Envelope, Reply | Refusal]] = collections.deque()
+        self._in_hand: set[_Call] = set()  # long ones that are not answered; for the socket's thread alone
+        self._done: collections.deque[tuple[_Call, Reply | Refusal]] = collections.deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="qzd-control")
@@ -105,11 +106,15 @@ class Control:
             self._thread.start()
 
     def close(self) -> None:
-        """Answer no more. A long call that runs is left to itself."""
+        """Answer no more. A long call that runs is left to itself; whoever waits for one is told."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
             self._thread.join()
+        self._send_done()
+        for call in self._in_hand:
+            text = f"the daemon stops; whether {call.request.op} was done is not known"
+            self._send(call.envelope, _refusal(call.request.id, "stopping", text))
         with contextlib.suppress(queue.Full):
             self._long.put_nowait(None)
         self._entrance.socket.close(linger=LOOK_MS)
@@ -123,11 +128,16 @@ class Control:
             self._entrance.refresh()
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
-            while self._done:
-                self._send(*self._done.popleft())
+            self._send_done()
             with contextlib.suppress(zmq.Again):
                 for _ in range(BATCH):
                     self._take(self._entrance.socket.recv_multipart(zmq.NOBLOCK))
+
+    def _send_done(self) -> None:
+        while self._done:
+            call, answer = self._done.popleft()
+            self._in_hand.discard(call)
+            self._send(call.envelope, answer)
 
     def _take(self, frames: list[bytes]) -> None:
         """`[caller, JSON]` from a DEALER, `[caller, empty, JSON]` from a REQ."""
@@ -153,8 +163,10 @@ class Control:
         elif not operation.long:
             self._send(envelope, _answer(request, operation))
         else:
+            call = _Call(envelope, request, operation)
             try:
-                self._long.put_nowait(_Call(envelope, request, operation))
+                self._long.put_nowait(call)
+                self._in_hand.add(call)
             except queue.Full:
                 text = f"{LONG_CALLS} calls wait already. To fix: ask again later"
                 self._send(envelope, _refusal(request.id, "busy", text))
@@ -163,7 +175,7 @@ class Control:
         """The thread of the long calls."""
         while (call := self._long.get()) is not None and not self._stopping:
             log.info("asked for %s of %r", call.request.op, call.request.model)
-            self._done.append((call.envelope, _answer(call.request, call.operation)))
+            self._done.append((call, _answer(call.request, call.operation)))
             with contextlib.suppress(OSError):  # closed meanwhile
                 os.eventfd_write(self._wake, 1)
 

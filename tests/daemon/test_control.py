@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ import zmq
 from clips import write_clip
 from process import Daemon
 from qzd_daemon.caller import Caller, RefusedError
+from qzd_daemon.calls import Request
+from qzd_daemon.config import ControlConfig
+from qzd_daemon.control import Control, Operation
+from qzd_daemon.door import Door
 from qzd_ext.errors import EndpointError
 from tiny import paint, write_tiny_bundle
 
@@ -192,6 +198,35 @@ def test_caller_when_nobody_answers_says_so(tmp_path: Path) -> None:
     nobody = Caller(f"ipc://{tmp_path}/nobody", timeout=0.1)
     with nobody, pytest.raises(EndpointError, match="no answer"):
         nobody.call("ping")
+
+
+def test_caller_when_its_connection_ends_says_so_and_reconnects(caller: Caller) -> None:
+    with pytest.raises(EndpointError, match="connection ended before the answer"):
+        caller.call("x" * 20_000)  # more than the daemon takes
+    assert caller.call("ping")
+
+
+def test_long_call_when_the_daemon_stops_is_answered(tmp_path: Path) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def swap(_: Request) -> None:
+        begun.set()
+        end.wait(20)
+
+    door = Door()
+    config = ControlConfig(bind=(f"ipc://{tmp_path}/control",))
+    control = Control(config, door, {"swap": Operation(swap, long=True)})
+    door.start()
+    control.start()
+    with Caller(config.bind[0], timeout=20) as caller, ThreadPoolExecutor() as pool:
+        answer = pool.submit(caller.call, "swap")
+        assert begun.wait(20)
+        control.close()
+        fault = answer.exception(20)
+    end.set()
+    door.close()
+    assert isinstance(fault, RefusedError)
+    assert fault.fault.code == "stopping"
 
 
 def test_daemon_when_control_has_no_endpoint_serves_without(
