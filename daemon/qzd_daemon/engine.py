@@ -307,6 +307,7 @@ class Engine:
             if not stream.join(max(0.0, end - time.monotonic())):
                 log.warning("stream %s: its source hangs and is left behind", stream.name)
             if told:
+                stream.drain(max(0.0, end - time.monotonic()))  # `removed` comes after its last frame
                 self._publish(
                     wire.stream_topic(stream.name), wire.StreamState(stream=stream.name, state="removed")
                 )

@@ -89,6 +89,12 @@ class Stream:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def drain(self, timeout: float) -> None:
+        """Wait until what it has handed over is published, but no longer than so many seconds."""
+        end = time.monotonic() + timeout
+        while not all(lane.idle for lane in self._lanes) and time.monotonic() < end:
+            time.sleep(LOOK_UP_SECONDS)
+
     def _run(self) -> None:
         try:
             self._read()
