@@ -34,6 +34,7 @@ class FileSource:
         self._path = path
         self._loop = loop
         self._hardware = hardware
+        self._decoded = 0
         self._container = self._open()
 
     def _open(self) -> av.container.InputContainer:
@@ -59,6 +60,8 @@ class FileSource:
         yield Notice("running")
         yield from self._once()
         while self._loop and not stopping.is_set():
+            if not self._decoded:
+                raise self._unreadable("no frame in it can be decoded")
             self.close()
             self._container = self._open()
             yield from self._once()
@@ -77,6 +80,7 @@ class FileSource:
             raise self._unreadable(error.strerror or str(error)) from error
         if not decoded and not damaged:
             raise self._unreadable("there is no frame in it")
+        self._decoded = decoded
         self.end = _describe_end(self._container.streams.video[0], decoded, damaged, last)
 
     def close(self) -> None:
@@ -104,7 +108,9 @@ class DirectorySource:
 
     def __init__(self, path: Path, *, loop: bool = False) -> None:
         self.end = ""
+        self._path = path
         self._loop = loop
+        self._decoded = 0
         self._paths = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         if not self._paths:
             raise SourceError(
@@ -118,6 +124,11 @@ class DirectorySource:
         yield Notice("running")
         yield from self._once()
         while self._loop and not stopping.is_set():
+            if not self._decoded:
+                raise SourceError(
+                    f"{self._path}: not one of its {len(self._paths)} files is an image any more",
+                    fix="put images there again, and restart qzd",
+                )
             yield from self._once()
 
     def _once(self) -> Iterator[Captured]:
@@ -126,7 +137,8 @@ class DirectorySource:
             frame, reason = _read_image(path)
             damaged += frame is None
             yield Captured(frame, reason, file=path.name)
-        self.end = f"end of directory after {len(self._paths) - damaged} images"
+        self._decoded = len(self._paths) - damaged
+        self.end = f"end of directory after {self._decoded} images"
         if damaged:
             self.end += f", {damaged} more files could not be decoded"
 

@@ -142,3 +142,11 @@ def test_frames_when_a_file_that_loops_has_no_video_any_more_say_so(tmp_path: Pa
     with pytest.raises(SourceError, match="there is no video in it"):
         next(frames)
     source.close()
+
+
+def test_frames_when_a_directory_that_loops_has_no_image_any_more_say_so(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    frames = open_source(str(tmp_path), loop=True).frames(threading.Event())
+    assert [type(next(frames)) for _ in range(2)] == [Notice, Captured]
+    with pytest.raises(SourceError, match="not one of its 1 files is an image"):
+        next(frames)
