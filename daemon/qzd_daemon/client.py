@@ -183,6 +183,10 @@ class AsyncClient(_Subscription):
 
     async def receive(self, timeout: float | None = None) -> Event | None:
         """The next event; None when `timeout` seconds passed without one. Raises as `Client.receive`."""
+        if timeout is not None and timeout <= 0:  # asyncio would be out of time before the first look
+            while not self._session.events and await self._ready.poll(0):
+                await self._read()
+            return self._session.events.popleft() if self._session.events else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while not self._session.events:

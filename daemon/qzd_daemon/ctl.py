@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import click.shell_completion
@@ -29,7 +30,19 @@ __all__ = ["cli", "main"]
 KEY_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Ends in silence when nobody reads on: `qzdctl tail | head` is no failure, as click would have it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+            ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--endpoint",
     help="Where the daemon is, for this command's kind of socket. Default: QZD_DETECTIONS, QZD_CONTROL, "
@@ -85,6 +98,3 @@ def main() -> None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
         sys.exit(EndpointError.exit_code)
-    except BrokenPipeError:  # `qzdctl tail | head` is no failure
-        sys.stderr.close()
-        sys.exit(0)

@@ -137,6 +137,20 @@ def test_async_client_when_nothing_comes_gives_none_and_loses_nothing(service: S
     assert isinstance(event, StreamState)
 
 
+def test_async_client_when_there_is_no_time_takes_what_is_there(service: Service) -> None:
+    async def receive() -> list[Event | None]:
+        async with AsyncClient(service.endpoint) as client:
+            await client.receive(0.3)
+            service.say(1)
+            service.say(2)
+            await asyncio.sleep(0.3)
+            return [await client.receive(0) for _ in range(3)]
+
+    *heard, nothing = asyncio.run(receive())
+    assert all(isinstance(event, StreamState) for event in heard)
+    assert nothing is None
+
+
 def message(seq: int, published_ns: int = 0, epoch: str = "e1") -> bytes:
     return wire.encode(
         Detections(

@@ -154,6 +154,20 @@ def test_tail_when_messages_are_stale_shows_only_those_of_the_chosen_model(direc
     assert b"clip/tiny" not in (caught.value.stdout or b"")
 
 
+def test_tail_when_nobody_reads_on_ends_in_silence(directory: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "--endpoint", f"ipc://{directory}/detections", "tail"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    ) as tail:
+        assert tail.stdout is not None
+        assert tail.stderr is not None
+        tail.stdout.readline()
+        tail.stdout.close()
+        assert (tail.wait(20), tail.stderr.read()) == (0, b"")
+
+
 def test_status_when_watched_shows_it_again_and_again(directory: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         qzdctl(directory, "status", "--watch", "--interval", "0.1", "--json", timeout=4)
