@@ -64,6 +64,8 @@ def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path):
         ({"annotations": [annotation(bbox=[5, 5, 1])]}, ["$.annotations[0].bbox", "length 4"]),
         ({"annotations": [annotation(), annotation()]}, ["annotations[1] has id 7", "annotations[0]"]),
         ({"annotations": [{"id": 1, "image_id": 1}]}, ["missing required field", "$.annotations[0]"]),
+        ({"annotations": [annotation(area=-4)]}, ["annotations[0] (id 7)", "area -4"]),
+        ({"annotations": [annotation(image_id=2**63)]}, ["$.annotations[0].image_id", "<= 92233720"]),
         ({"images": []}, ["`images` is empty"]),
         ({"categories": []}, ["`categories` is empty"]),
         ({"categories": [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}]}, ["categories[1] has id 3"]),

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -104,6 +106,60 @@ def test_validate_names_the_image_when_one_is_damaged(painted, tmp_path, capsys)
     (tmp_path / "boxes" / "images" / "002.png").write_bytes(b"no picture")
     assert run("validate", painted / "detector", "--annotations", file) == 3
     assert "002.png: not an image" in capsys.readouterr().err
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Three painted pictures, their annotations changed."""
+    file = write_painted_dataset(folder, 3)
+    document = json.loads(file.read_text())
+    change(document)
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_validate_names_the_image_when_its_annotations_are_for_another_size(painted, tmp_path, capsys):
+    file = edited(tmp_path / "boxes", lambda d: d["images"][1].update(width=4000, height=3000))
+    assert run("validate", painted / "detector", "--annotations", file) == 3
+    error = capsys.readouterr().err
+    assert "002.png: it has" in error
+    assert "annotations are for 4000x3000" in error
+
+
+@pytest.mark.parametrize("left", [{"annotations": []}, {"iscrowd": 1}])
+def test_validate_refuses_annotations_that_hold_nothing_to_judge_by(painted, tmp_path, capsys, left):
+    def change(document: dict[str, Any]) -> None:
+        if "annotations" in left:
+            document.update(left)
+        for one in document["annotations"]:
+            one.update(left)
+
+    file = edited(tmp_path / "boxes", change)
+    assert run("validate", painted / "detector", "--annotations", file, "--fail-under", "0") == 3
+    assert "no object of a class that the model knows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("offset", [-50, 10**13])
+def test_validate_takes_any_category_id(painted, tmp_path, offset):
+    def change(document: dict[str, Any]) -> None:
+        for one in document["categories"]:
+            one["id"] += offset
+        for one in document["annotations"]:
+            one["category_id"] += offset
+
+    file = edited(tmp_path / "boxes", change)
+    result = tmp_path / "result.json"
+    assert run("validate", painted / "detector", "--annotations", file, "--json", result) == 0
+    found = json.loads(result.read_text())
+    assert found["metrics"]["map"] == pytest.approx(1)
+    objects = json.loads(file.read_text())["annotations"]
+    assert sum(one["instances"] for one in found["classes"]) == len(objects)
+
+
+def test_validate_counts_no_crowd_as_an_instance(painted, tmp_path):
+    file = edited(tmp_path / "boxes", lambda d: [one.update(iscrowd=1) for one in d["annotations"][1:]])
+    result = tmp_path / "result.json"
+    assert run("validate", painted / "detector", "--annotations", file, "--json", result) == 0
+    assert sum(one["instances"] for one in json.loads(result.read_text())["classes"]) == 1
 
 
 def test_validate_fails_when_a_byte_of_the_model_has_changed(tmp_path, capsys):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -32,8 +33,12 @@ __all__ = [
 BOX_TOLERANCE = 1.0
 """Pixels that a box may reach over its image's border; COCO's own are rounded."""
 
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What NumPy keeps apart: beyond 64 bits it rounds, and two ids become one."""
+
+
 class _Image(msgspec.Struct, frozen=True):
-    id: int
+    id: Id
     file_name: str
     width: int = 0
     height: int = 0
@@ -43,15 +48,15 @@ class Annotation(msgspec.Struct, frozen=True):
     """One object: COCO's own keys. `bbox` is x y width height in pixels of the image."""
 
     id: int
-    image_id: int
-    category_id: int
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float | None = None
     iscrowd: int | bool = 0
 
 
 class _Category(msgspec.Struct, frozen=True):
-    id: int
+    id: Id
     name: str
 
 
@@ -63,10 +68,20 @@ class _Coco(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file of a dataset; `truth` is its COCO image id, or the class of a classified picture."""
+    """An image file of a dataset.
+
+    Attributes
+    ----------
+    path : Path
+    truth : int
+        Its COCO image id, or the class of a classified picture.
+    size : (int, int), optional
+        Width and height that its boxes are drawn in, where the annotations say so.
+    """
 
     path: Path
     truth: int
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +161,14 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
                 f"{annotations}: images[{index}] (id {image.id}): {directory / image.file_name} is not there",
                 fix="name the directory of the images with --images",
             )
-    pictures = sorted((Picture(directory / i.file_name, i.id) for i in coco.images), key=lambda p: p.truth)
+    pictures = sorted((_picture(directory, image) for image in coco.images), key=lambda p: p.truth)
     categories = {c.id: c.name for c in coco.categories}
     return BoxDataset(annotations, tuple(pictures), categories, tuple(coco.annotations))
+
+
+def _picture(directory: Path, image: _Image) -> Picture:
+    size = (image.width, image.height) if image.width and image.height else None
+    return Picture(directory / image.file_name, image.id, size)
 
 
 def _wrong(annotations: Path, found: str) -> DataError:
@@ -194,6 +214,8 @@ def _annotation_problem(
     x, y, width, height = annotation.bbox
     if not all(map(math.isfinite, annotation.bbox)) or width < 0 or height < 0:
         return f"bbox {list(annotation.bbox)} is no box: x, y, width, height"
+    if annotation.area is not None and not annotation.area >= 0:
+        return f"area {annotation.area:g} is less than nothing"
     image = images[annotation.image_id]
     if image.width and image.height:
         over = max(-x, -y, x + width - image.width, y + height - image.height)

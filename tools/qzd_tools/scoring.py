@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,10 @@ class Categories:
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class: its `ap` and `ap50`, or its `top1`; None where the dataset has no instance of it."""
+    """One class: its `ap` and `ap50`, or its `top1`; None where the dataset has no instance of it.
+
+    Crowds are no instances: a class is not judged by them.
+    """
 
     label: str
     category_id: int
@@ -232,12 +236,11 @@ def _or_none(value: float) -> float | None:
 
 def _class_scores(dataset: BoxDataset, evaluation: Any) -> tuple[ClassScore, ...]:
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all sizes, 100 boxes
-    counts = np.bincount([a.category_id for a in dataset.annotations] or [0])
+    counts = Counter(a.category_id for a in dataset.annotations if not a.iscrowd)
     scores = []
     for index, category in enumerate(evaluation.params.catIds):
-        number = int(counts[category]) if category < len(counts) else 0
         metrics = {"ap": _mean(precision[:, :, index]), "ap50": _mean(precision[0, :, index])}
-        scores.append(ClassScore(dataset.categories[category], int(category), number, metrics))
+        scores.append(ClassScore(dataset.categories[category], int(category), counts[category], metrics))
     return tuple(scores)
 
 

@@ -19,13 +19,14 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.detections import Classes, Detections
 from qzd_ext.detector import Detector, Result
 from qzd_ext.errors import DataError, GateError, QzdError, UsageError
+from qzd_ext.geometry import Frame
 from qzd_ext.manifest import Accuracy, Manifest, Thresholds
 from qzd_ext.runner import RunOptions
 from qzd_tools.cluster import predict_on_cluster
 from qzd_tools.dataset import BoxDataset, ClassDataset, Dataset, Picture
 from qzd_tools.images import read_image
 from qzd_tools.progress import progress
-from qzd_tools.scoring import ClassScore, Score, match_categories, score_boxes, score_classes
+from qzd_tools.scoring import Categories, ClassScore, Score, match_categories, score_boxes, score_classes
 
 __all__ = [
     "CONFIDENCE",
@@ -177,7 +178,8 @@ def validate(
     UsageError
         The dataset is of the other kind.
     DataError
-        The labels contradict the dataset's categories, or an image cannot be read.
+        The labels contradict the dataset's categories, there is no object to judge by, or an image cannot
+        be read or has another size than its annotations.
     DeviceError, ModelError
         The model cannot be run.
     """
@@ -203,8 +205,20 @@ def _judge(manifest: Manifest, dataset: Dataset) -> tuple[Callable[[list[Any]], 
         names = manifest.labels.names
         return lambda found: score_classes(dataset, names, found), ""
     categories = match_categories(manifest.labels, dataset.categories)
+    _check_objects(dataset, categories)
     confidence = manifest.thresholds.confidence
     return lambda found: score_boxes(dataset, categories, found, confidence), categories.note
+
+
+def _check_objects(dataset: BoxDataset, categories: Categories) -> None:
+    """Without any object there is no figure, and a gate would hold whatever the model finds."""
+    judged = set(categories.evaluated)
+    if not any(a.category_id in judged and not a.iscrowd for a in dataset.annotations):
+        raise DataError(
+            f"{dataset.source}: no object of a class that the model knows, but for crowds",
+            wanted="annotations to judge by",
+            fix="name annotations that have some; those of a test set are often withheld",
+        )
 
 
 def _with_enough_classes(bundle: Bundle) -> Bundle:
@@ -241,11 +255,25 @@ def _predict(detector: Detector, pictures: Sequence[Picture], title: str) -> lis
         for index, picture in enumerate(pictures):
             if faults:
                 break
-            detector.submit(read_image(picture.path), functools.partial(keep, index))
+            detector.submit(_read(picture), functools.partial(keep, index))
         detector.drain()
     if faults:
         raise faults[0]
     return [found[index] for index in range(len(pictures))]
+
+
+def _read(picture: Picture) -> Frame:
+    """The picture, whose pixels must be those that its boxes count in: every figure would be wrong."""
+    frame = read_image(picture.path)
+    height, width = frame.shape[:2]
+    if picture.size not in (None, (width, height)):
+        wide, high = picture.size
+        raise DataError(
+            f"{picture.path}: it has {width}x{height} pixels, its annotations are for {wide}x{high}",
+            wanted="boxes in the pixels of the file, as they are before an EXIF orientation is applied",
+            fix="name the images that were annotated, or write them again with their orientation applied",
+        )
+    return frame
 
 
 def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> Comparison:
