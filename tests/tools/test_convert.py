@@ -188,7 +188,18 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, mo
         (["yolox.xml", "--mean", "1,2"], 2, "one number, or three"),
         (["yolox.xml", "--shape", "big"], 2, "HEIGHT,WIDTH"),
         (["yolox.xml", "--anchors", "1,2,3"], 2, "WIDTH,HEIGHT"),
-        (["yolox.xml", "--name", "a/b"], 2, "not a name"),
+        (["yolox.xml", "--name", "a/b"], 2, "--name a/b: not a name"),
+        (["yolox.xml", "--version", "a b"], 2, "--version a b: not a name"),
+        (["yolox.xml", "--scale", "0"], 2, "above 0"),
+        (["yolox.xml", "--mean", "nan"], 2, "not finite"),
+        (["yolox.xml", "--shape", "-1,-1"], 2, "above 0"),
+        (["yolox.xml", "--shape", "2,3,64,64"], 2, "one picture of three channels, 1,3,H,W"),
+        (["yolox.xml", "--anchors", "1,2"], 2, "--anchors says nothing about the head yolox"),
+        (["yolox.xml", "--resize", "stretch", "--pad", "3"], 2, "--pad is for --resize letterbox"),
+        (["yolox.xml", "--resize", "crop", "--short-side", "9"], 2, "short_side 9 is smaller"),
+        (["yolox.xml", "--head", "yolo_anchor"], 3, "the head is not yolo_anchor"),
+        (["yolox.xml", "--pixels"], 2, "--normalized or --pixels says nothing about"),
+        (["anchor_grids.xml", "--labels", "a,b", "--anchors", "1,2"], 2, "masks ((), ())"),
         (["yolox.xml", "-o", "taken"], 3, "something is there already"),
         (["yolox.xml", "yolo.weights"], 2, "does not belong"),
         ([], 2, "Missing argument"),
@@ -198,6 +209,7 @@ def test_the_command_says_what_is_wrong_and_exits(tmp_path, monkeypatch, capsys,
     monkeypatch.chdir(tmp_path)
     write(tmp_path, graphs.yolox())
     write(tmp_path, graphs.unknown())
+    write(tmp_path, graphs.anchor_grids())
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     assert run("convert", *arguments) == code
@@ -258,3 +270,18 @@ def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, picture
     for one in made:
         with Detector(one) as detector:
             assert len(detector.detect(np.zeros((300, 400, 3), np.uint8)).found) == 5
+
+
+def test_convert_leaves_nothing_when_there_is_no_space(tmp_path):
+    """Files may not grow beyond a limit: as on a full disk, a write stops in the middle."""
+    model = write(tmp_path, graphs.yolox())
+    code = (
+        "import resource, sys; from qzd_tools.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        f"sys.exit(main(['convert', {str(model)!r}, '-o', {str(tmp_path / 'new')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert f"{tmp_path / 'new'}: cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob("*new*")) == []

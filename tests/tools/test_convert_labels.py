@@ -95,6 +95,7 @@ def test_load_reads_files(tmp_path, file, content, names, ids):
 
 def test_load_takes_names_with_commas():
     assert load("person, cat,dog").names == ("person", "cat", "dog")
+    assert load("person,").names == ("person",)
 
 
 def test_load_says_what_it_knows_when_there_is_no_such_set_or_file():

@@ -65,6 +65,7 @@ def test_convert_reads_what_frameworks_write(tmp_path, write, format_name):
 def test_read_source_names_every_file_with_its_hash(tmp_path):
     source = read_source([saved_model(tmp_path)])
     assert source.files == {"saved_model.pb": sha256_of(tmp_path / "saved" / "saved_model.pb")}
+    assert read_source([tmp_path / "saved" / "saved_model.pb"]).files == source.files
     source = read_source([paddle(tmp_path)])
     assert set(source.files) == {"paddle.pdmodel", "paddle.pdiparams"}
     assert (source.name, source.format) == ("paddle", "PaddlePaddle")

@@ -100,6 +100,15 @@ def test_read_says_that_a_file_is_cut_off(data, tmp_path):
         read_source([tmp_path / "half.tflite"])
 
 
+@pytest.mark.data
+def test_read_says_that_a_file_is_damaged_inside(data, tmp_path):
+    content = bytearray((data / "models" / QUANTIZED).read_bytes())
+    content[-60_000::1000] = b"\xff" * len(content[-60_000::1000])
+    (tmp_path / "hurt.tflite").write_bytes(content)
+    with pytest.raises(ModelError, match=r"hurt\.tflite: .*(corrupted|damaged)"):
+        read_source([tmp_path / "hurt.tflite"])
+
+
 def quantized(low: float, high: float, out_low: float, out_high: float, node: ov.Node) -> ov.Node:
     bounds = [np.float32(x) for x in (low, high, out_low, out_high)]
     return ops.fake_quantize(node, *bounds, 256)

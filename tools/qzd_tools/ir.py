@@ -27,6 +27,11 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
         Of the .xml.
     fp16 : bool
         Store weights in half precision.
+
+    Raises
+    ------
+    OSError
+        It could not be written whole, as on a full disk; OpenVINO does not always notice, so it is read back.
     """
     nodes = model.get_ordered_ops()
     unnamed = [node for node in nodes if _is_unnamed(node)]
@@ -38,7 +43,11 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
         names = output.get_tensor().get_names()
         if names and all(re.fullmatch(r"Result_\d+", name) for name in names):
             output.get_tensor().set_names({f"Result.{index}"})
-    ov.save_model(model, path, compress_to_fp16=fp16)
+    try:
+        ov.save_model(model, path, compress_to_fp16=fp16)
+        ov.Core().read_model(path)
+    except RuntimeError as error:
+        raise OSError(None, f"the model could not be written whole: {error}", str(path)) from error
 
 
 def _is_unnamed(node: ov.Node) -> bool:

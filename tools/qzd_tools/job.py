@@ -69,12 +69,7 @@ class Job:
 
     def save(self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> Bundle:
         """Put a graph into the draft, in place of what is there; the bundle that it is so far."""
-        path = self.draft.directory / bundles.MODEL
-        try:
-            save_ir(graph, path, fp16=self.mode == "fp16")
-            ov.Core().read_model(path)
-        except RuntimeError as error:
-            raise OSError(None, f"the model could not be written whole: {error}", str(path)) from error
+        save_ir(graph, self.draft.directory / bundles.MODEL, fp16=self.mode == "fp16")
         self.draft.manifest = self._manifest(recipe, reverted)
         return Bundle(self.draft.directory, self.draft.manifest, self.parent.digest, self.parent.priors)
 

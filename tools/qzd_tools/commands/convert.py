@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ HEADS = (
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
-    """Numbers with commas between them, in brackets or not."""
+    """Numbers with commas between them, in brackets or not; finite, and above 0 where that is wanted."""
 
     name = "numbers"
 
-    def __init__(self, kind: type, counts: tuple[int, ...], what: str) -> None:
-        self.kind, self.counts, self.what = kind, counts, what
+    def __init__(self, kind: type, counts: tuple[int, ...], what: str, positive: bool = False) -> None:
+        self.kind, self.counts, self.what, self.positive = kind, counts, what, positive
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -36,6 +37,9 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic from click 
             found = ()
         if not found or (self.counts and len(found) not in self.counts):
             self.fail(f"{value!r} is not {self.what}", param, ctx)
+        if not all(map(math.isfinite, found)) or (self.positive and min(found) <= 0):
+            self.fail(f"{value!r}: numbers above 0 are wanted" if self.positive
+                      else f"{value!r} is not finite", param, ctx)  # fmt: skip
         return found
 
 
@@ -60,10 +64,22 @@ class Groups(Numbers):
         return tuple(super(Groups, self).convert(group, param, ctx) for group in str(value).split("/"))
 
 
-PER_CHANNEL = Numbers(float, (1, 3), "one number, or three with commas between them")
-ANCHORS = Pairs(float, (), "WIDTH,HEIGHT,WIDTH,HEIGHT,...")
+PER_CHANNEL = "one number, or three with commas between them"
+MEAN = Numbers(float, (1, 3), PER_CHANNEL)
+SCALE = Numbers(float, (1, 3), PER_CHANNEL, positive=True)
+ANCHORS = Pairs(float, (), "WIDTH,HEIGHT,WIDTH,HEIGHT,...", positive=True)
 MASKS = Groups(int, (), "0,1,2/3,4,5, a group for each output")
-SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas between them")
+SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas between them", positive=True)
+SCALE_XY = Numbers(float, (), "numbers", positive=True)
+
+
+def _plain(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no name in a bundle before the work, not after it."""
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+        raise UsageError(
+            f"--{option.name} {value}: not a name", wanted="letters, digits, dots, dashes and underscores"
+        )
+    return value
 
 
 @click.command()
@@ -78,22 +94,22 @@ SHAPE = Numbers(int, (2, 4), "HEIGHT,WIDTH or four dimensions with commas betwee
 @click.option("--pad", type=click.IntRange(0, 255), help="Grey around a letterboxed frame.")
 @click.option("--short-side", type=click.IntRange(1, 16384), help="Of the frame that a crop is cut from.")
 @click.option("--color", type=click.Choice(["rgb", "bgr"]), help="Channel order that the model expects.")
-@click.option("--mean", type=PER_CHANNEL, help="Subtracted from pixels in 0..255.")
-@click.option("--scale", type=PER_CHANNEL, help="What they are divided by then.")
+@click.option("--mean", type=MEAN, help="Subtracted from pixels in 0..255.")
+@click.option("--scale", type=SCALE, help="What they are divided by then.")
 @click.option("--shape", type=SHAPE, help="HEIGHT,WIDTH, where the model leaves it open.")
 @click.option("--first-label", type=click.IntRange(0), help="Label of the first name, for detection_output.")
 @click.option("--background/--no-background", default=None, help="Whether class 0 is background.")
 @click.option("--normalized/--pixels", default=None, help="Unit of boxes that the graph decodes.")
 @click.option("--anchors", type=ANCHORS, help="WIDTH,HEIGHT,... in input pixels, for yolo_anchor.")
 @click.option("--masks", type=MASKS, help="Anchors of each output, such as 0,1,2/3,4,5/6,7,8.")
-@click.option("--scale-xy", type=Numbers(float, (), "numbers"), help="Of each output: Darknet's scale_x_y.")
+@click.option("--scale-xy", type=SCALE_XY, help="Of each output: Darknet's scale_x_y.")
 @click.option("--confidence", type=click.FloatRange(0, 1), help="Threshold that the bundle serves with.")
 @click.option("--iou", type=click.FloatRange(0, 1), help="Overlap that NMS suppresses above.")
 @click.option("--nms", type=click.Choice(["iou", "diou"]), help="The overlap that NMS measures.")
 @click.option("--fp16", is_flag=True, help="Store weights in half precision.")
 @click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="A picture, or a directory.")
-@click.option("--name", help="Of the bundle.  [default: the model's file]")
-@click.option("--version", default="1", show_default=True, help="Of the bundle.")
+@click.option("--name", callback=_plain, help="Of the bundle.  [default: the model's file]")
+@click.option("--version", default="1", show_default=True, callback=_plain, help="Of the bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None, **options: Any) -> None:
@@ -104,10 +120,6 @@ def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None
     """
     from qzd_tools.convert import ConvertOptions, convert
 
-    if options["name"] is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", options["name"]):
-        raise UsageError(
-            f"--name {options['name']}: not a name", wanted="letters, digits, dots, dashes and underscores"
-        )
     bundle = convert(model, output, ConvertOptions(**options), say)
     say(f"written: {bundle.path} ({bundle.size / 1e6:.1f} MB)")
     document = {

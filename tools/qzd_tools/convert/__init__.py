@@ -43,6 +43,15 @@ Precision = Literal["fp32", "fp16", "int8", "int8-weights"]
 EIGHT_BITS = {ov.Type.i8, ov.Type.u8, ov.Type.i4, ov.Type.u4}
 """Of constants that are compressed weights; shapes and indices are wider."""
 
+OF_HEADS = {
+    "first_label": "--first-label", "background": "--background", "normalized": "--normalized or --pixels",
+    "anchors": "--anchors", "masks": "--masks", "scale_xy": "--scale-xy",
+}  # fmt: skip
+"""Facts that are keys of some heads, with their flags."""
+
+OF_RESIZES = {"anchor": "letterbox", "pad": "letterbox", "short_side": "crop"}
+"""Facts that concern one way to fit frames in."""
+
 TOLD = ("color", "mean", "scale", "resize", "anchor", "pad", "short_side", "confidence", "iou", "nms")
 """Facts that are said with their reasons; the head and the labels are said apart."""
 
@@ -127,6 +136,7 @@ def _understand(
     facts = facts.over(found.family).over(_usual_labels(found.classes))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
     _check_labels(facts, found)
+    _check_stated(stated, facts, found)
     return picture, facts, found
 
 
@@ -139,17 +149,22 @@ def _manifest(
     precision: Precision,
 ) -> Manifest:
     assert facts.labels is not None
-    return Manifest(
-        name=options.name or _plain_name(source.name),
-        version=options.version,
-        task=found.head.task,  # type: ignore[arg-type]
-        precision=precision,
-        input=input_of(picture, facts),
-        head=found.head,
-        labels=facts.labels,
-        thresholds=_thresholds(facts),
-        provenance=Provenance(source=source.files, tools={"qzd": __version__, "openvino": ov.__version__}),
-    )
+    try:
+        return Manifest(
+            name=options.name or _plain_name(source.name),
+            version=options.version,
+            task=found.head.task,  # type: ignore[arg-type]
+            precision=precision,
+            input=input_of(picture, facts),
+            head=found.head,
+            labels=facts.labels,
+            thresholds=_thresholds(facts),
+            provenance=Provenance(
+                source=source.files, tools={"qzd": __version__, "openvino": ov.__version__}
+            ),
+        )
+    except ValueError as error:
+        raise UsageError(f"the bundle would contradict itself: {error}", fix="correct the flag") from error
 
 
 def _usual_labels(classes: int) -> Facts:
@@ -168,6 +183,22 @@ def _check_labels(facts: Facts, found: Recognised) -> None:
             wanted=f"{found.classes} names",
             fix="give the right ones with --labels",
         )
+
+
+def _check_stated(stated: Facts, facts: Facts, found: Recognised) -> None:
+    """Refuse what a person stated and nothing would follow."""
+    for name in stated.why:
+        value, flag = getattr(stated, name), OF_HEADS.get(name, f"--{name.replace('_', '-')}")
+        needed = OF_RESIZES.get(name, facts.resize)
+        if needed != facts.resize:
+            why = f"{flag} is for --resize {needed}, and frames are fitted by {facts.resize}"
+        elif name in OF_HEADS and not hasattr(found.head, name):
+            why = f"{flag} says nothing about the head {_kind(found)}"
+        elif name in OF_HEADS and getattr(found.head, name) != value:
+            why = f"{flag} {value}, but the file itself says {getattr(found.head, name)}"
+        else:
+            continue
+        raise UsageError(why, fix="leave it out")
 
 
 def _kind(found: Recognised) -> str:

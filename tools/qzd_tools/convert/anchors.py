@@ -82,7 +82,8 @@ def _from_facts(
     masks = facts.masks or _usual_masks(sizes, len(facts.anchors))
     channels = grids[0].shape[channel]
     each = {len(mask) for mask in masks}
-    if len(masks) != len(grids) or len(each) != 1 or channels % min(each) or channels // min(each) < 6:
+    fitting = len(masks) == len(grids) and len(each) == 1 and 0 not in each
+    if not fitting or channels % min(each) or channels // min(each) < 6:
         raise UsageError(
             f"masks {masks} for {len(grids)} grids of {channels} channels",
             wanted="as many masks as outputs, each of A anchors, with A * (5 + classes) channels",

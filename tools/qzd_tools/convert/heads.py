@@ -51,9 +51,11 @@ def recognise(seen: Seen) -> Recognised:
         reasons[kind] = f"{kind}: {found}"
     last = ", ".join(r.input_value(0).get_node().get_type_name() for r in seen.model.get_results())
     raise ModelError(
-        f"the head is not known; {describe(seen.model)}; the last operations are {last}",
+        f"{f'the head is not {seen.asked}' if seen.asked else 'the head is not known'}; "
+        f"{describe(seen.model)}; the last operations are {last}",
         wanted="\n    ".join(["a head that qzd decodes, but it is not", *reasons.values()]),
-        fix="name the nearest with --head, or export the model without its post-processing",
+        fix="leave --head out, or name another" if seen.asked
+        else "name the nearest with --head, or export the model without its post-processing",
     )
 
 

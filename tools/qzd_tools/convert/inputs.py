@@ -74,6 +74,12 @@ def make_static(
     if shape is not None:
         given = shape if len(shape) == 2 else [shape[i] for i in spots]
         dims[spots[0]], dims[spots[1]] = given
+        if len(shape) == 4 and list(shape) != dims:
+            raise UsageError(
+                f"--shape {','.join(map(str, shape))}",
+                wanted=f"one picture of three channels, {'1,3,H,W' if layout == 'NCHW' else '1,H,W,3'}",
+                fix="state --shape HEIGHT,WIDTH",
+            )
     if None in dims:
         raise UsageError(
             f"the model takes pictures of any size: {picture.partial_shape}",

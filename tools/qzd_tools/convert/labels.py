@@ -89,11 +89,11 @@ def load(text: str) -> Labels:
         return named(text)
     path = Path(text)
     if "," in text and not path.exists():
-        return from_names([name.strip() for name in text.split(",")])
+        return from_names([name.strip() for name in text.removesuffix(",").split(",")])
     if not path.is_file():
         raise UsageError(
             f"labels {text}: no such file and no such set",
-            wanted=f"a file, one of {', '.join(NAMED)}, or names such as person,cat,dog",
+            wanted=f"a file, one of {', '.join(NAMED)}, or names such as person,cat,dog (one alone: person,)",
             fix="correct --labels",
         )
     try:

@@ -11,6 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import openvino as ov
+from openvino.frontend import (
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 
 from qzd_ext.bundle import MANIFEST, sha256_of
 from qzd_ext.errors import ModelError, UsageError
@@ -31,6 +38,15 @@ FORMATS = {
     ".cfg": ("Darknet", ".weights"),
 }
 """By suffix: the format's name, and the suffix of the file that belongs beside it."""
+
+REFUSALS = (
+    RuntimeError, GeneralFailure, InitializationFailure, NotImplementedFailure, OpConversionFailure,
+    OpValidationFailure,
+)  # fmt: skip
+"""What OpenVINO raises: a frontend that is called directly has exceptions of its own."""
+
+SAVED_MODEL = "saved_model.pb"
+"""Stands for its directory, where its variables are."""
 
 NOISE = ("Exception from", "Check '", "FrontEnd API failed", "Summary:")
 """How lines of OpenVINO's messages begin that say where it was, not what was wrong."""
@@ -79,8 +95,9 @@ def read_source(paths: Sequence[Path]) -> Source:
     if not main.exists():
         raise ModelError(f"{main}: no such file", fix="correct the path")
     if main.is_dir():
+        model = _read_saved_model(main)
         files = {p.relative_to(main).as_posix(): sha256_of(p) for p in sorted(main.rglob("*")) if p.is_file()}
-        return Source(_read_saved_model(main), main.resolve().name, "TensorFlow SavedModel", files)
+        return Source(model, main.resolve().name, "TensorFlow SavedModel", files)
     format_name, beside = FORMATS[main.suffix.lower()]
     if beside is not None:
         companion = companion or main.with_suffix(beside)
@@ -105,7 +122,7 @@ def _sort(paths: Sequence[Path]) -> tuple[Path, Path | None]:
             wanted=f"one model: {', '.join(FORMATS)}, or a SavedModel directory",
             fix="name one model, and at most the file with its weights",
         )
-    main = mains[0]
+    main = mains[0].parent if mains[0].name == SAVED_MODEL else mains[0]
     if others:
         beside = None if main.is_dir() else FORMATS[main.suffix.lower()][1]
         if others[0].suffix.lower() != beside:
@@ -125,22 +142,22 @@ def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | No
         if main.suffix.lower() == ".tflite":
             return tflite.read(main)
         return (core().read_model(main, companion) if companion else core().read_model(main)), None
-    except RuntimeError as error:
+    except REFUSALS as error:
         raise _unreadable(main, error) from error
 
 
 def _read_saved_model(path: Path) -> ov.Model:
     if (path / MANIFEST).is_file():
         raise UsageError(f"{path}: a bundle already", fix="quantize it, or convert its source again")
-    if not (path / "saved_model.pb").is_file():
+    if not (path / SAVED_MODEL).is_file():
         raise ModelError(
-            f"{path}: a directory without saved_model.pb",
+            f"{path}: a directory without {SAVED_MODEL}",
             wanted=f"a SavedModel directory, or a file: {', '.join(FORMATS)}",
             fix="name the model's file",
         )
     try:
         return core().read_model(path)
-    except RuntimeError as error:
+    except REFUSALS as error:
         raise _unreadable(path, error) from error
 
 
