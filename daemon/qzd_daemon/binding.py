@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from qzd_ext.errors import EndpointError
 
 __all__ = ["bind", "bind_again"]
 
+IPV6 = re.compile(r"tcp://(\[|\*:)")  # a name or a device means its IPv4 address, as for those who connect
 REBIND_SECONDS = 2.0
 FIXES = {
     errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
@@ -44,6 +46,7 @@ def bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int])
     EndpointError
         It is in use, or cannot be bound.
     """
+    opened.setsockopt(zmq.IPV6, IPV6.match(endpoint) is not None)
     file = inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
     if file is not None:
         opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound

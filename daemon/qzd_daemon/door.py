@@ -12,7 +12,6 @@ import collections
 import contextlib
 import logging
 import os
-import re
 import socket
 import threading
 import time
@@ -40,7 +39,6 @@ PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice th
 LOOK_MS = 500  # how soon a key that was taken back is noticed
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 
-IPV4 = re.compile(r"tcp://[0-9.]+:")
 REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
@@ -192,7 +190,6 @@ class Door:
                 opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
                 opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
                 opened.setsockopt(zmq.CURVE_SERVER, 1)
-            opened.setsockopt(zmq.IPV6, not IPV4.match(endpoint))  # else 127.0.0.1 becomes ::ffff:127.0.0.1
             bind(opened, endpoint, self._inherited)
             bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
         return bound

@@ -181,6 +181,27 @@ def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, 
     assert door.refused["small", "limit"] >= 3
 
 
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(
+    "hosts", [("127.0.0.1", "[::1]"), ("[::1]", "127.0.0.1"), ("*", "127.0.0.1"), ("localhost", "lo")]
+)
+def test_door_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: tuple[str, ...]) -> None:
+    door = Door()
+    endpoints = tuple(f"tcp://{host}:*" for host in hosts)
+    entrance = door.open("small", zmq.PUB, endpoints, Limits(1024, 3, 10, 10))
+    door.start()
+    for _ in range(3):
+        entrance.let_go("tcp://")
+    with zmq.Context() as context, context.socket(zmq.SUB) as peer:
+        for host, endpoint in zip(hosts, entrance.endpoints, strict=True):
+            peer.ipv6 = host == "[::1]"
+            at = host if peer.ipv6 else "127.0.0.1"  # which is what libzmq takes a name for
+            peer.connect(f"tcp://{at}:{endpoint.rpartition(':')[2]}")
+        until(lambda: door.connections["small"] == len(hosts))
+    entrance.socket.close(linger=0)
+    door.close()
+
+
 def test_door_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: Path) -> None:
     door = Door()
     entrance = door.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
