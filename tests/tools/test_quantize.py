@@ -229,7 +229,10 @@ IMAGES = "calibration/images"
         ("detector", {"images": IMAGES, "ignored_pattern": "model.22"}, 2, "matches nothing"),
         ("detector", {"images": IMAGES, "max_drop": 0.01}, 2, "--max-drop without validation data"),
         ("detector", {"images": IMAGES, "target_isa": "sse9"}, 2, "sse9"),
-        ("detector", {"mode": "fp16", "ignored_type": "Divide"}, 2, "--ignored-..."),
+        ("detector", {"mode": "fp16", "ignored_type": "Divide"}, 2, "--ignored-type with --mode fp16"),
+        ("detector", {"mode": "int8-weights", "target_isa": "vnni"}, 2, "--target-isa with --mode"),
+        ("detector", {"images": IMAGES, "device": "TPU"}, 3, "TPU is not here"),
+        ("detector", {"images": "labels"}, 3, "labels.txt: not an image"),
         ("detector", {"images": "nowhere"}, 3, "no such directory"),
         ("detector", {"images": IMAGES, "subset_size": 2}, 3, "2 images to calibrate with"),
         ("int8", {"images": IMAGES}, 2, "quantized already"),
@@ -240,7 +243,10 @@ IMAGES = "calibration/images"
 def test_quantize_says_what_is_wrong_and_writes_nothing(
     painted, int8, tmp_path, monkeypatch, capsys, bundle, given, code, words
 ):
-    monkeypatch.chdir(painted)
+    shutil.copytree(painted, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(tmp_path / "here")
+    Path("labels").mkdir()
+    Path("labels/labels.txt").write_text("person")
     assert run("quantize", bundle, "-o", tmp_path / "new", *options(**given)) == code
     captured = capsys.readouterr()
     assert words in captured.err
@@ -302,9 +308,12 @@ def gated(
     gate = Gate(dataset=read_coco(painted / "validation" / "instances.json"), **given)
     images = list_images(painted / "calibration" / "images")
     parent = bundles.read(painted / "detector")
-    return quantize(
+    made = quantize(
         parent, destination, recipe=recipe, images=images, gate=gate, say=said.append, overwrite=True
-    ).bundle
+    )
+    if made.missed is not None:
+        raise made.missed
+    return made.bundle
 
 
 @pytest.mark.parametrize(
@@ -360,6 +369,26 @@ def test_search_ends_with_the_time_and_leaves_what_was_there(painted, int8, tmp_
         gated(painted, tmp_path / "new", said, max_drop=0.1, time_budget=0.0)
     assert "the time budget of 0 s is used up" in said
     assert bundles.read(tmp_path / "new").digest == int8.digest
+
+
+def test_a_missed_gate_exits_with_one_and_still_writes_its_figures(painted, tmp_path, monkeypatch, capsys):
+    broken_judge(monkeypatch, [0.5])
+    arguments = ("--validation-annotations", painted / "validation" / "instances.json", "--time-budget", 0)
+    images = painted / "calibration" / "images"
+    file = tmp_path / "x.json"
+    words = ("--images", images, *arguments, "--max-drop", 0.1, "--json", file, "-o", tmp_path / "new")
+    assert run("quantize", painted / "detector", *words) == 1
+    result = json.loads(file.read_text())
+    assert result["drop"] == pytest.approx(0.5, abs=0.01)
+    assert result["missed"].startswith("accuracy fell by 0.5")
+    assert "accuracy fell by 0.5" in capsys.readouterr().err
+
+
+def test_quantize_names_the_new_bundle_after_its_parent_when_that_is_a_dot(painted, tmp_path, monkeypatch):
+    shutil.copytree(painted / "detector", tmp_path / "mine")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert run("quantize", ".", "--mode", "fp16") == 0
+    assert bundles.read(tmp_path / "mine-fp16").manifest.precision == "fp16"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

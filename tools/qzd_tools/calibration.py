@@ -62,14 +62,14 @@ def choose(
     if len(chosen) > subset_size:
         drawn = np.random.default_rng(seed).choice(len(chosen), subset_size, replace=False)
         chosen = [chosen[i] for i in sorted(drawn)]
+    for path in chosen:
+        prepare(path)
     if len(chosen) < LEAST:
         raise DataError(
             f"{len(chosen)} images to calibrate with",
             wanted=f"at least {LEAST}, better some 300, like those that the model will see",
             fix="name a directory with more images, or choose --mode int8-weights, which needs none",
         )
-    for path in chosen:
-        prepare(path)
     return Calibration(tuple(chosen), tuple(content_hashes(chosen)))
 
 

@@ -37,6 +37,10 @@ Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What NumPy keeps apart: beyond 64 bits it rounds, and two ids become one."""
 
 
+FLAGS = "--images, or --validation-images where they are to validate a quantized bundle with"
+"""How a person names where images lie."""
+
+
 class _Image(msgspec.Struct, frozen=True):
     id: Id
     file_name: str
@@ -159,7 +163,7 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
         if not (directory / image.file_name).is_file():
             raise DataError(
                 f"{annotations}: images[{index}] (id {image.id}): {directory / image.file_name} is not there",
-                fix="name the directory of the images with --images",
+                fix=f"name the directory of the images of {annotations.name} with {FLAGS}",
             )
     pictures = sorted((_picture(directory, image) for image in coco.images), key=lambda p: p.truth)
     categories = {c.id: c.name for c in coco.categories}
@@ -238,6 +242,6 @@ def image_directory(source: Path, images: Path | None) -> Path:
         raise DataError(
             f"{directory}: no such directory",
             wanted=f"the images of {source}",
-            fix="name their directory with --images",
+            fix=f"name their directory with {FLAGS}",
         )
     return directory

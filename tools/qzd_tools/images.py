@@ -16,7 +16,10 @@ from qzd_ext.bundle import sha256_of
 from qzd_ext.errors import DataError
 from qzd_ext.geometry import Frame
 
-__all__ = ["combined_digest", "content_hashes", "list_images", "read_image"]
+__all__ = ["combined_digest", "content_hashes", "list_images", "read_image", "shrunk"]
+
+LONGEST_SIDE = 640
+"""Pixels; larger pictures are scaled down before they become golden, to keep the bundle small."""
 
 
 def list_images(directory: Path) -> list[Path]:
@@ -74,6 +77,15 @@ def _decoded(data: np.typing.NDArray[np.uint8]) -> Frame | None:
         return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]
     except cv2.error:  # a header that claims more pixels than OpenCV allows
         return None
+
+
+def shrunk(frame: Frame) -> Frame:
+    """A picture of at most `LONGEST_SIDE`, (h, w, 3) uint8; itself where it is that small."""
+    ratio = LONGEST_SIDE / max(frame.shape[:2])
+    if ratio >= 1:
+        return frame
+    size = (max(round(frame.shape[1] * ratio), 1), max(round(frame.shape[0] * ratio), 1))
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def content_hashes(paths: Sequence[Path]) -> list[str]:

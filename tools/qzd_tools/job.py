@@ -26,7 +26,7 @@ from qzd_tools import isa
 from qzd_tools.calibration import Calibration, kept, preparer
 from qzd_tools.compress import compress_weights
 from qzd_tools.dataset import Dataset
-from qzd_tools.images import read_image
+from qzd_tools.images import read_image, shrunk
 from qzd_tools.ir import save_ir
 from qzd_tools.recipe import Recipe, apply_recipe
 from qzd_tools.validate import Validation, validate
@@ -111,7 +111,7 @@ class Job:
         if not frames and self.calibration is not None:
             images = self.calibration.images
             chosen = [images[i * len(images) // GOLDEN_FRAMES] for i in range(GOLDEN_FRAMES)]
-            frames = [read_image(path) for path in dict.fromkeys(chosen)]
+            frames = [shrunk(read_image(path)) for path in dict.fromkeys(chosen)]
         if not frames:
             say("no golden frames: the bundle that this one is made from has none")
             return

@@ -239,7 +239,7 @@ class _Work:
         job = self.job
         assert self.dataset is not None
         gate = Gate(dataset=self.dataset, max_drop=job.max_drop, time_budget=job.time_budget)
-        return quantize(
+        result = quantize(
             original,
             target,
             mode=mode,
@@ -248,6 +248,9 @@ class _Work:
             options=job.options,
             say=self._note,
         )
+        if result.missed is not None:
+            raise result.missed
+        return result
 
     def _validation_inputs(self, bundle: Bundle) -> dict[str, str]:
         assert self.dataset is not None

@@ -18,13 +18,13 @@ import openvino as ov
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.errors import GateError, UsageError
-from qzd_ext.runner import RunOptions
+from qzd_ext.runner import Runner, RunOptions
 from qzd_tools import isa
 from qzd_tools.calibration import FEW, choose, overlap
 from qzd_tools.dataset import Dataset
 from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
 from qzd_tools.job import Job, Mode, Say
-from qzd_tools.recipe import Recipe, make_names_unique, settled
+from qzd_tools.recipe import Recipe, ignored_operations, make_names_unique, settled
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
 from qzd_tools.validate import Validation, check_drop, compare, validate
@@ -72,6 +72,8 @@ class Quantized:
     speed : Speed
     seconds, processor_seconds : float
         For quantizing alone, without checks and measurements.
+    missed : GateError or None
+        Why `gate.max_drop` is not kept; the bundle is the best that was found.
     """
 
     bundle: Bundle
@@ -81,6 +83,7 @@ class Quantized:
     speed: Speed
     seconds: float
     processor_seconds: float
+    missed: GateError | None = None
 
 
 def quantize(
@@ -128,13 +131,16 @@ def quantize(
         The parent is quantized already, an ignored name matches nothing, or the two sets share images.
     DataError
         There are too few images, or one cannot be read.
+    DeviceError
+        The device is not there, or cannot run the model.
     GateError
-        The drop is above `gate.max_drop` after all. The best that was found is at the destination, with
-        its accuracy in it, unless there was a bundle before.
+        The drop is above `gate.max_drop` after all, and there was a bundle before, which stays. Where there
+        was none, the best that was found is written, with its accuracy in it, and `missed` says why.
     BundleError
         The destination cannot be written.
     """
     model = _read_float(parent)
+    _check_early(parent, model, mode, recipe, options)
     fresh = not destination.exists()
     with bundles.create(destination, overwrite=overwrite) as draft:
         job = Job(parent, draft, mode, recipe, seed, options)
@@ -161,9 +167,8 @@ def quantize(
     bundle = bundles.read(destination)
     if missed is not None:
         say(f"the best that was found is at {destination}, with its accuracy in it")
-        raise missed
     after = dataclasses.replace(after, bundle=bundle) if after else None
-    return Quantized(bundle, parent, before, after, speed, seconds, processor_seconds)
+    return Quantized(bundle, parent, before, after, speed, seconds, processor_seconds, missed)
 
 
 class _Stopwatch:
@@ -187,6 +192,13 @@ def _read_float(parent: Bundle) -> ov.Model:
         )
     make_names_unique(model)
     return model
+
+
+def _check_early(parent: Bundle, model: ov.Model, mode: Mode, recipe: Recipe, options: RunOptions) -> None:
+    """What would stop the work at its end: a name that matches nothing, a device that is not here."""
+    if mode == "int8":
+        ignored_operations(model, recipe)
+    Runner(parent.model, options).close()
 
 
 def _tell_about_calibration(job: Job, gate: Gate | None, allow_overlap: bool, say: Say) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from qzd_ext.errors import UsageError
 from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
@@ -14,20 +15,20 @@ from qzd_tools.isa import TARGETS
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.quantize import Gate, Quantized
-    from qzd_tools.recipe import Recipe
 
 __all__ = ["command", "document"]
 
 MODES = ("int8", "int8-weights", "fp16")
 
-SLOWER = 0.97
-"""Part of the float model's throughput below which a short measurement says that it is slower."""
+SLOWER = 0.92
+"""Part of the float model's throughput below which a short measurement says that it is slower; one model
+measured against itself in this way gave 0.95 to 1.16 of its own speed."""
 
 RECIPE = (
     "subset_size", "preset", "target_isa", "ignored_names", "ignored_patterns", "ignored_types",
     "model_type", "fast_bias_correction", "head_layers",
 )  # fmt: skip
-"""The options that are fields of `Recipe`."""
+"""The options that are fields of `Recipe`, all for --mode int8."""
 
 
 @click.command()
@@ -90,10 +91,10 @@ def command(
 
     parent = bundles.read(bundle)
     recipe = Recipe(**{name: given[name] for name in RECIPE})
-    _check_data(mode, images, annotations, recipe)
+    _check_data(mode, images, annotations)
     result = quantize(
         parent,
-        output or bundle.with_name(f"{bundle.name}-{mode}"),
+        output or _beside(bundle, mode),
         mode=mode,
         recipe=recipe,
         images=_calibration_images(images, annotations) if mode == "int8" else (),
@@ -106,17 +107,29 @@ def command(
     )
     say(_describe(result))
     write_json(json_file, document(result))
+    if result.missed is not None:
+        raise result.missed
 
 
-def _check_data(mode: str, images: Path | None, annotations: Path | None, recipe: Recipe) -> None:
+def _beside(bundle: Path, mode: str) -> Path:
+    """BUNDLE-MODE; `.` and `..` stand for directories with names."""
+    named = bundle if bundle.name not in {"", ".."} else bundle.resolve()
+    return named.with_name(f"{named.name}-{mode}")
+
+
+def _check_data(mode: str, images: Path | None, annotations: Path | None) -> None:
     if mode == "int8" and images is None and annotations is None:
         raise UsageError(
             "--mode int8 without images to calibrate with",
             wanted="some 300 images like those that the model will see",
             fix="name them with --images DIR or --annotations FILE, or choose --mode int8-weights",
         )
-    if mode != "int8" and (recipe.ignored_names or recipe.ignored_patterns or recipe.ignored_types):
-        raise UsageError(f"--ignored-... with --mode {mode}", fix="leave it out: it is for --mode int8")
+    context = click.get_current_context()
+    for name in RECIPE if mode != "int8" else ():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(p for p in context.command.params if p.name == name)
+            found = f"{option.opts[0]} with --mode {mode}"
+            raise UsageError(found, fix="leave it out: it is for --mode int8")
 
 
 def _calibration_images(images: Path | None, annotations: Path | None) -> list[Path]:
@@ -182,6 +195,7 @@ def document(result: Quantized) -> dict[str, Any]:
         "metrics": after.score.metrics if after else None,
         "baseline": before.score.metrics if before else None,
         "drop": before.score.main - after.score.main if before and after else None,
+        "missed": result.missed.found if result.missed else None,
         "seconds": result.seconds,
         "provenance": manifest.provenance,
     }

@@ -8,26 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from qzd_ext.bundle import Draft
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes, Detections, FloatArray
-from qzd_ext.geometry import Frame, prepare
+from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import Runner, RunOptions
-from qzd_tools.images import list_images, read_image
+from qzd_tools.images import list_images, read_image, shrunk
 
 __all__ = ["MOST", "add_golden", "list_pictures"]
 
 MOST = 4
 """Golden frames in a bundle: enough to see a wrong device, few enough to start fast."""
-
-LONGEST_SIDE = 640
-"""Pixels; larger pictures are scaled down before they become golden, to keep the bundle small."""
-
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
     """The picture files that paths mean: files as they are, directories by what is in them.
@@ -68,7 +61,7 @@ def add_golden(
         decoder = Decoder(manifest, runner.output_shapes, priors)
         results = []
         for index, path in enumerate(chosen):
-            frame = _small(read_image(path))
+            frame = shrunk(read_image(path))
             slot = runner.acquire()
             assert slot is not None
             transform = prepare(frame, manifest.input, slot.input)
@@ -80,11 +73,3 @@ def add_golden(
         return results
     finally:
         runner.close()
-
-
-def _small(frame: Frame) -> Frame:
-    ratio = LONGEST_SIDE / max(frame.shape[:2])
-    if ratio >= 1:
-        return frame
-    size = (max(round(frame.shape[1] * ratio), 1), max(round(frame.shape[0] * ratio), 1))
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
