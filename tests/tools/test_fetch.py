@@ -118,6 +118,24 @@ def test_fetch_says_so_when_nobody_listens(mirror: Mirror, tmp_path: Path) -> No
         fetch(file, tmp_path / "model.bin", patience=Patience(1, 1))
 
 
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/model.bin"])
+def test_fetch_names_the_address_when_it_is_neither_http_nor_https(
+    mirror: Mirror, tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(DataError, match=f"{address}: unknown url type"):
+        fetch(remote(mirror, "whole"), tmp_path / "model.bin", (address,), QUICK)
+
+
+def test_fetch_blames_the_disk_when_it_is_full(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".model.bin.part").symlink_to("/dev/full")
+    monkeypatch.setattr("qzd_tools.fetch.os.fsync", lambda _: None)  # which a device does not have
+    with pytest.raises(ResourceError, match="cannot be written: No space left"):
+        fetch(remote(mirror, "whole"), tmp_path / "model.bin", patience=QUICK)
+    assert len(mirror.requests) == 1
+
+
 def test_fetch_goes_through_the_proxy_of_the_environment(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,17 @@ def test_unpack_refuses_a_zip_when_a_member_is_bad(tmp_path: Path, name: str) ->
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("field", "value"), [(6, 1), (8, 99)], ids=["password", "packing"])
+def test_unpack_says_so_when_a_zip_needs_what_is_not_known(tmp_path: Path, field: int, value: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("graph.pb", b"graph")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[field] = content[content.find(b"PK\1\2") + field + 2] = value
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
 def test_unpack_refuses_what_grows_over_the_limit(tmp_path: Path) -> None:
     archive = tar(tmp_path / "a.tar.gz", (member("zeros"), bytes(1_000_000)))
     assert archive.stat().st_size < 10_000

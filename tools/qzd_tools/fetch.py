@@ -6,6 +6,7 @@ What may live here: HTTP and checksums. Which files make a model is the business
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
@@ -29,6 +30,8 @@ __all__ = ["Patience", "checksum_of", "fetch", "is_whole"]
 CHUNK = 1 << 18
 MOST_BYTES = 4 << 30
 """Of a file whose size is not known."""
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""No connection fails with these: another attempt or address would not help."""
 
 Step = Callable[[int], None]
 
@@ -78,6 +81,7 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPSHandler(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
         _SameOrSafer(),
     ):
         opener.add_handler(handler)
@@ -173,6 +177,11 @@ def _from_address(address: str, file: RemoteFile, part: Path, patience: Patience
         except _RefusedError as error:
             return str(error)
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+                raise ResourceError(
+                    f"{part}: cannot be written: {error.strerror}",
+                    fix="free some space there, or choose another directory with -o",
+                ) from error
             fault = _reason(error, patience)
             continue
         found = _fault(part, file)

@@ -6,6 +6,7 @@ What may live here: tar and zip. An archive is refused as a whole before anythin
 from __future__ import annotations
 
 import contextlib
+import errno
 import lzma
 import shutil
 import stat
@@ -17,13 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from qzd_ext.errors import DataError
+from qzd_ext.errors import DataError, ResourceError
 
 __all__ = ["MOST_BYTES", "unpack"]
 
 MOST_BYTES = 8 << 30
 """That an archive may unpack to."""
 MOST_FILES = 100_000
+
+FAULTS = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    RuntimeError,  # a zip with a password, or packed in a way that Python does not know
+)
+"""What reading a damaged or strange archive raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +63,20 @@ def unpack(archive: Path, directory: Path, most_bytes: int = MOST_BYTES) -> list
     ------
     DataError
         It is no archive, is damaged, or holds what is refused; the message names the member.
+    ResourceError
+        The disk has no room for it.
     """
     try:
         with _opened(archive) as source:
             members = _checked(source, archive, most_bytes)
             return [_write(source, member, directory) for member in members]
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except FAULTS as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{directory}: {error.strerror}",
+                wanted=f"room for what {archive.name} holds",
+                fix="free some space, or choose another directory with -o",
+            ) from error
         raise DataError(
             f"{archive}: cannot be unpacked: {error}",
             wanted="a whole tar or zip archive",
