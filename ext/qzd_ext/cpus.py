@@ -38,12 +38,12 @@ def usable_cpus(cgroup_root: Path = _CGROUPS, proc_cgroup: Path = Path("/proc/se
 def _cgroup_directories(root: Path, proc_cgroup: Path) -> list[Path]:
     """The process's own cgroup and all above it: any of them may hold a quota."""
     try:
-        lines = proc_cgroup.read_text().splitlines()
+        lines = os.fsdecode(proc_cgroup.read_bytes()).splitlines()  # a name may hold any byte
     except OSError:
         return [root]
     directories = [root, root / "cpu"]
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = root / "cpu" if controllers else root
@@ -61,5 +61,5 @@ def _quota(directory: Path) -> float | None:
             quota = (directory / "cpu.cfs_quota_us").read_text().strip()
             period = (directory / "cpu.cfs_period_us").read_text().strip()
         return None if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ArithmeticError):
         return None

@@ -53,11 +53,16 @@ def giving_way() -> Iterator[None]:
 
 def _set_slice(nanoseconds: int) -> bool:
     """Of the calling thread; those that it starts inherit it."""
-    if platform.machine() not in _SETATTR or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if platform.machine() not in _SETATTR:
         return False
-    wanted = _Attributes(
-        size=ctypes.sizeof(_Attributes), nice=os.getpriority(os.PRIO_PROCESS, 0), runtime=nanoseconds
-    )
+    try:
+        usual, nice = os.sched_getscheduler(0) == os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, 0)
+    except OSError as error:  # a container may forbid to ask
+        log.debug("threads keep their slices: %s", error)
+        return False
+    if not usual:
+        return False
+    wanted = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=nanoseconds)
     call = ctypes.CDLL(None, use_errno=True).syscall
     if call(_SETATTR[platform.machine()], 0, ctypes.byref(wanted), 0) == 0:
         return True

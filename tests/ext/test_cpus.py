@@ -31,14 +31,19 @@ def _files(root: Path, files: dict[str, str]) -> Path:
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "3:cpu,cpuacct:/\n", HOST),
         ({"cpu/x/cpu.cfs_quota_us": "50000", "cpu/x/cpu.cfs_period_us": "100000"}, "3:cpu,cpuacct:/x\n", 1),
         ({"cpu.max": "rubbish"}, "0::/\n", HOST),
+        ({"cpu.max": "1000 0"}, "0::/\n", HOST),
+        ({"cpu.max": "9" * 400 + " 1"}, "0::/\n", HOST),
+        ({"cpu.max": "50000 100000\n"}, "rubbish\n", 1),
+        ({"caf\udce9/cpu.max": "50000 100000\n"}, "0::/caf\udce9\n", 1),
     ],
-    ids=["none", "max", "half", "one and a half", "parent", "own", "v1 none", "v1 half", "rubbish"],
+    ids=["none", "max", "half", "one and a half", "parent", "own", "v1 none", "v1 half", "rubbish",
+         "no period", "huge", "no membership", "not UTF-8"],
 )
 def test_usable_cpus_follows_the_quota(
     tmp_path: Path, files: dict[str, str], membership: str, wanted: int
 ) -> None:
     proc = tmp_path / "self"
-    proc.write_text(membership)
+    proc.write_bytes(os.fsencode(membership))
     assert usable_cpus(_files(tmp_path / "cgroup", files), proc) == wanted
 
 
