@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qzd_ext.detections import FloatArray
+from qzd_ext.errors import DataError
 from qzd_ext.manifest import Input
 
 __all__ = ["Frame", "Transform", "fit", "prepare"]
@@ -136,7 +137,14 @@ def prepare(frame: Frame, spec: Input, out: Frame) -> Transform:
     -------
     Transform
         What leads boxes back into the frame.
+
+    Raises
+    ------
+    DataError
+        The frame is of another form: OpenCV would write it elsewhere, and leave `out` as it was.
     """
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise DataError(f"a frame is {frame.dtype} {frame.shape}", wanted="uint8 (height, width, 3), BGR")
     height, width = frame.shape[:2]
     layout = _layout(width, height, spec)
     right, bottom = layout.x + layout.scaled[0], layout.y + layout.scaled[1]

@@ -14,7 +14,7 @@ from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.detections import Detections
 from qzd_ext.detector import Detector, Result
-from qzd_ext.errors import ModelError, QzdError
+from qzd_ext.errors import DataError, ModelError, QzdError
 from qzd_ext.manifest import Input, Thresholds
 from qzd_ext.runner import RunOptions
 from tiny import paint, write_tiny_bundle
@@ -115,7 +115,7 @@ def test_a_frame_that_is_no_picture_does_not_cost_a_request(tiny: Bundle) -> Non
     with Detector(tiny, RunOptions(requests=1)) as detector:
         slot = detector.acquire(timeout=1)
         assert slot is not None
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises(DataError):
             detector.start(slot, np.zeros(5, np.uint8), lambda _: None)
         assert detector.acquire(timeout=1) is slot
 

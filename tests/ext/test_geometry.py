@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qzd_ext.errors import DataError
 from qzd_ext.geometry import fit, prepare
 from qzd_ext.manifest import Input
 
@@ -83,3 +84,19 @@ def test_prepare_crops_the_centre() -> None:
     out = np.zeros((224, 224, 3), np.uint8)
     prepare(frame, RESIZES[3], out)
     assert (out == 255).all()
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+    ids=["grey", "with alpha", "float32", "empty"],
+)
+def test_prepare_refuses_what_opencv_would_write_elsewhere(frame: np.ndarray) -> None:
+    out = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(DataError, match=r"a frame is .*\n.*uint8 \(height, width, 3\)"):
+        prepare(frame, Input(width=8, height=8, resize="stretch"), out)
