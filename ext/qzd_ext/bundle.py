@@ -141,6 +141,8 @@ def _damaged(path: Path, found: str, wanted: str | None = None) -> BundleError:
 
 def _check_file(path: Path, name: str, wanted: str) -> None:
     try:
+        if not (path / name).is_file() and (path / name).exists():  # of a pipe, no end would come
+            raise _damaged(path, f"{name} is not a file")
         found = sha256_of(path / name)
     except OSError as error:
         raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error
@@ -151,9 +153,15 @@ def _check_file(path: Path, name: str, wanted: str) -> None:
 def _read_priors(path: Path) -> FloatArray:
     if not (path / PRIORS).is_file():
         raise _damaged(path, f"the head `ssd` needs {PRIORS}, which is not there")
-    priors = np.load(path / PRIORS, allow_pickle=False)
+    try:
+        with (path / PRIORS).open("rb") as file:
+            priors = np.lib.format.read_array(file, allow_pickle=False)
+    except (ValueError, MemoryError) as error:
+        raise _damaged(path, f"{PRIORS}: {error}", "float32 (N, 4), as NumPy writes it") from error
     if priors.dtype != np.float32 or priors.ndim != 2 or priors.shape[1] != 4:
         raise _damaged(path, f"{PRIORS} is {priors.dtype} {priors.shape}", "float32 (N, 4)")
+    if not np.isfinite(priors).all():
+        raise _damaged(path, f"{PRIORS} holds numbers that are not finite", "yc xc h w in 0..1")
     return np.ascontiguousarray(priors)
 
 
@@ -201,8 +209,8 @@ def create(destination: Path, *, overwrite: bool = False) -> Iterator[Draft]:
         Something is there already, or the directory cannot be written.
     """
     destination = destination.absolute()
-    _check_destination(destination, overwrite)
     try:
+        _check_destination(destination, overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
         try:
@@ -240,7 +248,12 @@ def _put_in_place(temporary: Path, destination: Path) -> None:
     if destination.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
         destination.rename(old / "bundle")
-        temporary.rename(destination)
+        try:
+            temporary.rename(destination)
+        except OSError:
+            (old / "bundle").rename(destination)
+            old.rmdir()
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(destination)

@@ -70,7 +70,7 @@ class Detector:
         try:
             self._check_input_size()
             self._decoder = Decoder(bundle.manifest, self._runner.output_shapes, bundle.priors)
-        except QzdError:
+        except BaseException:
             self._runner.close()
             raise
         self._in_flight = 0

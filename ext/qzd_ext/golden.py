@@ -6,6 +6,8 @@ live here: their files and the comparison; who runs the model is not known here.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,27 +87,52 @@ def read_golden(bundle: Bundle) -> list[GoldenFrame]:
     BundleError
         A picture or its JSON cannot be read.
     """
-    names = [n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith(".png")]
-    frames = []
-    for name in sorted(names, key=lambda n: int(Path(n).stem)):
-        picture = bundle.path / name
-        frame = cv2.imread(str(picture), cv2.IMREAD_COLOR)
-        if frame is None:
-            raise BundleError(f"{picture}: not a picture", fix="make the bundle again")
-        try:
-            stored = msgspec.json.decode(picture.with_suffix(".json").read_bytes(), type=_Stored)
-        except (OSError, msgspec.DecodeError) as error:
-            where = picture.with_suffix(".json")
-            raise BundleError(f"{where}: {error}", fix="make the bundle again") from error
-        frames.append(GoldenFrame(np.asarray(frame, np.uint8), _expected(stored, bundle.manifest.task)))
-    return frames
+    pictures = [n for n in bundle.manifest.files if n.startswith("golden/") and n.endswith(".png")]
+    for name in pictures:
+        if not re.fullmatch(r"golden/[0-9]{1,9}\.png", name):
+            raise BundleError(f"{bundle.path / name}: not a number", wanted="golden/0.png, golden/1.png, ...")
+    return [_read_frame(bundle, name) for name in sorted(pictures, key=lambda n: int(Path(n).stem))]
+
+
+def _read_frame(bundle: Bundle, name: str) -> GoldenFrame:
+    picture = bundle.path / name
+    answer = picture.with_suffix(".json")
+    content, stored = _read_file(bundle, picture), _read_file(bundle, answer)
+    frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if frame is None:
+        raise _damaged(picture, "not a picture")
+    try:
+        expected = _expected(msgspec.json.decode(stored, type=_Stored), bundle.manifest.task)
+    except (ValueError, ArithmeticError) as error:
+        raise _damaged(answer, str(error)) from error
+    return GoldenFrame(np.asarray(frame, np.uint8), expected)
+
+
+def _read_file(bundle: Bundle, path: Path) -> bytes:
+    """Its content, as it was when the bundle was read: another bundle may have been copied over it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"cannot be read: {error.strerror}") from error
+    wanted = bundle.manifest.files.get(path.relative_to(bundle.path).as_posix())
+    if hashlib.sha256(content).hexdigest() != wanted:
+        raise _damaged(path, "is not what bundle.toml lists, or has changed since the model was loaded")
+    return content
+
+
+def _damaged(path: Path, found: str) -> BundleError:
+    return BundleError(f"{path}: {found}", fix="make the bundle again")
 
 
 def _expected(stored: _Stored, task: str) -> Detections | Classes:
-    scores, class_ids = np.array(stored.scores, np.float32), np.array(stored.class_ids, np.int32)
-    if task == "classification":
-        return Classes(scores, class_ids)
-    return Detections(np.array(stored.boxes, np.float32).reshape(-1, 4), scores, class_ids)
+    with np.errstate(over="raise"):
+        scores, class_ids = np.array(stored.scores, np.float32), np.array(stored.class_ids, np.int32)
+        boxes = np.array(stored.boxes, np.float32).reshape(-1, 4)
+    if task == "detection":
+        return Detections(boxes, scores, class_ids)
+    if not stored.scores:
+        raise ValueError("no class is named")
+    return Classes(scores, class_ids)
 
 
 def compare(

@@ -9,7 +9,6 @@ docstring lists them. N is the number of candidates, C the number of classes.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, ClassVar, Literal
 
@@ -40,11 +39,13 @@ __all__ = [
 ]
 
 SCHEMA = "qzd.bundle/1"
+SOUND = "between 1e-6 and 1e6"
 
 Side = Annotated[int, Meta(ge=1, le=16384)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Positive = Annotated[int, Meta(ge=1)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+MOST = 2**31 - 1  # what the kernels count with
+Positive = Annotated[int, Meta(ge=1, le=MOST)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -78,7 +79,7 @@ class DetectionOutput(_Head, frozen=True, tag="detection_output"):
     Its NMS has been applied in the graph. Source: the DetectionOutput operation of OpenVINO's opset.
     """
 
-    first_label: int = 0
+    first_label: Annotated[int, Meta(ge=-MOST, le=MOST)] = 0
     """The label value that stands for `labels.names[0]`."""
 
 
@@ -126,7 +127,7 @@ class Yolox(_Head, frozen=True, tag="yolox"):
     Source: YOLOX (Ge et al., 2021), exported with `decode_in_inference=False`.
     """
 
-    strides: tuple[int, ...] = (8, 16, 32)
+    strides: tuple[Side, ...] = (8, 16, 32)
 
 
 class YoloV8(_Head, frozen=True, tag="yolo_v8"):
@@ -144,7 +145,7 @@ class YoloV8Raw(_Head, frozen=True, tag="yolo_v8_raw"):
     Generalized Focal Loss (Li et al., 2020), as in YOLOv8.
     """
 
-    strides: tuple[int, ...] = (8, 16, 32)
+    strides: tuple[Side, ...] = (8, 16, 32)
     bins: Annotated[int, Meta(ge=2, le=64)] = 16
     tensors: Literal["joined", "split", "scales"] = "joined"
     """joined: one `[1, 4 * bins + C, N]`. split: `[1, 4 * bins, N]`, then `[1, C, N]`.
@@ -275,22 +276,29 @@ def _problems(m: Manifest) -> list[str]:
         found.append(f"input.short_side {m.input.short_side} is smaller than what is cropped from it")
     if isinstance(m.head, YoloAnchor):
         found += _anchor_problems(m.head)
-    if isinstance(m.head, Yolox | YoloV8Raw) and (not m.head.strides or min(m.head.strides) < 1):
-        found.append(f"head.strides {m.head.strides} must be positive, at least one")
-    if isinstance(m.head, Ssd) and not all(math.isfinite(s) and s > 0 for s in m.head.scales):
-        found.append(f"head.scales {m.head.scales} must be positive")
+    if isinstance(m.head, Yolox | YoloV8Raw) and not m.head.strides:
+        found.append("head.strides is empty: a model has at least one scale")
+    if isinstance(m.head, Ssd) and not all(map(_is_sound, m.head.scales)):
+        found.append(f"head.scales {m.head.scales} must be {SOUND}")
     for path in m.files:
         if path.startswith("/") or ".." in path.split("/") or not re.fullmatch(r"[\w.\-/]+", path):
             found.append(f"files: {path!r} is not a plain path inside the bundle")
     return found
 
 
+def _is_sound(factor: float) -> bool:
+    """Not NaN either: with any other factor no box would be finite, and every frame empty."""
+    return 1e-6 <= factor <= 1e6
+
+
 def _anchor_problems(head: YoloAnchor) -> list[str]:
     used = [i for mask in head.masks for i in mask]
-    if not used or min(used) < 0 or max(used) >= len(head.anchors):
+    if not used or not all(head.masks) or min(used) < 0 or max(used) >= len(head.anchors):
         return [f"head.masks {head.masks} must index the {len(head.anchors)} anchors"]
-    if any(not (math.isfinite(s) and s > 0) for anchor in head.anchors for s in anchor):
-        return ["head.anchors must be positive"]
+    if not all(_is_sound(side) for anchor in head.anchors for side in anchor):
+        return [f"head.anchors must be {SOUND}"]
+    if not all(map(_is_sound, head.scale_xy)):
+        return [f"head.scale_xy {head.scale_xy} must be {SOUND}"]
     if head.scale_xy and len(head.scale_xy) != len(head.masks):
         return [f"head: {len(head.masks)} masks but {len(head.scale_xy)} values of scale_xy"]
     return []
@@ -313,7 +321,7 @@ def decode_manifest(text: bytes, where: str) -> Manifest:
     """
     try:
         return msgspec.toml.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8; a number or a nesting beyond what Python reads
         raise BundleError(
             f"{where}: {error}",
             wanted=f"a manifest of schema {SCHEMA}",

@@ -259,21 +259,22 @@ def _restore_weights(graph: ov.Model) -> None:
 def _check_graph(graph: ov.Model, model: Path) -> tuple[int, int]:
     """Height and width of the input, in pixels."""
     inputs = [f"{i.element_type.get_type_name()} {i.partial_shape}" for i in graph.inputs]
-    shape = graph.inputs[0].partial_shape
-    if len(inputs) != 1 or graph.inputs[0].element_type != ov.Type.u8 or shape.is_dynamic or len(shape) != 4:
-        raise _wrong_graph(model, "inputs", inputs, "one input, u8 [1,H,W,3]")
-    batch, height, width, channels = graph.inputs[0].shape
-    if (batch, channels) != (1, 3):
+    if len(inputs) != 1 or not inputs[0].startswith("u8 ") or not _is_image(graph.inputs[0].partial_shape):
         raise _wrong_graph(model, "inputs", inputs, "one input, u8 [1,H,W,3]")
     results = [f"{o.element_type.get_type_name()} {o.partial_shape}" for o in graph.outputs]
     if any(o.element_type != ov.Type.f32 or o.partial_shape.is_dynamic for o in graph.outputs):
         raise _wrong_graph(model, "results", results, "float32 results of static shape")
+    _, height, width, _ = graph.inputs[0].shape
     return height, width
+
+
+def _is_image(shape: ov.PartialShape) -> bool:
+    return shape.is_static and len(shape) == 4 and shape[0] == 1 and shape[3] == 3
 
 
 def _wrong_graph(model: Path, what: str, found: list[str], wanted: str) -> ModelError:
     fix = "let `qzd-tools convert` make a bundle of the model"
-    return ModelError(f"{model}: its {what} are {', '.join(found)}", wanted=wanted, fix=fix)
+    return ModelError(f"{model}: its {what} are {', '.join(found) or 'none'}", wanted=wanted, fix=fix)
 
 
 def _compile(graph: ov.Model, options: RunOptions, model: Path) -> ov.CompiledModel:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from qzd_ext import bundle
 from qzd_ext.errors import BundleError
-from qzd_ext.manifest import Input, Labels, Manifest, Ssd, Yolox
+from qzd_ext.manifest import Head, Input, Labels, Manifest, Ssd, YoloAnchor, Yolox
 
 MANIFEST = Manifest(
     name="small",
@@ -109,13 +112,19 @@ def test_read_names_the_file_when_it_is_missing(tmp_path: Path) -> None:
         ('task = "detection"', 'task = "classification"', "head Yolox is for 'detection'"),
         ("qzd.bundle/1", "qzd.bundle/9", r"qzd\.bundle/9"),
         ("strides = [", "strides = [[", "Unclosed array"),
+        ("    8,", "    99999999999999999999,", "<= 16384"),
+        ('name = "small"', 'name = "small\\n"', "regex"),
+        ("max_detections = 300", "max_detections = 99999999999999999999", "<= 2147483647"),
+        ("max_detections = 300", "max_detections = " + "9" * 5000, "digits"),
+        ("max_detections = 300", "max_detections = " + "[" * 5000, "recursion"),
+        ('name = "small"', 'name = "sm\udce9ll"', "utf-8"),
     ],
 )
 def test_read_refuses_a_manifest_that_is_wrong(tmp_path: Path, wrong: str, right: str, message: str) -> None:
     _write(tmp_path / "b")
     path = tmp_path / "b" / "bundle.toml"
     assert wrong in path.read_text()
-    path.write_text(path.read_text().replace(wrong, right))
+    path.write_text(path.read_text().replace(wrong, right), errors="surrogateescape")
     with pytest.raises(BundleError, match=message):
         bundle.read(tmp_path / "b")
 
@@ -141,35 +150,77 @@ def test_read_of_a_directory_takes_the_highest_number(tmp_path: Path) -> None:
     assert bundle.read(tmp_path / "models").path.name == "10"
 
 
-def test_read_of_an_ssd_brings_its_priors(tmp_path: Path) -> None:
-    priors = np.arange(8, dtype=np.float32).reshape(2, 4)
-    with bundle.create(tmp_path / "b") as draft:
+def test_read_names_what_is_no_file(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    (tmp_path / "b" / "labels.txt").unlink()
+    os.mkfifo(tmp_path / "b" / "labels.txt")  # nobody writes to it
+    with pytest.raises(BundleError, match=r"labels\.txt is not a file"):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        YoloAnchor(anchors=((8, 8),), masks=((0,), ())),
+        YoloAnchor(anchors=((8, 8),), masks=((0,),), scale_xy=(math.nan,)),
+        YoloAnchor(anchors=((8, 8),), masks=((0,),), scale_xy=(-1,)),
+        YoloAnchor(anchors=((8, 1e300),), masks=((0,),)),
+        Ssd(scales=(1e-300, 1, 1, 1)),
+        Yolox(strides=()),
+    ],
+    ids=["empty mask", "NaN", "negative", "infinite as float32", "zero as float32", "no stride"],
+)
+def test_a_head_with_which_no_box_could_be_right_is_refused(head: Head) -> None:
+    with pytest.raises(ValueError, match=r"head\."):
+        msgspec.structs.replace(MANIFEST, head=head).__post_init__()
+
+
+def _write_ssd(path: Path, priors: bytes) -> Path:
+    with bundle.create(path) as draft:
         (draft.directory / "model.xml").write_bytes(b"x")
         (draft.directory / "model.bin").write_bytes(b"x")
-        np.save(draft.directory / "priors.npy", priors)
-        draft.manifest = Manifest(
-            name="ssd",
-            task="detection",
-            precision="fp32",
-            input=MANIFEST.input,
-            head=Ssd(),
-            labels=MANIFEST.labels,
-        )
-    found = bundle.read(tmp_path / "b").priors
+        (draft.directory / "priors.npy").write_bytes(priors)
+        draft.manifest = msgspec.structs.replace(MANIFEST, head=Ssd())
+    return path
+
+
+def _saved(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+PRIORS = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+
+def test_read_of_an_ssd_brings_its_priors(tmp_path: Path) -> None:
+    found = bundle.read(_write_ssd(tmp_path / "b", _saved(PRIORS))).priors
     assert found is not None
-    np.testing.assert_array_equal(found, priors)
+    np.testing.assert_array_equal(found, PRIORS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 an npz",
+        b"\x80\x04K\x01.",
+        _saved(PRIORS)[:-4],
+        _saved(PRIORS).replace(b"(2, 4)", b"(9999999999999, 4)"),
+        _saved(PRIORS.astype(np.float64)),
+        _saved(PRIORS[0]),
+        _saved(PRIORS * np.float32(np.nan)),
+        _saved(np.array([None])),
+    ],
+    ids=["empty", "zip", "pickle", "cut short", "huge", "float64", "a row", "NaN", "object"],
+)
+def test_read_of_an_ssd_refuses_priors_that_are_none(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"priors\.npy"):
+        bundle.read(_write_ssd(tmp_path / "b", content))
 
 
 def test_read_of_an_ssd_without_priors_is_refused(tmp_path: Path) -> None:
-    ssd = Manifest(
-        name="ssd",
-        task="detection",
-        precision="fp32",
-        input=MANIFEST.input,
-        head=Ssd(),
-        labels=MANIFEST.labels,
-    )
-    _write(tmp_path / "b", ssd)
+    _write(tmp_path / "b", msgspec.structs.replace(MANIFEST, head=Ssd()))
     with pytest.raises(BundleError, match=r"priors\.npy"):
         bundle.read(tmp_path / "b")
 

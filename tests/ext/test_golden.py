@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,7 +12,7 @@ from qzd_ext import bundle
 from qzd_ext.detections import Classes, Detections
 from qzd_ext.errors import BundleError
 from qzd_ext.golden import GoldenFrame, Tolerance, compare, read_golden, write_golden
-from qzd_ext.manifest import Input, Labels, Manifest, Yolox
+from qzd_ext.manifest import Classification, Input, Labels, Manifest, Yolox
 
 TOLERANCE = Tolerance(score=0.05, iou=0.9)
 BOX = (10.0, 10.0, 110.0, 110.0)
@@ -52,21 +53,29 @@ def test_compare_of_classes_looks_at_the_best(score: float, class_id: int, *, sa
     assert (compare(expected, got, TOLERANCE, confidence=0.4) == []) is same
 
 
-def _bundle_with_golden(path: Path) -> bundle.Bundle:
+MANIFEST = Manifest(
+    name="golden",
+    task="detection",
+    precision="fp32",
+    input=Input(width=64, height=64, resize="stretch"),
+    head=Yolox(),
+    labels=Labels(names=("bolt",)),
+)
+
+
+def _bundle_with_golden(
+    path: Path, files: dict[str, bytes] | None = None, manifest: Manifest = MANIFEST
+) -> bundle.Bundle:
+    """Eleven golden frames, and then files of which the bundle's hashes are right."""
     with bundle.create(path) as draft:
         for name in ("model.xml", "model.bin"):
             (draft.directory / name).write_bytes(b"x")
         for i in range(11):
             frame = np.full((8, 9, 3), i, np.uint8)
             write_golden(draft.directory, i, GoldenFrame(frame, _found((BOX, 0.5, 0))))
-        draft.manifest = Manifest(
-            name="golden",
-            task="detection",
-            precision="fp32",
-            input=Input(width=64, height=64, resize="stretch"),
-            head=Yolox(),
-            labels=Labels(names=("bolt",)),
-        )
+        for name, content in (files or {}).items():
+            (draft.directory / name).write_bytes(content)
+        draft.manifest = manifest
     return bundle.read(path)
 
 
@@ -77,9 +86,46 @@ def test_read_golden_gives_what_was_written_in_order(tmp_path: Path) -> None:
 
 
 def test_read_golden_names_the_picture_that_cannot_be_read(tmp_path: Path) -> None:
-    found = _bundle_with_golden(tmp_path / "b")
-    (found.path / "golden" / "3.png").write_bytes(b"no picture")
+    found = _bundle_with_golden(tmp_path / "b", {"golden/3.png": b"no picture"})
     with pytest.raises(BundleError, match=r"3\.png: not a picture"):
+        read_golden(found)
+
+
+def test_read_golden_refuses_a_file_that_has_changed_since_the_bundle_was_read(tmp_path: Path) -> None:
+    found = _bundle_with_golden(tmp_path / "b")
+    answer = found.path / "golden" / "3.json"
+    answer.write_bytes(answer.read_bytes().replace(b"0.5", b"0.6"))
+    with pytest.raises(BundleError, match=r"3\.json: .*has changed since the model was loaded"):
+        read_golden(found)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"golden/first.png": b""}, r"first\.png: not a number"),
+        ({"golden/99.png": b"x"}, r"99\.json: cannot be read: No such file"),
+        ({"golden/3.png": b""}, r"3\.png: not a picture"),
+        ({"golden/3.json": b"[]"}, r"3\.json: Expected `object`"),
+        ({"golden/3.json": b'{"scores":[1],"class_ids":[0],"boxes":[]}'}, r"3\.json: boxes: wanted"),
+        ({"golden/3.json": b'{"scores":[1],"class_ids":[99999999999],"boxes":[[1,2,3,4]]}'}, r"3\.json: "),
+        ({"golden/3.json": b'{"scores":[1e300],"class_ids":[0],"boxes":[[1,2,3,4]]}'}, r"3\.json: overflow"),
+    ],
+    ids=["name", "no answer", "empty picture", "json", "lengths", "huge class", "huge score"],
+)
+def test_read_golden_refuses_what_is_no_golden_frame(
+    tmp_path: Path, files: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message):
+        read_golden(_bundle_with_golden(tmp_path / "b", files))
+
+
+def test_read_golden_refuses_a_classifier_without_an_answer(tmp_path: Path) -> None:
+    found = _bundle_with_golden(
+        tmp_path / "b",
+        {"golden/0.json": b'{"scores":[],"class_ids":[],"boxes":[]}'},
+        msgspec.structs.replace(MANIFEST, task="classification", head=Classification()),
+    )
+    with pytest.raises(BundleError, match=r"0\.json: no class is named"):
         read_golden(found)
 
 

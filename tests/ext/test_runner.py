@@ -174,3 +174,26 @@ def test_weights_in_eight_bits_are_restored_before_the_device_sees_them(tmp_path
     runner.infer(slot)
     assert (slot.outputs[0] == 3).all()
     runner.close()
+
+
+def _model_of(shape: list[int] | None, results: bool, kind: str = "f32") -> ov.Model:
+    frames = [op.parameter(shape, np.uint8)] if shape else []
+    found = op.convert(frames[0], kind) if frames else op.constant(np.zeros(3, np.float32))
+    return ov.Model([found] if results else [], frames)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (_model_of(None, results=True), "inputs are none"),
+        (_model_of([2, 8, 8, 3], results=True), r"inputs are u8 \[2,8,8,3\]"),
+        (_model_of([1, -1, 8, 3], results=True), r"inputs are u8 \[1,\?,8,3\]"),
+        (_model_of([8, 8, 3], results=True), r"inputs are u8 \[8,8,3\]"),
+        (_model_of([1, 8, 8, 3], results=True, kind="f16"), r"results are f16 \[1,8,8,3\]"),
+    ],
+    ids=["no input", "batch", "dynamic", "three dimensions", "float16"],
+)
+def test_a_model_of_another_form_is_refused(tmp_path: Path, model: ov.Model, message: str) -> None:
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    with pytest.raises(ModelError, match=message):
+        Runner(tmp_path / "model.xml")
