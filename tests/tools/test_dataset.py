@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import codecs
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,12 @@ def test_read_coco_fails_when_file_is_no_coco(tmp_path, content):
         read_coco(file)
 
 
+def test_read_coco_takes_a_byte_order_mark(tmp_path):
+    file = coco(tmp_path)
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert len(read_coco(file).pictures) == 2
+
+
 def test_read_coco_fails_when_truncated(tmp_path):
     file = coco(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])
@@ -143,6 +152,21 @@ def test_list_images_leaves_hidden_files_out(tmp_path):
     assert [p.name for p in list_images(tmp_path)] == ["1.png", "2.png"]
 
 
+def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkeypatch):
+    picture(tmp_path / "1.png")
+    (tmp_path / "locked").mkdir()
+    really = os.scandir
+
+    def scandir(path: Any) -> Any:  # as the kernel answers anyone but root
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match="locked: cannot be read: Permission denied"):
+        list_images(tmp_path)
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_list_images_fails_when_there_is_none(tmp_path, missing):
     with pytest.raises(DataError, match=r"no such directory|no file in it"):
@@ -159,7 +183,7 @@ NAMES = ("tench", "great white shark", "")
 
 def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
     picture(tmp_path / "images" / "a file.png")
-    (tmp_path / "labels.txt").write_text("a file.png 1\n\n")
+    (tmp_path / "labels.txt").write_bytes(codecs.BOM_UTF8 + b"a file.png 1\r\n\n")
     dataset = read_imagenet(tmp_path / "labels.txt", None, NAMES)
     assert [(p.path.name, p.truth) for p in dataset.pictures] == [("a file.png", 1)]
 
@@ -172,6 +196,7 @@ def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
         ("a.png\n", ":1: 'a.png'"),
         ("a.png x\n", ":1: 'a.png x'"),
         ("a.png -1\n", ":1:"),
+        (f"a.png {'9' * 5000}\n", ":1:"),
         ("", "no line"),
     ],
 )
@@ -198,7 +223,17 @@ def test_digest_changes_when_a_class_changes(tmp_path):
     assert read_imagenet(tmp_path, None, NAMES).digest != before
 
 
-@pytest.mark.parametrize("folder", ["whale", "3", "n02102040"])
+def test_read_imagenet_refuses_a_folder_that_two_labels_answer_to(tmp_path):
+    names = ("Cardigan", "cardigan", "crane", "crane")
+    for folder in ("Cardigan", "cardigan"):
+        picture(tmp_path / folder / "x.png")
+    assert [p.truth for p in read_imagenet(tmp_path, None, names).pictures] == [0, 1]
+    picture(tmp_path / "crane" / "x.png")
+    with pytest.raises(DataError, match=r"crane: a label of the classes \[2, 3\]"):
+        read_imagenet(tmp_path, None, names)
+
+
+@pytest.mark.parametrize("folder", ["whale", "3", "9" * 200, "n02102040"])
 def test_read_imagenet_fails_when_folder_is_no_class(tmp_path, folder):
     picture(tmp_path / folder / "x.png")
     with pytest.raises(DataError, match=f"{folder}: not a class"):

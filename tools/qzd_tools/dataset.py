@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,7 +153,7 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
         It cannot be read, is no COCO file, or an entry is wrong; the message names the entry.
     """
     try:
-        coco = msgspec.json.decode(annotations.read_bytes(), type=_Coco)
+        coco = msgspec.json.decode(annotations.read_bytes().removeprefix(BOM_UTF8), type=_Coco)
     except OSError as error:
         raise DataError(f"{annotations}: cannot be read: {error.strerror}") from error
     except msgspec.DecodeError as error:

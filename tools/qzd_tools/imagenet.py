@@ -27,6 +27,9 @@ IMAGENETTE = {
 }
 """ImageNet's class by WordNet id, for the ten that Imagenette has folders for."""
 
+MOST_DIGITS = 9
+"""Of a class; what is longer is no number of a class."""
+
 
 def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> ClassDataset:
     """Read classified pictures: a list with a file and a class on each line, or a directory of class folders.
@@ -48,7 +51,7 @@ def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> 
     if labels.is_dir():
         return _read_class_folders(labels, names)
     try:
-        lines = labels.read_text(encoding="utf-8").splitlines()
+        lines = labels.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{labels}: cannot be read: {error}") from error
     directory = image_directory(labels, images)
@@ -61,7 +64,7 @@ def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> 
 
 def _listed(where: str, line: str, directory: Path, classes: int) -> Picture:
     file, _, number = line.rpartition(" ")
-    if not file.strip() or not number.isdecimal():
+    if not file.strip() or not number.isdecimal() or len(number) > MOST_DIGITS:
         raise DataError(f"{where}: {line!r}", wanted="`FILE CLASS`, the class a number from 0")
     if int(number) >= classes:
         raise DataError(
@@ -80,22 +83,26 @@ def _read_class_folders(directory: Path, names: tuple[str, ...]) -> ClassDataset
     folders = sorted(d for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not folders:
         raise DataError(f"{directory}: no folder in it", wanted="a folder of images for each class")
-    by_name = {normalized(name): index for index, name in enumerate(names) if name}
+    spelt = [normalized(name) for name in names]
     pictures = []
     for folder in folders:
-        truth = _folder_class(folder.name, by_name, len(names))
-        if truth is None:
+        meant = _folder_classes(folder.name, names, spelt)
+        if len(meant) != 1:
             raise DataError(
-                f"{folder}: not a class of this model",
+                f"{folder}: " + (f"a label of the classes {meant}" if meant else "not a class of this model"),
                 wanted=f"a label such as {names[0]!r}, an index below {len(names)}, or an Imagenette id",
                 fix="rename the folder, or check that the images belong to this model",
             )
-        pictures += [Picture(path, truth) for path in list_images(folder)]
+        pictures += [Picture(path, meant[0]) for path in list_images(folder)]
     return ClassDataset(directory, tuple(pictures))
 
 
-def _folder_class(folder: str, by_name: dict[str, int], classes: int) -> int | None:
-    if normalized(folder) in by_name:
-        return by_name[normalized(folder)]
-    number = int(folder) if folder.isdecimal() else IMAGENETTE.get(folder, classes)
-    return number if number < classes else None
+def _folder_classes(folder: str, names: tuple[str, ...], spelt: list[str]) -> list[int]:
+    """The classes that a folder's name may mean; `spelt` are the labels as they are compared."""
+    alike = [index for index, name in enumerate(spelt) if name and name == normalized(folder)]
+    exact = [index for index in alike if names[index] == folder]
+    if alike:
+        return exact if len(exact) == 1 else alike
+    plain = folder.isdecimal() and len(folder) <= MOST_DIGITS
+    number = int(folder) if plain else IMAGENETTE.get(folder, len(names))
+    return [number] if number < len(names) else []

@@ -6,6 +6,7 @@ What may live here: files with pictures. What is on the pictures is the business
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,14 +31,23 @@ def list_images(directory: Path) -> list[Path]:
     Raises
     ------
     DataError
-        The directory is not there, or holds no file.
+        The directory is not there, holds no file, or one below it may not be looked into.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory", fix="name a directory with images")
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and not _hidden(p.relative_to(directory)))
+    try:
+        folders = [(Path(at), names) for at, _, names in os.walk(directory, onerror=_raise)]
+        found = (folder / name for folder, names in folders for name in names)
+        files = sorted(p for p in found if p.is_file() and not _hidden(p.relative_to(directory)))
+    except OSError as error:  # what cannot be seen would be left out without a word
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     if not files:
         raise DataError(f"{directory}: no file in it", wanted="images: JPEG, PNG, BMP, WebP or TIFF")
     return files
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _hidden(path: Path) -> bool:
