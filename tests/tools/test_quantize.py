@@ -24,7 +24,7 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.golden import read_golden
-from qzd_tools import job
+from qzd_tools import isa, job
 from qzd_tools import quantize as module
 from qzd_tools.calibration import choose, kept, overlap, preparer
 from qzd_tools.cli import main
@@ -163,6 +163,16 @@ def test_weights_cannot_saturate_unless_the_target_says_so(painted, tmp_path, ta
     ).bundle
     assert pairs_within(stored_weights(made), 128) == safe
     assert made.manifest.provenance.target_isa == target
+
+
+def test_golden_frames_are_the_float_models_when_the_new_one_saturates_here(painted, tmp_path, monkeypatch):
+    monkeypatch.setattr(isa, "host_isa", lambda: ("avx2",))
+    parent = bundles.read(painted / "detector")
+    images = list_images(painted / "calibration" / "images")
+    made = quantize(parent, tmp_path / "new", recipe=Recipe(target_isa="vnni"), images=images).bundle
+    with Detector(parent) as detector:
+        for golden in read_golden(made):
+            assert detector.detect(golden.frame).found.scores.tolist() == golden.expected.scores.tolist()
 
 
 def test_ignored_layers_stay_in_float(painted, tmp_path):

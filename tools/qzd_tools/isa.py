@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["TARGETS", "advice", "host_isa", "saturates"]
+__all__ = ["TARGETS", "advice", "host_isa", "is_wrong_here", "saturates"]
 
 TARGETS = ("any", "avx2", "avx512", "vnni", "avx_vnni", "avx512_vnni", "amx")
 """What `--target-isa` takes; `any` is safe everywhere, `vnni` stands for every CPU that has it or AMX."""
@@ -42,10 +42,15 @@ def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     return (*found, "vnni") if any(name in _EXACT for name in found) else tuple(found)
 
 
+def is_wrong_here(target: str, host: tuple[str, ...]) -> bool:
+    """Whether a model made for this target saturates on this host."""
+    return not saturates(target) and target not in host
+
+
 def advice(target: str, host: tuple[str, ...]) -> str:
     """What to know about this target on this host, as a sentence; empty where there is nothing."""
     here = ", ".join(host) or platform.machine()
-    if not saturates(target) and target not in host:
+    if is_wrong_here(target, host):
         return (
             f"warning: made for {target}, which this machine ({here}) does not have: it saturates here, so "
             "accuracy measured here is not that of the target, and the bundle must not be served here"

@@ -106,7 +106,11 @@ class Job:
         )
 
     def write_golden(self, say: Say) -> None:
-        """What the new model finds on the parent's golden frames, or else on calibration images."""
+        """What the new model finds on the parent's golden frames, or else on calibration images.
+
+        A model that saturates on this machine would make frames that every right machine fails; the float
+        model's boxes stand for it then.
+        """
         frames: list[Frame] = [golden.frame for golden in read_golden(self.parent)]
         if not frames and self.calibration is not None:
             images = self.calibration.images
@@ -117,6 +121,8 @@ class Job:
             return
         assert self.draft.manifest is not None
         bundle = Bundle(self.draft.directory, self.draft.manifest, "", self.parent.priors)
+        if self.calibration is not None and isa.is_wrong_here(self.recipe.target_isa, isa.host_isa()):
+            bundle = self.parent
         with Detector(bundle, RunOptions(device=self.options.device, hint="latency")) as detector:
             for index, frame in enumerate(frames):
                 write_golden(self.draft.directory, index, GoldenFrame(frame, detector.detect(frame).found))
