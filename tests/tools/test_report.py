@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from qzd_ext import bundle as bundles
 from qzd_ext.errors import DataError
 from qzd_tools.cli import main
 from qzd_tools.images import list_images
-from qzd_tools.report import write_report
+from qzd_tools.report import _write, write_report
 from qzd_tools.report.results import read_results
 from qzd_tools.report.samples import sample_images
 from tiny import write_tiny_bundle
@@ -155,14 +156,34 @@ def test_the_report_shows_what_there_is(
         ([{"images": 3}], "what `validate`, `quantize` or `benchmark` wrote"),
         ([[1, 2]], "what `validate`"),
         ([validation("int3", 0.4)], "int3"),
+        ([benchmark(("int3", 100.0))], "int3"),
+        ([benchmark()], "$.benchmarks"),
     ],
-    ids=["data sets", "truncated", "no result", "a list", "unknown precision"],
+    ids=["data sets", "truncated", "no result", "a list", "unknown precision", "unknown speed", "no speed"],
 )
 def test_the_report_refuses_what_it_cannot_compare_or_read(
     tmp_path: Path, documents: list[Any], message: str
 ) -> None:
     with pytest.raises(DataError, match=re.escape(message)):
         read_results(written(tmp_path, *documents))
+
+
+@pytest.mark.parametrize(
+    ("output", "html"),
+    [("a.html", "a.html"), ("a.md", "a.html"), ("a", "a.html"), ("belt-v1.2", "belt-v1.2.html")],
+)
+def test_the_report_keeps_its_name(tmp_path: Path, output: str, html: str) -> None:
+    assert write_report(written(tmp_path, validation("fp32", 0.4)), tmp_path / output)[0] == tmp_path / html
+
+
+def test_the_report_is_written_when_names_are_no_utf8_or_in_another_script(tmp_path: Path) -> None:
+    before, after = validation("fp32", 0.4), validation("int8", 0.5)
+    for document in (before, after):
+        document["classes"][0]["label"] = "\u884c\u4eba"
+    html, _ = write_report(written(tmp_path, before, after), tmp_path / "report.html")
+    assert "\u884c\u4eba" in html.read_text()
+    _write(tmp_path / "x", os.fsdecode(b"caf\xe9.jpg"))
+    assert (tmp_path / "x").read_text() == "caf\\udce9.jpg"
 
 
 def test_a_missing_result_file_is_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def write_report(
     results : sequence of Path
         What `validate`, `quantize` and `benchmark` wrote with `--json`.
     output : Path
-        The HTML file; the Markdown stands beside it.
+        The HTML file, with or without its suffix; the Markdown stands beside it.
     images : sequence of Path
         To take samples from; without them, or where the bundles are gone, there are none.
     samples : int
@@ -64,10 +64,16 @@ def write_report(
     )
     written = []
     for suffix, template in TEMPLATES.items():
-        path = output.with_suffix(suffix)
+        path = output.with_name(_stem(output.name) + suffix)
         _write(path, environment.get_template(template).render(content))
         written.append(path)
     return written[0], written[1]
+
+
+def _stem(name: str) -> str:
+    """Without the suffix of a page; `.2` of a version is none."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and stem and suffix.lower() in ("html", "htm", "md") else name
 
 
 def _samples(found: Results, images: Sequence[Path], count: int) -> list[Sample]:
@@ -82,5 +88,5 @@ def _write(path: Path, text: str) -> None:
     """The whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files are any bytes
     temporary.replace(path)

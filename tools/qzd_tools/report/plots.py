@@ -6,6 +6,7 @@ What may live here: drawing. Each function gives a figure, or None where nothing
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def all_plots(results: Results) -> list[Plot]:
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": title}):  # ids differ between the figures of one page
+    with mpl.rc_context({"svg.hashsalt": title}), warnings.catch_warnings():  # ids differ between figures
+        warnings.filterwarnings("ignore", "Glyph")  # the reader's browser has what this font lacks
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

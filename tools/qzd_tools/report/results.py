@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
@@ -84,12 +84,23 @@ class _Quantized(Struct, frozen=True):
     seconds: float
 
 
+class _Measured(Benchmark, frozen=True, kw_only=True):
+    """One bundle's figures, with its name."""
+
+    @property
+    def named(self) -> _Named:
+        return msgspec.convert(self.bundle, _Named)
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.bundle, _Named)
+
+
 class _Benchmarks(Struct, frozen=True):
     """What `benchmark --json` writes."""
 
     machine: Machine
     frames: str
-    benchmarks: list[Benchmark]
+    benchmarks: Annotated[list[_Measured], msgspec.Meta(min_length=1)]
 
 
 @dataclass(slots=True)
@@ -182,8 +193,7 @@ def read_results(paths: Sequence[Path]) -> Results:
         if isinstance(result, _Benchmarks):
             machine, frames = result.machine, result.frames
             for one in result.benchmarks:
-                named = msgspec.convert(one.bundle, _Named)
-                variant(named, named.precision).benchmark = one
+                variant(one.named, one.named.precision).benchmark = one
         elif isinstance(result, _Quantized):
             variant(result.bundle, result.precision).quantized = result
         else:
