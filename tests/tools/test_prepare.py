@@ -141,6 +141,29 @@ def test_prepare_does_again_what_depends_on_a_damaged_result(prepared: Model, tm
     assert outcome(output) == outcome(prepared.output)
 
 
+def test_prepare_converts_again_when_the_file_with_the_labels_has_changed(
+    prepared: Model, tmp_path: Path
+) -> None:
+    output = shutil.copytree(prepared.output, tmp_path / "out")
+    labels = Path(prepared.words[0]).parent / "labels.txt"
+    before = labels.read_text()
+    labels.write_text(before.upper())
+    try:
+        assert run(prepared, output, tmp_path / "p.json")["convert"] == "done"
+    finally:
+        labels.write_text(before)
+    assert (output / "fp16" / "labels.txt").read_text().split() == before.upper().split()
+
+
+def test_prepare_misses_the_validation_data_before_it_begins(
+    tiny_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = tiny_model.command("--validation", str(tmp_path / "no.json"), output=tmp_path / "out")
+    assert main(words) == 3
+    assert "no.json: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_prepare_ends_the_same_when_it_was_killed(prepared: Model, tmp_path: Path) -> None:
     assert kill_at(prepared, "quantize fp16", tmp_path / "out", 0.05)
     run(prepared, tmp_path / "out", tmp_path / "p.json")

@@ -198,6 +198,7 @@ class _Work:
         inputs = read_source(sources).files | {
             "options": repr(dataclasses.replace(options, golden=())),
             "golden": combined_digest(content_hashes(options.golden)),
+            "labels": _labels_digest(options.labels),
             "qzd": __version__,
         }
         self._step("convert", inputs, [target], lambda: convert(sources, target, options, self._note))
@@ -309,6 +310,11 @@ class _Work:
         images = [picture.path for picture in self.dataset.pictures]
         self._step("report", inputs, pages, lambda: write_report(results, pages[0], images))
         return results
+
+
+def _labels_digest(labels: str | None) -> str:
+    """Of the file with the labels; nothing where they are a known set or the model's own."""
+    return checksum_of(Path(labels), "sha256") if labels and Path(labels).is_file() else ""
 
 
 def _write(path: Path, value: Any) -> None:

@@ -60,6 +60,8 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
     from qzd_tools.fetch import Patience
     from qzd_tools.prepare import Job, prepare
 
+    if not given["validation"].exists():
+        raise DataError(f"{given['validation']}: no such file", fix="correct --validation")
     name, entry, sources = _meant(model, given["catalogue_file"])
     job = Job(
         name=name,
@@ -133,8 +135,6 @@ def _calibration(path: Path) -> tuple[Path, ...]:
 def _validation(manifest: Manifest, path: Path, images: Path | None) -> Dataset:
     from qzd_tools.commands.validate import dataset_for
 
-    if not path.exists():
-        raise DataError(f"{path}: no such file", fix="correct --validation")
     if manifest.task == "detection":
         return dataset_for(manifest, path, None, images)
     return dataset_for(manifest, None, path, images)
