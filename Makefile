@@ -11,6 +11,10 @@ DEVICE_PYTHON ?= /usr/bin/python3
 TOOLS ?= # 1: qzd-tools too
 SYSTEMD ?= $(shell systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
 LIB := $(PREFIX)/lib
+# A space would take a path apart, and `rm -rf` a folder that nobody named.
+ifneq ($(words x$(DESTDIR)$(PREFIX)) $(filter /%,$(PREFIX)),1 $(PREFIX))
+$(error DESTDIR is "$(DESTDIR)" and PREFIX "$(PREFIX)": wanted are paths without spaces, and PREFIX from the root)
+endif
 UNITS := $(DESTDIR)$(LIB)/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share
 
