@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,8 +142,8 @@ def _damaged(path: Path, found: str, wanted: str | None = None) -> BundleError:
 
 def _check_file(path: Path, name: str, wanted: str) -> None:
     try:
-        if not (path / name).is_file() and (path / name).exists():  # of a pipe, no end would come
-            raise _damaged(path, f"{name} is not a file")
+        if stat.S_ISFIFO((path / name).stat().st_mode):  # to read it would wait for a writer
+            raise _damaged(path, f"{name} is a pipe")
         found = sha256_of(path / name)
     except OSError as error:
         raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error

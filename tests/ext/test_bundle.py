@@ -150,11 +150,11 @@ def test_read_of_a_directory_takes_the_highest_number(tmp_path: Path) -> None:
     assert bundle.read(tmp_path / "models").path.name == "10"
 
 
-def test_read_names_what_is_no_file(tmp_path: Path) -> None:
+def test_read_waits_for_no_pipe(tmp_path: Path) -> None:
     _write(tmp_path / "b")
     (tmp_path / "b" / "labels.txt").unlink()
     os.mkfifo(tmp_path / "b" / "labels.txt")  # nobody writes to it
-    with pytest.raises(BundleError, match=r"labels\.txt is not a file"):
+    with pytest.raises(BundleError, match=r"labels\.txt is a pipe"):
         bundle.read(tmp_path / "b")
 
 
