@@ -12,15 +12,17 @@ import re
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from qzd_ext.errors import EndpointError
 
-__all__ = ["bind", "bind_again"]
+__all__ = ["Access", "bind", "bind_again"]
 
 IPV6 = re.compile(r"tcp://(\[|\*:)")  # a name or a device means its IPv4 address, as for those who connect
+ZAP_DOMAIN = b"qzd"
 REBIND_SECONDS = 2.0
 FIXES = {
     errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
@@ -31,22 +33,59 @@ FIXES = {
 }
 
 
-def bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
-    """Bind a socket; an ipc endpoint gets mode 0660.
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What every endpoint is bound with.
+
+    Attributes
+    ----------
+    inherited : mapping
+        Files that listen already, by endpoint.
+    secret : bytes or None
+        The CURVE key of TCP endpoints; ipc endpoints have mode 0660 instead.
+    """
+
+    inherited: Mapping[str, int]
+    secret: bytes | None
+
+
+def bind(opened: zmq.Socket[bytes], endpoint: str, access: Access) -> str:
+    """Bind a socket.
 
     Parameters
     ----------
     opened : zmq.Socket
     endpoint : str
-    inherited : mapping
-        Files that listen already, by endpoint; used where there is one.
+    access : Access
+
+    Returns
+    -------
+    str
+        The endpoint, with the port that was chosen where it says `:*`.
 
     Raises
     ------
     EndpointError
         It is in use, or cannot be bound.
     """
+    _set_options(opened, endpoint, access.secret)
+    _bind(opened, endpoint, access.inherited)
+    return opened.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def _set_options(opened: zmq.Socket[bytes], endpoint: str, secret: bytes | None) -> None:
+    """They hold for the endpoint that is bound next; what is bound already keeps those that it had."""
     opened.setsockopt(zmq.IPV6, IPV6.match(endpoint) is not None)
+    if endpoint.startswith("ipc://"):
+        secret = None
+    if secret is not None:
+        opened.setsockopt(zmq.CURVE_SECRETKEY, secret)
+        opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)  # it cannot be taken away again; `Door` knows
+    opened.setsockopt(zmq.CURVE_SERVER, secret is not None)
+    opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, secret is not None)
+
+
+def _bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
     file = inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
     if file is not None:
         opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound
@@ -66,12 +105,12 @@ def bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int])
             os.umask(umask)
 
 
-def bind_again(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
+def bind_again(opened: zmq.Socket[bytes], endpoint: str, access: Access) -> None:
     """As `bind`, just after it was unbound: the old listener is closed by another thread, a moment later."""
     end = time.monotonic() + REBIND_SECONDS
     while True:
         try:
-            bind(opened, endpoint, inherited)
+            bind(opened, endpoint, access)
             return
         except EndpointError:
             if time.monotonic() > end:

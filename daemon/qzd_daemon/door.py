@@ -23,7 +23,7 @@ from types import MappingProxyType
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from qzd_daemon.binding import bind, bind_again
+from qzd_daemon.binding import Access, bind, bind_again
 from qzd_daemon.config import SecurityConfig
 from qzd_daemon.keys import Authorised, read_secret
 from qzd_ext.errors import EndpointError
@@ -33,7 +33,6 @@ __all__ = ["Door", "Entrance", "Limits"]
 log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
-ZAP_DOMAIN = b"qzd"
 HANDSHAKE_MS = 5000
 PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
 LOOK_MS = 500  # how soon a key that was taken back is noticed
@@ -89,12 +88,12 @@ class Entrance:
         name: str,
         bound: zmq.Socket[bytes],
         endpoints: tuple[str, ...],
-        inherited: Mapping[str, int],
+        access: Access,
     ) -> None:
         self.name = name
         self.socket = bound
         self.endpoints = endpoints
-        self._inherited = inherited
+        self._access = access
         self._put_out = threading.Event()
 
     def put_out(self) -> None:
@@ -112,7 +111,7 @@ class Entrance:
         for endpoint in self.endpoints:
             if endpoint.startswith(scheme):
                 self.socket.unbind(endpoint)
-                bind_again(self.socket, endpoint, self._inherited)
+                bind_again(self.socket, endpoint, self._access)
 
 
 class Door:
@@ -141,11 +140,11 @@ class Door:
         security: SecurityConfig = SecurityConfig(),  # noqa: B008 - frozen
         inherited: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        self._inherited = inherited
-        self._secret = self._authorised = None
+        secret = self._authorised = None
         if security.server_key is not None and security.authorized_keys is not None:
-            self._secret = read_secret(Path(security.server_key))
+            secret = read_secret(Path(security.server_key))
             self._authorised = Authorised(Path(security.authorized_keys))
+        self._access = Access(inherited, secret)
         self.context = zmq.Context()
         self.context.set(zmq.MAX_SOCKETS, 16384)
         self.refused: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -172,32 +171,19 @@ class Door:
         opened.setsockopt(zmq.HEARTBEAT_IVL, PEER_PING_MS)
         monitor = opened.get_monitor_socket(EVENTS)
         try:
-            bound = self._bind_all(opened, endpoints)
+            bound = tuple(bind(opened, endpoint, self._access) for endpoint in endpoints)
         except EndpointError:
             opened.close(linger=0)
             monitor.close(linger=0)
             raise
-        entrance = Entrance(name, opened, tuple(bound[e] for e in endpoints), self._inherited)
+        entrance = Entrance(name, opened, bound, self._access)
         self._watches.append(_Watch(entrance, monitor, limits.connections))
         return entrance
-
-    def _bind_all(self, opened: zmq.Socket[bytes], endpoints: tuple[str, ...]) -> Mapping[str, str]:
-        """Options hold for what is bound after them, so ipc comes first and TCP gets the keys."""
-        bound = {}
-        for endpoint in sorted(endpoints, key=lambda e: not e.startswith("ipc://")):
-            if self._secret is not None and not endpoint.startswith("ipc://"):
-                opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
-                opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-                opened.setsockopt(zmq.CURVE_SECRETKEY, self._secret)
-                opened.setsockopt(zmq.CURVE_SERVER, 1)
-            bind(opened, endpoint, self._inherited)
-            bound[endpoint] = opened.getsockopt_string(zmq.LAST_ENDPOINT)
-        return bound
 
     def start(self) -> None:
         """Begin to answer; until then, nobody with a key gets in."""
         bound = {endpoint for watch in self._watches for endpoint in watch.entrance.endpoints}
-        for endpoint in self._inherited.keys() - bound:
+        for endpoint in self._access.inherited.keys() - bound:
             log.warning("systemd listens on %s, which no `bind` names: whoever connects waits", endpoint)
         self._thread.start()
 
@@ -254,6 +240,9 @@ class Door:
         """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""
         version, request, _, address, _, mechanism, *credentials = self._zap.recv_multipart()
         name = None
+        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes nothing but CURVE
+            self._zap.send_multipart([version, request, b"200", b"OK", b"", b""])
+            return
         if self._authorised is not None and mechanism == b"CURVE" and credentials:
             name = self._authorised.name(credentials[0])
         for problem in self._authorised.problems if self._authorised else ():

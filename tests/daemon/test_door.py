@@ -202,6 +202,18 @@ def test_door_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: t
     door.close()
 
 
+def test_door_when_all_peers_are_put_out_asks_each_endpoint_for_what_it_asked_for(service: Service) -> None:
+    service.publisher._entrance.let_go("")
+    with zmq.Context() as context, context.socket(zmq.SUB) as local, context.socket(zmq.SUB) as stranger:
+        for peer, endpoint in ((local, service.ipc), (stranger, service.tcp)):
+            peer.linger = 0
+            peer.subscribe(b"")
+            peer.connect(endpoint)
+        assert local.poll(5000)
+        until(lambda: service.door.refused["publish", "mechanism"] > 0)
+        assert not stranger.poll(200)
+
+
 def test_door_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: Path) -> None:
     door = Door()
     entrance = door.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
