@@ -30,7 +30,8 @@ __all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
 log = logging.getLogger(__name__)
 
 SPARE_REQUESTS = 2
-VIRTUAL_DEVICES = ("AUTO", "MULTI", "HETERO", "BATCH")
+CHOOSING_DEVICES = ("AUTO", "MULTI")
+VIRTUAL_DEVICES = (*CHOOSING_DEVICES, "HETERO", "BATCH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,21 +322,24 @@ def _busy_requests(compiled: ov.CompiledModel, options: RunOptions) -> int:
 
 
 def _device_name(device: str) -> str:
-    """OpenVINO's name of a device, checked against those that are here."""
+    """OpenVINO's name of a device, checked against those that are here.
+
+    AUTO and MULTI make do with those of their devices that are here, one at least.
+    """
     name = device.strip().upper().replace("VPU", "NPU")
     virtual, _, listed = name.partition(":")
-    if virtual in VIRTUAL_DEVICES:
-        parts = [part.strip().lstrip("-") for part in listed.split(",") if part.strip()]
-    else:
-        parts = [name]
-    for part in parts:
-        base = part.partition("(")[0]
-        if not _is_here(base):
-            raise DeviceError(
-                f"device {base} is not here",
-                wanted=f"one of {', '.join(available_devices())}, or AUTO",
-                fix="correct the device's name, or install its driver and give this user access to it",
-            )
+    parts = listed.split(",") if virtual in VIRTUAL_DEVICES else [name]
+    wanted = [part.strip().partition("(")[0] for part in parts if part.strip()]
+    wanted = [part for part in wanted if not part.startswith("-")]  # those are to be left out
+    missing = [part for part in wanted if not _is_here(part)]
+    if missing and virtual in CHOOSING_DEVICES and len(missing) < len(wanted):
+        log.warning("%s: %s is not here, and is done without", name, ", ".join(missing))
+    elif missing:
+        raise DeviceError(
+            f"device {missing[0]} is not here",
+            wanted=f"one of {', '.join(available_devices())}, or AUTO",
+            fix="correct the device's name, or install its driver and give this user access to it",
+        )
     return name
 
 

@@ -94,9 +94,19 @@ def test_devices_are_those_that_execute(fragile_model: Path) -> None:
     runner.close()
 
 
-@pytest.mark.parametrize("device", ["GPU.7", "NPU", "VPU", "AUTO:CPU,GPU.7", "TOASTER"])
+@pytest.mark.parametrize("device", ["AUTO:GPU.7,CPU", "MULTI:CPU,GPU.7(2)", "AUTO:-GPU.7,CPU"])
+def test_a_device_that_chooses_makes_do_with_those_that_are_here(
+    fragile_model: Path, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = Runner(fragile_model, RunOptions(device=device))
+    assert runner.devices == ("CPU",)
+    runner.close()
+    assert ("GPU.7 is not here" in caplog.text) == ("-GPU.7" not in device)
+
+
+@pytest.mark.parametrize("device", ["GPU.7", "NPU", "VPU", "AUTO:GPU.7", "HETERO:CPU,GPU.7", "TOASTER"])
 def test_a_device_that_is_not_here_is_named(fragile_model: Path, device: str) -> None:
-    missing = device.replace("VPU", "NPU").removeprefix("AUTO:CPU,")
+    missing = device.replace("VPU", "NPU").removeprefix("AUTO:").removeprefix("HETERO:CPU,")
     if any(d.startswith(missing) for d in available_devices()):
         pytest.skip(f"{device} is here")
     with pytest.raises(DeviceError, match=rf"{missing} is not here(.|\n)*CPU"):

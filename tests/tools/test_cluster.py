@@ -44,11 +44,11 @@ def wait_for(path: Path, text: str, seconds: float = 60) -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler's address, and its two workers."""
+    """A scheduler's address; its process and those of its two workers."""
     with ExitStack() as stack:
         place = tmp_path / "scheduler.json"
-        start(stack, tmp_path / "scheduler.log", "scheduler", "--host", "127.0.0.1", "--port", "0",
-              "--no-dashboard", "--scheduler-file", str(place))  # fmt: skip
+        words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place))
+        scheduler = start(stack, tmp_path / "scheduler.log", "scheduler", *words)
         wait_for(place, "}")
         address = json.loads(place.read_text())["address"]
         common = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(tmp_path))
@@ -56,12 +56,15 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
         workers = [start(stack, log, "worker", address, *common) for log in logs]
         for log in logs:
             wait_for(log, STARTED)
-        yield address, workers
+        yield address, [scheduler, *workers]
 
 
-def measure(bundle: Path, annotations: Path, out: Path, *more: str) -> subprocess.Popen[bytes]:
+def measure(
+    bundle: Path, annotations: Path, out: Path, *more: str, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     words = ["validate", str(bundle), "--annotations", str(annotations), "--json", str(out), "--threads", "1"]
-    return subprocess.Popen([sys.executable, "-m", "qzd_tools.cli", *words, *more], env=ENVIRONMENT)
+    command = [sys.executable, "-m", "qzd_tools.cli", *words, *more]
+    return subprocess.Popen(command, env=ENVIRONMENT, stderr=stderr)
 
 
 def figures(path: Path) -> dict[str, object]:
@@ -69,13 +72,18 @@ def figures(path: Path) -> dict[str, object]:
     return {key: found[key] for key in ("metrics", "classes", "curve", "images", "dataset", "device")}
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "localhost:abc", "nonsense"])
 def test_validate_says_so_when_no_scheduler_answers(
-    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
 ) -> None:
     monkeypatch.setattr("qzd_tools.cluster.CONNECT_SECONDS", 0.5)
     annotations = write_painted(tmp_path / "data")
     words = ["validate", str(tiny_bundle), "--annotations", str(annotations)]
-    assert main([*words, "--scheduler", "tcp://127.0.0.1:9"]) == 3
+    assert main([*words, "--scheduler", address]) == 3
     assert "no scheduler answers" in capsys.readouterr().err
 
 
@@ -83,19 +91,37 @@ def test_validate_says_so_when_no_scheduler_answers(
 def test_validate_gives_the_same_figures_when_a_worker_is_killed_in_the_middle(
     data: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
-    address, workers = cluster
+    address, processes = cluster
     bundle = tmp_path / "bundle"
     assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(bundle)]) == 0
     annotations = data / "coco" / "validation" / "instances.json"
     assert measure(bundle, annotations, tmp_path / "here.json").wait() == 0
     run = measure(bundle, annotations, tmp_path / "there.json", "--scheduler", address)
     # the second worker has begun when it holds the weights, and is then far from the end
-    wait_for_memory(workers[1].pid, str(bundle / "model.bin"), run)
-    workers[1].send_signal(signal.SIGKILL)
+    wait_for_memory(processes[2].pid, str(bundle / "model.bin"), run)
+    processes[2].send_signal(signal.SIGKILL)
     assert run.wait() == 0
     assert figures(tmp_path / "there.json") == figures(tmp_path / "here.json")
     lost = (tmp_path / "scheduler.log").read_text()
     assert "Removing worker" in lost or "Remove worker" in lost
+
+
+@pytest.mark.system
+def test_validate_says_so_when_the_scheduler_is_killed_in_the_middle(
+    data: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+) -> None:
+    address, processes = cluster
+    bundle = tmp_path / "bundle"
+    assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(bundle)]) == 0
+    annotations = data / "coco" / "validation" / "instances.json"
+    out = tmp_path / "there.json"
+    run = measure(bundle, annotations, out, "--scheduler", address, stderr=subprocess.PIPE)
+    wait_for_memory(processes[2].pid, str(bundle / "model.bin"), run)
+    processes[0].send_signal(signal.SIGKILL)
+    _, said = run.communicate(timeout=90)
+    assert run.returncode == 3
+    assert b"the scheduler went away" in said
+    assert b"Traceback" not in said
 
 
 def wait_for_memory(process: int, path: str, run: subprocess.Popen[bytes], seconds: float = 60) -> None:

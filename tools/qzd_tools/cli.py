@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
     except QzdError as error:
         return _fail(error)
+    except UnicodeEncodeError as error:  # a path whose bytes are no UTF-8, in JSON or on a terminal
+        return _fail(ResourceError(f"{error.object!r}: not UTF-8", fix="rename it"))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(ResourceError(f"{where}{error.strerror or error}"))

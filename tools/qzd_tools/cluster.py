@@ -8,6 +8,7 @@ judging is in `scoring`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -97,9 +98,10 @@ def predict_on_cluster(
         devices: set[str] = set()
         with progress(title, len(futures)) as step:
             try:
-                ended = as_completed(futures, loop=client.loop, with_results=True)
-                for future, (predictions, device) in ended:
-                    found[places[future]] = predictions
+                for future, outcome in as_completed(futures, loop=client.loop, with_results=True):
+                    if not isinstance(outcome, tuple):  # why Dask has cancelled it
+                        raise _lost(address)
+                    found[places[future]], device = outcome
                     devices.add(device)
                     step(f"{workers} workers")
             except KilledWorker as error:
@@ -107,9 +109,22 @@ def predict_on_cluster(
                     f"{address}: a shard lost its worker again and again: {error}",
                     fix="look at the workers' logs; a worker that runs out of memory is killed",
                 ) from error
+            except ImportError as error:  # raised on a worker
+                raise UsageError(
+                    f"{address}: a worker cannot import {error.name or error}",
+                    fix="install qzd[tools,cluster] there, in the version that is here",
+                ) from error
             finally:
-                client.cancel(futures)
+                with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
+                    client.cancel(futures)
     return [one for index in sorted(found) for one in found[index]], ",".join(sorted(devices))
+
+
+def _lost(address: str) -> EndpointError:
+    return EndpointError(
+        f"{address}: the scheduler went away in the middle of the work",
+        fix="look at its log, start it and its workers again, and repeat",
+    )
 
 
 @contextlib.contextmanager
@@ -117,14 +132,17 @@ def _client(address: str) -> Iterator[Client]:
     """A client of the scheduler, which has workers."""
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise UsageError(
             "--scheduler needs Dask, which is not installed",
             fix="install qzd[cluster] here and on the workers",
         ) from error
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it has to say is raised too
     try:
+        get_address_host_port(address)  # a client that cannot be made says it less well, and too late
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise EndpointError(
             f"{address}: no scheduler answers: {error}",
             wanted="a Dask scheduler, such as tcp://host:8786",

@@ -32,7 +32,7 @@ WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 @click.option("--images", type=DIRECTORY, help="Where the images lie.  [default: images/ beside the list]")
 @click.option("--confidence", type=FRACTION, default=0.001, show_default=True, help="Lowest score judged.")
 @click.option("--iou", type=FRACTION, help="Overlap that NMS suppresses from.  [default: 0.65 for plain NMS]")
-@click.option("--max-detections", type=click.IntRange(1), default=300, show_default=True)
+@click.option("--max-detections", type=click.IntRange(1, 2**31 - 1), default=300, show_default=True)
 @click.option("--device", default="CPU", show_default=True, help="As OpenVINO names it.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all that may be used]")
 @click.option("--scheduler", help="A Dask scheduler whose workers run the bundle, such as tcp://host:8786.")
