@@ -117,7 +117,7 @@ class Control:
             self._send(call.envelope, _refusal(call.request.id, "stopping", text))
         with contextlib.suppress(queue.Full):
             self._long.put_nowait(None)
-        self._entrance.socket.close(linger=LOOK_MS)
+        self._entrance.close(LOOK_MS, answered=bool(self._in_hand))
 
     def _run(self) -> None:
         poller = zmq.Poller()

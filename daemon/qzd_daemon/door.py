@@ -36,6 +36,7 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 5000
 PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
 LOOK_MS = 500  # how soon a key that was taken back is noticed
+FAREWELL_SECONDS = 0.1
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 
 REASONS: dict[int, tuple[str, str]] = {
@@ -95,6 +96,15 @@ class Entrance:
         self.endpoints = endpoints
         self._access = access
         self._put_out = threading.Event()
+
+    def close(self, linger_ms: int, *, answered: bool) -> None:
+        """Close the socket; where callers have just been `answered`, when they had a moment to read it.
+
+        One with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
+        """
+        if answered:
+            time.sleep(FAREWELL_SECONDS)
+        self.socket.close(linger=linger_ms)
 
     def put_out(self) -> None:
         """Ask for a `refresh`, from any thread."""

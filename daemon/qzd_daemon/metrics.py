@@ -32,6 +32,7 @@ Snapshot = Callable[[], Mapping[str, Reading]]
 
 READ: dict[str, tuple[str, tuple[str, ...]]] = {
     "qzd_queue_depth": ("Frames of a stream that wait for its models.", ("stream",)),
+    "qzd_stream_damaged_frames": ("Frames of a source that could not be decoded.", ("stream",)),
     "qzd_model_info": (
         "1 for each model that serves.",
         ("model", "version", "digest", "precision", "device"),
@@ -114,12 +115,6 @@ class Metrics:
         self._stream_changes = Counter(
             "qzd_stream_changes", "Changes of a source's state.", ("stream", "state"), registry=registry
         )
-        self._damaged = Gauge(
-            "qzd_stream_damaged_frames",
-            "Frames of a source that could not be decoded, when its state last changed.",
-            ("stream",),
-            registry=registry,
-        )
         self._reloads = Counter(
             "qzd_reloads", "Reloads of the configuration.", ("result",), registry=registry
         )
@@ -167,7 +162,6 @@ class Metrics:
             self._forget(self._of_streams(), stream=name)
             return
         self._stream_changes.labels(name, state).inc()
-        self._damaged.labels(name).set(message.damaged)
         if state == "ended":
             self._forget((self._stream_up,), stream=name)
         else:
@@ -188,7 +182,7 @@ class Metrics:
 
     def _of_streams(self) -> Iterable[Counter | Gauge | Histogram]:
         yield from (self._frames, self._dropped, self._latency, self._detections)
-        yield from (self._stream_up, self._stream_changes, self._damaged)
+        yield from (self._stream_up, self._stream_changes)
 
 
 class _Reader:

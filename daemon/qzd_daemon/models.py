@@ -24,6 +24,8 @@ __all__ = ["Served", "load", "self_test"]
 
 log = logging.getLogger(__name__)
 
+PROBLEMS_SHOWN = 8  # of a self-test: a device that computes wrongly has dozens
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
@@ -110,7 +112,9 @@ def self_test(name: str, detector: Detector) -> None:
     """
     problems = detector.self_test()
     if problems:
-        device, listed = ",".join(detector.devices), "\n    ".join(problems)
+        device, listed = ",".join(detector.devices), "\n    ".join(problems[:PROBLEMS_SHOWN])
+        if len(problems) > PROBLEMS_SHOWN:
+            listed += f"\n    and {len(problems) - PROBLEMS_SHOWN} more"
         raise GateError(
             f"model {name}: its self-test on {device} failed:\n    {listed}",
             wanted="the boxes that the bundle's golden frames had when it was made",

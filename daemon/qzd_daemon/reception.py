@@ -119,11 +119,12 @@ class Reception(Generic[Header]):
 
     def close(self) -> None:
         """Take nothing more, and tell those who wait."""
+        answered = bool(self.in_hand)
         self._stopping = True
         os.eventfd_write(self._wake, 1)
         if self._thread.ident is not None:
             self._thread.join()
-        self._entrance.socket.close(linger=round(LOOK_SECONDS * 1e3))
+        self._entrance.close(round(LOOK_SECONDS * 1e3), answered=answered)
 
     def answer(self, asked: Asked[Header], answer: msgspec.Struct) -> None:
         """Answer a message, from any thread; a Fault says why it could not be done."""

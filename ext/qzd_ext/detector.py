@@ -22,6 +22,8 @@ from qzd_ext.runner import Runner, RunOptions, Slot
 
 __all__ = ["Detector", "Result", "Timing"]
 
+SELF_TEST_SECONDS = 60.0  # that a golden frame waits beside the frames that are served
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -202,8 +204,12 @@ class Detector:
 
     def _detect_golden(self, frame: Frame) -> Detections | Classes:
         """Golden frames were made with the bundle's own thresholds, whatever is served with."""
-        slot = self._runner.acquire()
-        assert slot is not None
+        slot = self._runner.acquire(SELF_TEST_SECONDS)
+        if slot is None:
+            raise DeviceError(
+                f"no request of {','.join(self.devices)} came free in {SELF_TEST_SECONDS:g} s for the self-test",
+                fix="look at the device's driver log; its requests hang",
+            )
         try:
             transform = prepare(frame, self._input, slot.input)
             self._runner.infer(slot)
