@@ -206,10 +206,8 @@ class Detector:
         """Golden frames were made with the bundle's own thresholds, whatever is served with."""
         slot = self._runner.acquire(SELF_TEST_SECONDS)
         if slot is None:
-            raise DeviceError(
-                f"no request of {','.join(self.devices)} came free in {SELF_TEST_SECONDS:g} s for the self-test",
-                fix="look at the device's driver log; its requests hang",
-            )
+            found = f"no request of {','.join(self.devices)} came free for the self-test"
+            raise DeviceError(found, fix="look at the device's driver log; its requests hang")
         try:
             transform = prepare(frame, self._input, slot.input)
             self._runner.infer(slot)
