@@ -15,7 +15,6 @@ from qzd_daemon.allocator import share_arenas
 from qzd_daemon.bundles import read_bundle
 from qzd_daemon.config import Config
 from qzd_daemon.configfile import read_config
-from qzd_daemon.keys import Authorised, read_secret
 from qzd_daemon.logs import LogFormat, set_up_logging
 from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import open_source
@@ -29,7 +28,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="Configuration file.")
-@click.option("--check-config", is_flag=True, help="Check it, its keys, bundles and sources, and exit.")
+@click.option("--check-config", is_flag=True, help="Check it, its bundles and its sources, and exit.")
 @click.option("--until-idle", is_flag=True, help="Stop when every stream has ended.")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least that is logged."
@@ -73,11 +72,6 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
 
 def _check(config: Config) -> None:
     """What can be known without a device and without a port."""
-    server_key, authorized_keys = config.security.server_key, config.security.authorized_keys
-    if server_key is not None and "$CREDENTIALS_DIRECTORY" not in server_key:  # else systemd alone has it
-        read_secret(Path(server_key))
-    if authorized_keys is not None:
-        Authorised(Path(authorized_keys))
     for model in config.models.values():
         read_bundle(model.bundle)
     inlets = Inlets(config.ingest.max_pixels)

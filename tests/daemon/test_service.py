@@ -201,19 +201,6 @@ def test_daemon_when_asked_to_check_starts_nothing(
     assert "1 models and 1 streams are in order" in process.log
 
 
-@pytest.mark.parametrize(
-    ("server_key", "code", "said"),
-    [("nowhere.key", 3, "nowhere.key: cannot be read"), ("$CREDENTIALS_DIRECTORY/key", 0, "are in order")],
-)
-def test_daemon_when_asked_to_check_looks_at_the_keys_that_it_can_see(
-    daemon: StartDaemon, tiny_bundle: Path, clip: Path, tmp_path: Path, server_key: str, code: int, said: str
-) -> None:
-    keys = f'[security]\nserver_key = "{server_key}"\nauthorized_keys = "{tmp_path}"\n'
-    process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip) + keys, "--check-config")
-    assert process.wait() == code
-    assert said in process.log
-
-
 def test_daemon_when_its_configuration_changes_applies_it_at_sighup(
     daemon: StartDaemon, tiny_bundle: Path, clip: Path
 ) -> None:
