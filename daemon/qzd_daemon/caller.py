@@ -24,6 +24,7 @@ from qzd_ext.errors import EndpointError, GateError, QzdError, ResourceError, Us
 __all__ = ["Caller", "Dialogue", "ImageCaller", "RefusedError"]
 
 CALL_SECONDS = 5.0
+ENDING_SECONDS = 0.1  # the next call would be lost in the old connection, which libzmq keeps a moment longer
 
 
 class RefusedError(ResourceError):
@@ -90,6 +91,7 @@ class Dialogue:
         if self._socket in ready or (ready and self._socket.poll(0)):  # it came, and then the end
             return self._socket.recv_multipart()
         if ready:
+            time.sleep(ENDING_SECONDS)
             raise EndpointError(
                 f"{self._endpoint}: the connection ended before the answer came",
                 wanted="a daemon that runs on, and takes what is sent",
