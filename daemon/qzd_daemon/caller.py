@@ -176,7 +176,6 @@ class Caller(Dialogue):
             return msgspec.convert(reply, Reply).result
         raise RefusedError(msgspec.convert(reply, Refusal).error)
 
-
     def _read(self, frames: list[bytes]) -> dict[str, Any]:
         with contextlib.suppress(msgspec.DecodeError):
             reply = msgspec.json.decode(frames[0])

@@ -12,13 +12,12 @@ import click
 import cv2
 
 from qzd_daemon.allocator import share_arenas
-from qzd_daemon.bundles import read_bundle
 from qzd_daemon.config import Config
 from qzd_daemon.configfile import read_config
 from qzd_daemon.logs import LogFormat, set_up_logging
 from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import open_source
-from qzd_ext import __version__
+from qzd_ext import __version__, bundle
 from qzd_ext.errors import QzdError
 
 __all__ = ["main"]
@@ -73,7 +72,7 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
 def _check(config: Config) -> None:
     """What can be known without a device and without a port."""
     for model in config.models.values():
-        read_bundle(model.bundle)
+        bundle.read(Path(model.bundle))
     inlets = Inlets(config.ingest.max_pixels)
     for name, stream in config.streams.items():
         open_source(name, stream, inlets).close()

@@ -19,7 +19,6 @@ from typing import Literal, TypeVar
 import msgspec
 
 from qzd_daemon import models, wire
-from qzd_daemon.bundles import locate_bundle
 from qzd_daemon.cache import prune
 from qzd_daemon.config import Config, ModelConfig, StreamConfig
 from qzd_daemon.desk import Desk
@@ -269,7 +268,7 @@ class Engine:
 
     def _has_new_version(self, name: str, model: ModelConfig) -> bool:
         """Whether a higher bundle lies beside those that the model has served; a new model has none."""
-        return name in self._known and locate_bundle(model.bundle) not in self._known[name]
+        return name in self._known and bundle.locate(Path(model.bundle)) not in self._known[name]
 
     def _put(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
         """Serve with a model that was loaded: a new one, or in the place of the one before."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from qzd_daemon import wire
-from qzd_daemon.bundles import read_bundle
 from qzd_daemon.config import ModelConfig
+from qzd_ext import bundle
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
 from qzd_ext.errors import DeviceError, GateError
@@ -59,7 +59,7 @@ def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
     GateError
         Its last device gives other boxes than the bundle's golden ones.
     """
-    found = read_bundle(config.bundle)
+    found = bundle.read(Path(config.bundle))
     *others, last = (config.device, *config.fallback)
     for device in others:
         try:

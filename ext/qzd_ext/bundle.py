@@ -92,19 +92,33 @@ def locate(path: Path) -> Path:
     Raises
     ------
     BundleError
-        There is neither a bundle nor a directory of numbered ones.
+        There is neither a bundle nor a directory of numbered ones, or this user may not look.
     """
-    if (path / MANIFEST).is_file():
-        return path
-    numbered = [d for d in path.iterdir() if re.fullmatch(r"\d+", d.name)] if path.is_dir() else []
-    found = [d for d in numbered if (d / MANIFEST).is_file()]
-    if found:
-        return max(found, key=lambda d: int(d.name))
-    raise BundleError(
-        f"{path}: no bundle here" if path.exists() else f"{path}: no such directory",
-        wanted=f"a directory with {MANIFEST}, or one with numbered bundles (1, 2, ...)",
-        fix="make one with `qzd-tools convert MODEL -o DIR`, or correct the path",
-    )
+    with _readable(path):
+        if (path / MANIFEST).is_file():
+            return path
+        numbered = [d for d in path.iterdir() if re.fullmatch(r"\d+", d.name)] if path.is_dir() else []
+        found = [d for d in numbered if (d / MANIFEST).is_file()]
+        if found:
+            return max(found, key=lambda d: int(d.name))
+        raise BundleError(
+            f"{path}: no bundle here" if path.exists() else f"{path}: no such directory",
+            wanted=f"a directory with {MANIFEST}, or one with numbered bundles (1, 2, ...)",
+            fix="make one with `qzd-tools convert MODEL -o DIR`, or correct the path",
+        )
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Errors of the file system as one for a person."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{path}: cannot be read: {error.strerror}",
+            wanted="a bundle that this user may read",
+            fix="move it, for example to /var/lib/qzd/models, or let the user read it and what it lies in",
+        ) from error
 
 
 def read(path: Path) -> Bundle:
@@ -121,7 +135,8 @@ def read(path: Path) -> Bundle:
         It is missing, a file is missing or has another content, or the manifest is wrong.
     """
     path = locate(path)
-    text = (path / MANIFEST).read_bytes()
+    with _readable(path):
+        text = (path / MANIFEST).read_bytes()
     manifest = decode_manifest(text, str(path / MANIFEST))
     for name in (MODEL, WEIGHTS):
         if name not in manifest.files:

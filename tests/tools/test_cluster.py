@@ -59,6 +59,14 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
         yield address, [scheduler, *workers]
 
 
+@pytest.fixture
+def bundle(data: Path, tmp_path: Path) -> Path:
+    """A real model, with work enough to be killed in the middle of."""
+    path = tmp_path / "bundle"
+    assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(path)]) == 0
+    return path
+
+
 def measure(
     bundle: Path, annotations: Path, out: Path, *more: str, stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
@@ -89,11 +97,9 @@ def test_validate_says_so_when_no_scheduler_answers(
 
 @pytest.mark.system
 def test_validate_gives_the_same_figures_when_a_worker_is_killed_in_the_middle(
-    data: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+    data: Path, tmp_path: Path, bundle: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
     address, processes = cluster
-    bundle = tmp_path / "bundle"
-    assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(bundle)]) == 0
     annotations = data / "coco" / "validation" / "instances.json"
     assert measure(bundle, annotations, tmp_path / "here.json").wait() == 0
     run = measure(bundle, annotations, tmp_path / "there.json", "--scheduler", address)
@@ -108,11 +114,9 @@ def test_validate_gives_the_same_figures_when_a_worker_is_killed_in_the_middle(
 
 @pytest.mark.system
 def test_validate_says_so_when_the_scheduler_is_killed_in_the_middle(
-    data: Path, tmp_path: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
+    data: Path, tmp_path: Path, bundle: Path, cluster: tuple[str, list[subprocess.Popen[bytes]]]
 ) -> None:
     address, processes = cluster
-    bundle = tmp_path / "bundle"
-    assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(bundle)]) == 0
     annotations = data / "coco" / "validation" / "instances.json"
     out = tmp_path / "there.json"
     run = measure(bundle, annotations, out, "--scheduler", address, stderr=subprocess.PIPE)
