@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ REPLIES_KEPT = 256  # for a caller that does not read
 REQUESTS_KEPT = 64  # of one caller, before its connection is no longer read
 LONG_CALLS = 8
 BATCH = 64  # calls answered before replies of long ones are looked at
-LOOK_MS = 500
+LINGER_MS = 500
 
 Envelope = list[bytes]
 
@@ -94,7 +93,6 @@ class Control:
         self._long: queue.Queue[_Call | None] = queue.Queue(LONG_CALLS)
         self._in_hand: set[_Call] = set()  # long ones that are not answered; for the socket's thread alone
         self._done: collections.deque[tuple[_Call, Reply | Refusal]] = collections.deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="qzd-control")
         self._worker = threading.Thread(target=self._work, name="qzd-control-long", daemon=True)
@@ -108,7 +106,7 @@ class Control:
     def close(self) -> None:
         """Answer no more. A long call that runs is left to itself; whoever waits for one is told."""
         self._stopping = True
-        os.eventfd_write(self._wake, 1)
+        self._entrance.wake()
         if self._thread.ident is not None:
             self._thread.join()
         self._send_done()
@@ -117,17 +115,11 @@ class Control:
             self._send(call.envelope, _refusal(call.request.id, "stopping", text))
         with contextlib.suppress(queue.Full):
             self._long.put_nowait(None)
-        self._entrance.close(LOOK_MS, answered=bool(self._in_hand))
+        self._entrance.close(LINGER_MS, answered=bool(self._in_hand))
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._wake, zmq.POLLIN)
-        poller.register(self._entrance.socket, zmq.POLLIN)
         while not self._stopping:
-            poller.poll(LOOK_MS)
-            self._entrance.refresh()
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+            self._entrance.wait()
             self._send_done()
             with contextlib.suppress(zmq.Again):
                 for _ in range(BATCH):
@@ -176,8 +168,7 @@ class Control:
         while (call := self._long.get()) is not None and not self._stopping:
             log.info("asked for %s of %r", call.request.op, call.request.model)
             self._done.append((call, _answer(call.request, call.operation)))
-            with contextlib.suppress(OSError):  # closed meanwhile
-                os.eventfd_write(self._wake, 1)
+            self._entrance.wake()
 
     def _send(self, envelope: Envelope, answer: Reply | Refusal) -> None:
         """A caller that is gone, or does not read, gets nothing; ZeroMQ drops it."""

@@ -75,7 +75,7 @@ class Limits:
 
 
 class Entrance:
-    """A bound socket. Its owner uses it, on one thread, and calls `refresh` now and then.
+    """A bound socket. Its owner uses it, on one thread, and calls `wait` or `refresh` now and then.
 
     Attributes
     ----------
@@ -96,19 +96,43 @@ class Entrance:
         self.endpoints = endpoints
         self._access = access
         self._put_out = threading.Event()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_open = True
+        self._lock = threading.Lock()  # of these two
+        self._poller = zmq.Poller()
+        self._poller.register(self._bell, zmq.POLLIN)
+        self._poller.register(bound, zmq.POLLIN)
 
-    def close(self, linger_ms: int, *, answered: bool) -> None:
+    def wait(self, milliseconds: int | None = None) -> None:
+        """Sleep until something can be read, `wake` is called, or the time is over; then `refresh`."""
+        self._poller.poll(milliseconds)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        self.refresh()
+
+    def wake(self) -> None:
+        """End the owner's `wait`, from any thread; after `close` it does nothing."""
+        with self._lock:
+            if self._is_open:
+                os.eventfd_write(self._bell, 1)
+
+    def close(self, linger_ms: int, *, answered: bool = False) -> None:
         """Close the socket; where callers have just been `answered`, when they had a moment to read it.
 
         One with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
         """
         if answered:
             time.sleep(FAREWELL_SECONDS)
-        self.socket.close(linger=linger_ms)
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                os.close(self._bell)
+                self.socket.close(linger=linger_ms)
 
     def put_out(self) -> None:
         """Ask for a `refresh`, from any thread."""
         self._put_out.set()
+        self.wake()
 
     def refresh(self) -> None:
         """If asked to, let go of every peer that came over TCP: each must show its key again."""
@@ -215,8 +239,7 @@ class Door:
         self._zap.close(linger=0)
         for watch in self._watches:
             watch.monitor.close(linger=0)
-            if not watch.entrance.socket.closed:
-                watch.entrance.socket.close(linger=0)
+            watch.entrance.close(linger_ms=0)
         self.context.term()
         os.close(self._stop)
 

@@ -120,7 +120,7 @@ class Publisher:
             self._beat("stopping")
         if self._thread.ident is not None:
             self._thread.join()
-        self._socket.close(linger=self._config.linger_ms)
+        self._entrance.close(self._config.linger_ms)
 
     def _run(self) -> None:
         interval = self._config.heartbeat_ms / 1e3

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ MAX_HEADER_BYTES = 4096
 REPLIES_KEPT = 256  # for a caller that does not read
 REQUESTS_KEPT = 2  # of one caller, before its connection is no longer read
 BATCH = 64
-LOOK_SECONDS = 0.5
+LINGER_MS = 500
 
 Header = TypeVar("Header", bound=msgspec.Struct)
 
@@ -108,7 +107,6 @@ class Reception(Generic[Header]):
         self._decoder = msgspec.json.Decoder(header)
         self._encoder = msgspec.json.Encoder()
         self._done: collections.deque[tuple[Asked[Header], msgspec.Struct]] = collections.deque()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._thread = Thread(target=self._run, name=f"qzd-{name}")
 
@@ -121,26 +119,19 @@ class Reception(Generic[Header]):
         """Take nothing more, and tell those who wait."""
         answered = bool(self.in_hand)
         self._stopping = True
-        os.eventfd_write(self._wake, 1)
+        self._entrance.wake()
         if self._thread.ident is not None:
             self._thread.join()
-        self._entrance.close(round(LOOK_SECONDS * 1e3), answered=answered)
+        self._entrance.close(LINGER_MS, answered=answered)
 
     def answer(self, asked: Asked[Header], answer: msgspec.Struct) -> None:
         """Answer a message, from any thread; a Fault says why it could not be done."""
         self._done.append((asked, answer))
-        with contextlib.suppress(OSError):  # closed meanwhile
-            os.eventfd_write(self._wake, 1)
+        self._entrance.wake()
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._wake, zmq.POLLIN)
-        poller.register(self._entrance.socket, zmq.POLLIN)
         while not self._stopping:
-            nearest = min((asked.deadline for asked in self.in_hand), default=float("inf"))
-            wait = max(0.0, min(LOOK_SECONDS, nearest - time.monotonic()))
-            poller.poll(int(wait * 1e3) + 1)
-            self._entrance.refresh()
+            self._entrance.wait(self._until_next_deadline_ms())
             self._send_done()
             self._expire()
             with contextlib.suppress(zmq.Again):
@@ -176,10 +167,12 @@ class Reception(Generic[Header]):
         return self._decoder.decode(rest[1].buffer)
 
     def _send_done(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
         while self._done:
             self._finish(*self._done.popleft())
+
+    def _until_next_deadline_ms(self) -> int | None:
+        nearest = min((asked.deadline for asked in self.in_hand), default=float("inf"))
+        return None if nearest == float("inf") else max(0, int((nearest - time.monotonic()) * 1e3)) + 1
 
     def _expire(self) -> None:
         now = time.monotonic()

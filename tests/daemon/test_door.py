@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -199,7 +200,23 @@ def test_door_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: t
             at = host if peer.ipv6 else "127.0.0.1"  # which is what libzmq takes a name for
             peer.connect(f"tcp://{at}:{endpoint.rpartition(':')[2]}")
         until(lambda: door.connections["small"] == len(hosts))
-    entrance.socket.close(linger=0)
+    entrance.close(linger_ms=0)
+    door.close()
+
+
+def test_entrance_when_it_is_closed_wakes_nobody_who_has_its_file_number_now(tmp_path: Path) -> None:
+    door = Door()
+    entrance = door.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
+    bell = entrance._bell
+    entrance.close(linger_ms=0)
+    other = os.eventfd(0, os.EFD_NONBLOCK)
+    os.dup2(other, bell)  # where they are the same file already, nothing
+    entrance.wake()
+    entrance.put_out()
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(other)
+    for file in {other, bell}:
+        os.close(file)
     door.close()
 
 
