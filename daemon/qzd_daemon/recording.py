@@ -83,7 +83,7 @@ class Recorder:
         self.close()
 
 
-def read_recording(path: Path) -> Iterator[tuple[Line, wire.Message]]:
+def read_recording(path: Path) -> Iterator[tuple[Line, wire.Message | wire.Other]]:
     """The messages of a recording, in order.
 
     Raises
@@ -99,10 +99,10 @@ def read_recording(path: Path) -> Iterator[tuple[Line, wire.Message]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}", fix="correct the path") from error
 
 
-def _read_line(text: bytes, where: str) -> tuple[Line, wire.Message]:
+def _read_line(text: bytes, where: str) -> tuple[Line, wire.Message | wire.Other]:
     try:
         line = msgspec.json.decode(text, type=Line)
-        return line, wire.decode(bytes(line.message))
+        return line, wire.decode_any(bytes(line.message))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{where}: {error}",
@@ -165,18 +165,18 @@ class Player:
             at_ns = began_ns + round(play.offset_ns(line) / speed) if speed else 0
             if (wait := at_ns - time.time_ns()) > 0:
                 sleep(wait / 1e9)
-            self._send(line.topic, play.renew(line.topic, message))
+            self._send(line.topic, play.renew(line, message))
         if play.is_empty:
             raise DataError(f"{path}: there is no message in it", fix="make it again with `qzdctl record`")
-        self._send(wire.HEARTBEAT, play.last())
+        self._send(wire.HEARTBEAT, wire.encode(play.last()))
         return play.messages
 
-    def _send(self, topic: str, message: wire.Message) -> None:
-        self._entrance.socket.send_multipart([topic.encode(), wire.encode(message)])
+    def _send(self, topic: str, payload: bytes) -> None:
+        self._entrance.socket.send_multipart([topic.encode(), payload])
 
     def close(self) -> None:
         """Wait a moment for subscribers to take what was sent, then let go."""
-        self._entrance.socket.close(linger=LINGER_MS)
+        self._entrance.close(LINGER_MS)
         self._door.close()
 
 
@@ -207,18 +207,18 @@ class _Play:
             self._first_ns = line.received_ns
         return line.received_ns - self._first_ns
 
-    def renew(self, topic: str, message: wire.Message) -> wire.Message:
-        """The message with this round's epoch, seq and times."""
-        now = time.time_ns()
+    def renew(self, line: Line, message: wire.Message | wire.Other) -> bytes:
+        """The message with this round's epoch, seq and times; all else in it stays, known here or not."""
         if isinstance(message, wire.Heartbeat):
             self._interval_ms = message.interval_ms
-            return self._beat("serving", self._topics(message))
-        before = self._before.setdefault(topic, message.seq - 1)
-        self._last[topic] = message.seq - before
-        changes = {"epoch": self._epoch, "seq": self._last[topic], "published_ns": now}
+            return wire.encode(self._beat("serving", self._topics(message)))
+        now = time.time_ns()
+        before = self._before.setdefault(line.topic, message.seq - 1)
+        self._last[line.topic] = message.seq - before
+        changes = {"epoch": self._epoch, "seq": self._last[line.topic], "published_ns": now}
         if isinstance(message, wire.Detections):
             changes["captured_ns"] = now - (message.published_ns - message.captured_ns)
-        return msgspec.structs.replace(message, **changes)
+        return msgspec.json.encode(msgspec.json.decode(line.message) | changes)
 
     def _topics(self, beat: wire.Heartbeat) -> dict[str, int]:
         """What the recorded heartbeat says of the topics that the recording holds."""

@@ -95,6 +95,24 @@ def test_play_when_paced_waits_as_long_as_it_took(tmp_path: Path, player: Player
     assert slept[-2:] == pytest.approx([0.5, 2.0], abs=0.3)
 
 
+def test_play_hands_on_fields_and_kinds_that_only_newer_versions_know(tmp_path: Path, player: Player) -> None:
+    topics = [TOPIC, f"{wire.PREFIX}news/"]
+    state = msgspec.to_builtins(StreamState(stream="gate", state="running", seq=7))
+    messages = [state | {"mood": 0.1}, {"schema": "qzd.news/3", "epoch": "e", "seq": 4, "what": ["new"]}]
+    lines = [{"received_ns": 1, "topic": t, "message": m} for t, m in zip(topics, messages, strict=True)]
+    (tmp_path / "newer").write_bytes(b"\n".join(msgspec.json.encode(line) for line in lines))
+    copy = tmp_path / "copy"
+    with copy.open("wb") as file, Recorder(player.endpoints[0], None, file) as recorder:
+        player.wait()
+        assert player.play(tmp_path / "newer", None) == 2
+        while recorder.record(10) != wire.HEARTBEAT:
+            pass
+    first, second, _ = (msgspec.json.decode(line.message) for line, _ in read_recording(copy))
+    assert (first["mood"], first["seq"]) == (0.1, 1)
+    assert (second["schema"], second["what"], second["seq"]) == ("qzd.news/3", ["new"], 1)
+    assert first["epoch"] == second["epoch"] != "e"
+
+
 @pytest.mark.parametrize("line", ["", "{}", '{"received_ns":1,"topic":"t","message":{"schema":"x"}}', "\xff"])
 def test_read_recording_when_a_line_is_no_message_names_it(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bad"
