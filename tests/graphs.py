@@ -36,13 +36,14 @@ def _rows(node: ov.Node) -> ov.Node:
     return ops.reshape(node, np.array([1, channels, height * width]), special_zero=False)
 
 
-def yolox(classes: int = 80) -> ov.Model:
+def yolox(classes: int = 80, *, activated: bool = True) -> ov.Model:
     frame = picture()
+    activate = ops.sigmoid if activated else ops.relu
     scales = []
     for stride in STRIDES:
         features = ops.relu(convolution(frame, 8, stride))
-        parts = [convolution(features, 4), ops.sigmoid(convolution(features, 1))]
-        scales.append(_rows(ops.concat([*parts, ops.sigmoid(convolution(features, classes))], 1)))
+        parts = [convolution(features, 4), activate(convolution(features, 1))]
+        scales.append(_rows(ops.concat([*parts, activate(convolution(features, classes))], 1)))
     rows = ops.transpose(ops.concat(scales, 2), np.array([0, 2, 1]))
     return ov.Model([rows], [frame], "yolox")
 

@@ -72,6 +72,13 @@ def test_convert_keeps_golden_frames_that_pass_the_self_test(tmp_path, pictures)
         assert detector.self_test() == []
 
 
+def test_convert_refuses_scores_that_are_none(tmp_path, pictures):
+    options = ConvertOptions(head="yolox", golden=[pictures], confidence=0.01)
+    with pytest.raises(DataError, match=r"a score of \d+\.\d\d was found[\s\S]*sigmoid"):
+        convert([write(tmp_path, graphs.yolox(activated=False))], tmp_path / "bundle", options)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_convert_makes_golden_frames_small(tmp_path):
     large = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "large.png"), large)

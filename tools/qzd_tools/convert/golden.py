@@ -11,6 +11,7 @@ from pathlib import Path
 from qzd_ext.bundle import Draft
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes, Detections, FloatArray
+from qzd_ext.errors import DataError
 from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Manifest
@@ -21,6 +22,8 @@ __all__ = ["MOST", "add_golden", "list_pictures"]
 
 MOST = 4
 """Golden frames in a bundle: enough to see a wrong device, few enough to start fast."""
+ROUNDING = 1e-3
+
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
     """The picture files that paths mean: files as they are, directories by what is in them.
@@ -52,6 +55,11 @@ def add_golden(
     -------
     list of Detections or Classes
         What was found, a picture each.
+
+    Raises
+    ------
+    DataError
+        A score is above 1: the head takes the scores as activated, and the model gives logits.
     """
     if not pictures:
         return []
@@ -70,6 +78,17 @@ def add_golden(
             runner.release(slot)
             write_golden(draft.directory, index, GoldenFrame(frame, found))
             results.append(found)
-        return results
     finally:
         runner.close()
+    _check_scores(results)
+    return results
+
+
+def _check_scores(results: Sequence[Detections | Classes]) -> None:
+    highest = max((float(found.scores.max()) for found in results if len(found)), default=0.0)
+    if highest > 1 + ROUNDING:
+        raise DataError(
+            f"a score of {highest:.2f} was found in the golden frames",
+            wanted="scores of 0 to 1: this head takes them as activated",
+            fix="export the model with the sigmoid or softmax of its scores, or name another --head",
+        )
