@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mirror import Mirror, serve
@@ -77,6 +78,17 @@ def test_download_asks_for_nothing_again_when_all_is_there(
     asked = len(mirror.requests)
     assert download("tiny", entry, tmp_path / "tiny", patience=QUICK) == first
     assert len(mirror.requests) == asked
+
+
+def test_download_does_not_take_what_is_there_for_another_version(
+    mirror: Mirror, entry: Entry, tmp_path: Path
+) -> None:
+    first = download("tiny", entry, tmp_path / "tiny", patience=QUICK)
+    mirror.files["tiny/labels.txt"] = b"cat\ndog\nhorse\n"
+    newer = msgspec.structs.replace(entry, files=(entry.files[0], remote(mirror, "labels.txt")))
+    with pytest.raises(UsageError, match="or one of other files"):
+        download("tiny", newer, tmp_path / "tiny", patience=QUICK)
+    assert downloaded(tmp_path / "tiny") == first
 
 
 def test_download_keeps_the_files_that_came_when_another_fails(

@@ -53,6 +53,8 @@ class Downloaded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every file that was fetched had a known checksum."""
     files: dict[str, str]
     """Checksum by path inside the directory."""
+    fetched: dict[str, str]
+    """Checksum that the catalogue had for each file of its own; empty where it knows none."""
     model: tuple[str, ...]
     """What convert is given."""
 
@@ -95,11 +97,11 @@ def download(
         A file could not be had, or is not what it should be.
     """
     there = downloaded(directory)
-    if there is not None and there.name == name:
+    if there is not None and there.name == name and there.fetched == _checksums(entry):
         return there
     if directory.exists():
         raise UsageError(
-            f"{directory}: something else is there, or an incomplete download of {name}",
+            f"{directory}: something else is there, an incomplete download of {name}, or one of other files",
             wanted="a directory that does not exist yet",
             fix="remove it, or choose another one with -o",
         )
@@ -111,6 +113,10 @@ def download(
     record = _sealed(name, entry, partial)
     partial.rename(directory)
     return record
+
+
+def _checksums(entry: Entry) -> dict[str, str]:
+    return {file.name: file.checksum for file in entry.files}
 
 
 def _check_verifiable(name: str, entry: Entry, origin: Origin) -> None:
@@ -162,6 +168,7 @@ def _sealed(name: str, entry: Entry, partial: Path) -> Downloaded:
         name=name,
         verified=entry.verifiable,
         files={p.relative_to(partial).as_posix(): checksum_of(p) for p in files},
+        fetched=_checksums(entry),
         model=entry.model,
     )
     missing = [path for path in entry.model if not (partial / path).exists()]
