@@ -38,12 +38,15 @@ class Attempt:
         Layers that were put back to float afterwards.
     drop : float
         By which the main figure is below that of the float model.
+    seconds : float
+        What it took, quantizing and measuring.
     """
 
     model: ov.Model
     recipe: Recipe
     reverted: tuple[str, ...]
     drop: float
+    seconds: float
 
 
 def escalate(
@@ -64,7 +67,7 @@ def escalate(
     limit : float
         The drop that is allowed.
     budget : float
-        Seconds; a step that would probably go beyond is not begun.
+        Seconds; a step that would go beyond, if it takes as long as the longest so far, is not begun.
     quantize : callable
         From a recipe to an INT8 graph.
     judge : callable
@@ -80,21 +83,22 @@ def escalate(
     Attempt
         The best so far: the first within the limit, or the one with the least drop.
     """
-    best, longest = plain, 0.0
+    best, longest = plain, plain.seconds
     begin = time.monotonic()
     steps = _steps(plain, lambda: best, quantize, reverts, lambda: budget - (time.monotonic() - begin))
     while best.drop > limit:
         step_begin = time.monotonic()
         if step_begin - begin + longest > budget:
-            say(f"the time budget of {budget:g} s is used up")
+            say(f"the time budget of {budget:g} s has no room for another step, of some {longest:.0f} s")
             break
         step = next(steps, None)
         if step is None:
             break
         name, recipe, reverted, model = step
-        attempt = Attempt(model, recipe, reverted, judge(model, recipe, reverted))
-        longest = max(longest, time.monotonic() - step_begin)
-        say(f"{name}: drop {attempt.drop:+.4f} ({time.monotonic() - step_begin:.0f} s)")
+        drop = judge(model, recipe, reverted)
+        attempt = Attempt(model, recipe, reverted, drop, time.monotonic() - step_begin)
+        longest = max(longest, attempt.seconds)
+        say(f"{name}: drop {drop:+.4f} ({attempt.seconds:.0f} s)")
         if attempt.drop < best.drop:
             best = attempt
     return best

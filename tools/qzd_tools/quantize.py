@@ -154,7 +154,9 @@ def quantize(
         after = job.measure(graph, recipe, (), gate.dataset) if gate else None
         missed = None
         if gate is not None and before is not None and after is not None:
-            after = _improve(job, model, graph, gate, before, after, say)
+            drop = before.score.main - after.score.main
+            plain = Attempt(graph, settled(model, recipe), (), drop, stopwatch.read()[0])
+            after = _improve(job, model, plain, gate, before, after, say)
             missed = _missed(gate, before, after)
             if missed is not None and not fresh:
                 raise missed
@@ -216,10 +218,10 @@ def _tell_about_calibration(job: Job, gate: Gate | None, allow_overlap: bool, sa
 
 
 def _improve(
-    job: Job, model: ov.Model, graph: ov.Model, gate: Gate, before: Validation, after: Validation, say: Say
+    job: Job, model: ov.Model, plain: Attempt, gate: Gate, before: Validation, after: Validation, say: Say
 ) -> Validation:
     """Search for a better recipe where the plain one misses the gate; the best is in the draft at the end."""
-    measured = {id(graph): after}
+    measured = {id(plain.model): after}
 
     def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> float:
         measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
@@ -234,7 +236,6 @@ def _improve(
             yield tuple(ranked[:count]), revert_layers(attempt.model, model, ranked[:count])
             count *= 2
 
-    plain = Attempt(graph, settled(model, job.recipe), (), before.score.main - after.score.main)
     say(f"plain recipe: drop {plain.drop:+.4f}")
     if gate.max_drop is None or plain.drop <= gate.max_drop or job.mode != "int8":
         return after
