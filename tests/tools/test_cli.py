@@ -122,6 +122,23 @@ def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
     assert done.stderr.strip() == "qzd-tools: interrupted; nothing half-written was left"
 
 
+@pytest.mark.parametrize("json_to", [[], ["--json", "-"]])
+def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to):
+    code = (
+        "import sys, click\nfrom pathlib import Path\nfrom qzd_tools import cli\n"
+        "from qzd_tools.commands import json_option, say, write_json\n"
+        "@click.command()\n@json_option\ndef work(json_file):\n"
+        "    [say('line') for _ in range(9)]\n    write_json(json_file, {})\n    Path(sys.argv[1]).touch()\n"
+        "cli.cli.get_command = lambda ctx, name: work\nsys.exit(cli.main(['work', *sys.argv[2:]]))\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", code, tmp_path / "done", *json_to]
+    with os.fdopen(write, "wb") as nobody:
+        assert subprocess.run(command, stdout=nobody, stderr=nobody, check=False).returncode == 0
+    assert (tmp_path / "done").exists()
+
+
 def test_json_goes_to_stdout_alone_when_it_is_a_dash(tiny_bundle, capsys):
     assert cli.main(["inspect", str(tiny_bundle), "--json", "-"]) == 0
     captured = capsys.readouterr()

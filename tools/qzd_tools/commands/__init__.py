@@ -7,6 +7,7 @@ which are imported inside the command, so that `--help` is quick.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,16 @@ json_option = click.option(
 def say(text: str) -> None:
     """Tell the person at the terminal: on stdout, or on stderr where `--json -` wants that for itself."""
     context = click.get_current_context(silent=True)
-    click.echo(text, err=context is not None and context.params.get("json_file") == STDOUT)
+    _print(f"{text}\n", to_stderr=context is not None and context.params.get("json_file") == STDOUT)
+
+
+def _print(text: str | bytes, *, to_stderr: bool = False) -> None:
+    """Print; work goes on in silence when nobody reads on, as after `| head`: click would end it."""
+    try:
+        click.echo(text, nl=False, err=to_stderr)
+    except BrokenPipeError:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), (sys.stderr if to_stderr else sys.stdout).fileno())
 
 
 def write_json(path: Path | None, value: Any) -> None:
@@ -62,7 +72,7 @@ def write_json(path: Path | None, value: Any) -> None:
         return
     text = msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
     if path == STDOUT:
-        click.echo(text, nl=False)
+        _print(text)
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
