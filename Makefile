@@ -98,7 +98,8 @@ lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for eve
 	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra tools \
 	  --generate-hashes --no-header --no-annotate --output-file requirements-tools.lock
 
-install: install-wheels install-program install-systemd install-docs ## the daemon, its units and docs
+install: ## the daemon, its units and docs
+	umask 022 && $(MAKE) install-wheels install-program install-systemd install-docs
 
 # What serves is not touched while it is built anew; the version before is kept.
 PROGRAM := $(DESTDIR)$(LIB)/qzd
@@ -118,6 +119,7 @@ install-program: .venv/bin/python # qzd and qzdctl, beside what install-wheels h
 	rm -rf $(PROGRAM).old
 	[ ! -e $(PROGRAM) ] || mv $(PROGRAM) $(PROGRAM).old
 	mv $(PROGRAM).new $(PROGRAM)
+	$(if $(DESTDIR),rm -rf $(PROGRAM).old) # what serves is elsewhere
 	install -d $(DESTDIR)$(PREFIX)/bin
 	$(call launcher,qzd,qzd_daemon.cli)
 	$(call launcher,qzdctl,qzd_daemon.ctl)
@@ -135,8 +137,8 @@ PLACED := sed 's|/usr/local|$(PREFIX)|g'
 TEMPLATE := sed -e 's,/etc/qzd/qzd.toml,/etc/qzd/%i.toml,; s,^Description=.*,&: %i,' \
   -e 's,^RuntimeDirectory=qzd,&-%i,; s,^CacheDirectory=qzd,&-%i,; s,qzd.server_key,qzd-%i.server_key,g'
 
-install-systemd: # units, the user qzd, its folders, and a configuration where there is none
-	install -d $(UNITS) $(DESTDIR)$(LIB)/sysusers.d $(DESTDIR)$(LIB)/tmpfiles.d $(DESTDIR)/etc/qzd
+install-systemd: # units, the user qzd, its folders, and a configuration that systemd-tmpfiles puts where there is none
+	install -d $(UNITS) $(DESTDIR)$(LIB)/sysusers.d $(DESTDIR)$(LIB)/tmpfiles.d
 	$(PLACED) systemd/qzd.service > $(UNITS)/qzd.service
 	$(PLACED) systemd/qzd.socket > $(UNITS)/qzd.socket
 	$(TEMPLATE) $(UNITS)/qzd.service > $(UNITS)/qzd@.service
@@ -147,14 +149,14 @@ install-systemd: # units, the user qzd, its folders, and a configuration where t
 	  $(TEMPLATE) $(UNITS)/qzd.service.d/$$dropin > $(UNITS)/qzd@.service.d/$$dropin; \
 	done
 	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIB)/sysusers.d/qzd.conf
-	install -m 644 systemd/tmpfiles.conf $(DESTDIR)$(LIB)/tmpfiles.d/qzd.conf
+	$(PLACED) systemd/tmpfiles.conf > $(DESTDIR)$(LIB)/tmpfiles.d/qzd.conf
 	install -D -m 644 systemd/qzd.toml $(SHARE)/qzd/qzd.toml
-	[ -e $(DESTDIR)/etc/qzd/qzd.toml ] || install -m 640 systemd/qzd.toml $(DESTDIR)/etc/qzd/qzd.toml
 
-install-docs: # what is in docs/, and the licence
+install-docs: # the pages, and what they link to, in the same places to each other
+	rm -rf $(SHARE)/doc/qzd
 	install -d $(SHARE)/doc/qzd
-	cp -r docs/. $(SHARE)/doc/qzd
-	install -m 644 README.md CHANGELOG.md LICENSE $(SHARE)/doc/qzd
+	cp -r --no-preserve=mode docs docker README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(SHARE)/doc/qzd
+	cp -r --no-preserve=mode --parents examples/python examples/javascript $(SHARE)/doc/qzd
 
 clean: ## what was built, not what was installed
 	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools

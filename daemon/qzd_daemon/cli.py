@@ -27,7 +27,11 @@ LEVELS = ("debug", "info", "warning", "error")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "path", type=click.Path(path_type=Path), required=True, help="Configuration file.")
-@click.option("--check-config", is_flag=True, help="Check it, its bundles and its sources, and exit.")
+@click.option(
+    "--check-config",
+    is_flag=True,
+    help="Check it, its bundles and files, and exit; not keys, devices, ports or cameras.",
+)
 @click.option("--until-idle", is_flag=True, help="Stop when every stream has ended.")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least that is logged."

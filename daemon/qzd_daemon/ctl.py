@@ -48,8 +48,20 @@ class Commands(click.Group):
     help="Where the daemon is, for this command's kind of socket. Default: QZD_DETECTIONS, QZD_CONTROL, "
     "QZD_INFERENCE, or qzd's own.",
 )
-@click.option("--key", type=KEY_FILE, envvar="QZD_KEY", help="Your secret key, for TCP with CURVE.")
-@click.option("--server-key", type=KEY_FILE, envvar="QZD_SERVER_KEY", help="The daemon's public key.")
+@click.option(
+    "--key",
+    type=KEY_FILE,
+    envvar="QZD_KEY",
+    show_envvar=True,
+    help="Your secret key, for TCP with CURVE.",
+)
+@click.option(
+    "--server-key",
+    type=KEY_FILE,
+    envvar="QZD_SERVER_KEY",
+    show_envvar=True,
+    help="The daemon's public key.",
+)
 @click.version_option(__version__, prog_name="qzdctl")
 @click.pass_context
 def cli(context: click.Context, endpoint: str | None, key: Path | None, server_key: Path | None) -> None:

@@ -32,6 +32,10 @@ Snapshot = Callable[[], Mapping[str, Reading]]
 
 READ: dict[str, tuple[str, tuple[str, ...]]] = {
     "qzd_queue_depth": ("Frames of a stream that wait for its models.", ("stream",)),
+    "qzd_frames_left_out_total": (
+        "Frames that max_fps left out; each counts as dropped too, for every model of the stream.",
+        ("stream",),
+    ),
     "qzd_stream_damaged_frames": ("Frames of a source that could not be decoded.", ("stream",)),
     "qzd_model_info": (
         "1 for each model that serves.",

@@ -116,6 +116,7 @@ class Monitor:
         failed = self._engine.failed_tests
         return {
             "qzd_queue_depth": {(s.name,): s.waiting for s in self._engine.streams},
+            "qzd_frames_left_out_total": {(s.name,): s.left_out for s in self._engine.streams},
             "qzd_stream_damaged_frames": {(s.name,): s.damaged for s in self._engine.streams},
             "qzd_model_info": {(i.name, i.version, i.digest, i.precision, i.device): 1 for i in infos},
             "qzd_selftest_pass": {(i.name, i.device): i.name not in failed for i in infos},

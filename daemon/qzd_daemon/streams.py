@@ -56,7 +56,7 @@ class Stream:
         self.name = name
         self.config = config
         self.state: wire.StreamState | None = None
-        self.frames = self.damaged = 0
+        self.frames = self.damaged = self.left_out = 0
         self.finished = self.failed = False
         self._source = source
         self._lanes = lanes
@@ -135,6 +135,7 @@ class Stream:
         index = self.frames + captured.left_out
         self.frames = index + 1
         self.damaged += captured.frame is None
+        self.left_out += leave_out
         for lane in self._lanes:
             lane.mailbox.skip(captured.left_out)
             if leave_out:

@@ -112,7 +112,7 @@ def load(target: Target, model: str, bundle: str, device: str | None, as_json: b
 @as_json_option
 @click.pass_obj
 def swap(target: Target, model: str, version: str, as_json: bool) -> None:
-    """Serve MODEL with its bundle VERSION, from one frame to the next."""
+    """Serve MODEL with the bundle in its directory VERSION, from one frame to the next; `bundle` shows it."""
     result = _ask(target, "swap", LONG_SECONDS, model=model, version=version)
     _show(result, as_json, _model_text, ModelStatus)
 

@@ -14,7 +14,7 @@ __all__ = ["keygen"]
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def keygen(path: Path) -> None:
-    """Make a pair of keys: the secret one in PATH (mode 0600), the public one beside it (.pub).
+    """Make a pair of keys: the secret one in PATH (mode 0600), the public one beside it, its suffix .pub.
 
     A client's public key goes into the daemon's `authorized_keys`, the daemon's public key to the clients.
     """

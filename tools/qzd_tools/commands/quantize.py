@@ -35,7 +35,11 @@ RECIPE = (
 @click.argument("bundle", type=BUNDLE)
 @click.option("-o", "--output", type=BUNDLE, help="The new bundle.  [default: BUNDLE-MODE beside it]")
 @click.option("--mode", type=click.Choice(MODES), default="int8", show_default=True)
-@click.option("--images", type=DIRECTORY, help="Images to calibrate with, or those of --annotations.")
+@click.option(
+    "--images",
+    type=DIRECTORY,
+    help="Images to calibrate with, or where those of --annotations lie, if not in images/ beside them.",
+)
 @click.option("--annotations", type=FILE, help="COCO annotations whose images to calibrate with.")
 @click.option("--subset-size", type=click.IntRange(1), default=300, show_default=True, help="Most of them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For choosing among more.")
@@ -61,7 +65,7 @@ RECIPE = (
 )
 @click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
-@click.option("--validation-images", type=DIRECTORY, help="Where those images lie.")
+@click.option("--validation-images", type=DIRECTORY, help="Where those images lie, if not in images/ beside.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="How much mAP or top-1 may be lost.")
 @click.option("--time-budget", type=click.FloatRange(0), help="Seconds to search.  [default: 1800]")
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
