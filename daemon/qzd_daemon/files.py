@@ -5,6 +5,7 @@ What may live here: opening, reading, and what the end of a file says about it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,7 +137,7 @@ class DirectorySource:
         for path in self._paths:
             frame, reason = _read_image(path)
             damaged += frame is None
-            yield Captured(frame, reason, file=path.name)
+            yield Captured(frame, reason and f"{_shown(path)}: {reason}", file=_shown(path))
         self._decoded = len(self._paths) - damaged
         self.end = f"end of directory after {self._decoded} images"
         if damaged:
@@ -146,6 +147,11 @@ class DirectorySource:
         """Nothing is kept open."""
 
 
+def _shown(path: Path) -> str:
+    """A file's name as it can be sent: in Linux it is bytes, and may be no UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
 def _read_image(path: Path) -> tuple[Frame | None, str | None]:
     """The image, or why there is none."""
     try:
@@ -153,11 +159,11 @@ def _read_image(path: Path) -> tuple[Frame | None, str | None]:
         check_png(content)
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     except OSError as error:
-        return None, f"{path.name}: cannot be read: {error.strerror}"
+        return None, f"cannot be read: {error.strerror}"
     except NotAnImageError as error:
-        return None, f"{path.name}: {error.found}"
+        return None, error.found
     except cv2.error as error:
-        return None, f"{path.name}: cannot be decoded: {error.err}"
+        return None, f"cannot be decoded: {error.err}"
     if image is None:
-        return None, f"{path.name}: not an image"
+        return None, "not an image"
     return np.asarray(image, np.uint8), None

@@ -6,6 +6,7 @@ its turn. What may live here: order and the making of messages. Who runs what is
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from qzd_ext.detector import Result
 __all__ = ["Lane", "Ticket", "Unknown", "Way", "Work", "make_message"]
 
 Publish = Callable[[str, wire.Message], None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,8 +140,9 @@ class Lane:
             while (ready := self._early.pop(self._published, None)) is not None:
                 try:
                     self._publish(self._topic, ready)
-                finally:  # one that cannot be published must not hold back all that follow
-                    self._published += 1
+                except Exception:  # one that cannot be published must not hold back all that follow
+                    log.exception("stream %s: frame %d could not be published", self.stream, ready.frame)
+                self._published += 1
 
 
 def make_message(

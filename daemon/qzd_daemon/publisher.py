@@ -88,8 +88,11 @@ class Publisher:
         with self._lock:
             if self._stopping.is_set():
                 return
-            seq = self._sequence[topic] = self._sequence.get(topic, 0) + 1
-            self.last[topic], stamped = self._send(topic, message, seq)
+            seq = self._sequence.get(topic, 0) + 1
+            stamped, payload = self._encode(message, seq)
+            self._sequence[topic] = seq  # what cannot be encoded leaves no hole
+            self._send(topic, payload)
+            self.last[topic] = payload
             self._sent(stamped)
 
     @property
@@ -136,14 +139,15 @@ class Publisher:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
         self._beats += 1
         beat = wire.Heartbeat(state=state, interval_ms=self._config.heartbeat_ms, topics=self._sequence)
-        self._send(wire.HEARTBEAT, beat, self._beats)
+        self._send(wire.HEARTBEAT, self._encode(beat, self._beats)[1])
 
-    def _send(self, topic: str, message: wire.Message, seq: int) -> tuple[bytes, wire.Message]:
+    def _encode(self, message: wire.Message, seq: int) -> tuple[wire.Message, bytes]:
         stamped = msgspec.structs.replace(message, epoch=self.epoch, seq=seq, published_ns=time.time_ns())
-        payload = wire.encode(stamped)
+        return stamped, wire.encode(stamped)
+
+    def _send(self, topic: str, payload: bytes) -> None:
         self._socket.send(topic.encode(), zmq.SNDMORE | zmq.NOBLOCK)
         self._socket.send(payload, zmq.NOBLOCK)
-        return payload, stamped
 
     def _read_subscriptions(self, most: int) -> None:
         r"""XPUB receives `\x01TOPIC` for a subscription and `\x00TOPIC` for its end."""

@@ -57,6 +57,16 @@ def receive(client: Client, count: int) -> list[object]:
     return [client.receive(5) for _ in range(count)]
 
 
+def test_publish_when_a_message_cannot_be_encoded_leaves_no_hole(
+    publisher: Publisher, client: Client
+) -> None:
+    publisher.publish(TOPIC, say(1))
+    with pytest.raises(UnicodeEncodeError):
+        publisher.publish(TOPIC, StreamState(stream="gate", state="running", reason="\udcff"))
+    publisher.publish(TOPIC, say(2))
+    assert [(event.seq, event.frames) for event in receive(client, 2)] == [(1, 1), (2, 2)]  # type: ignore[attr-defined]
+
+
 def test_publish_when_one_subscribes_numbers_and_keeps_the_order(
     publisher: Publisher, client: Client
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import wave
 from pathlib import Path
@@ -17,7 +18,7 @@ from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Captured, Notice, Source
 from qzd_daemon.sources import open_source as open_stream
 from qzd_ext.errors import SourceError
-from tiny import paint
+from tiny import encode, paint
 
 FRAMES = [paint((i % 8, i // 8, "green")) for i in range(40)]
 
@@ -108,6 +109,14 @@ def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: P
         ("e.png", f"e.png: this is no png image: its chunk b'IDAT' of {claimed} bytes is not all there"),
     ]
     assert source.end == "end of directory after 2 images, 3 more files could not be decoded"
+
+
+def test_frames_of_a_directory_when_a_name_is_no_utf8_have_one_that_can_be_sent(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/0\xff.txt")).write_bytes(b"this is no image")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/1\xff.png")).write_bytes(encode(FRAMES[0]))
+    first, second = read(open_source(str(tmp_path)))
+    assert (first.file, first.reason) == ("0\ufffd.txt", "0\ufffd.txt: not an image")
+    assert (second.file, second.reason) == ("1\ufffd.png", None)
 
 
 def test_open_when_the_directory_is_empty_says_so(tmp_path: Path) -> None:
