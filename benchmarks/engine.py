@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,6 @@ import openvino as ov
 from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
-from qzd_daemon import wire
 from qzd_daemon.client import Client, Detections
 from qzd_ext.bundle import MODEL
 from qzd_ext.runner import RunOptions
@@ -267,11 +267,15 @@ def start_rows(bench: Bench) -> list[Row]:
 
 
 def time_to_ready(bench: Bench, config: str) -> float:
-    """Until the model's state is published, which is when it may serve."""
-    with Client(f"ipc://{bench.work}/socket") as client:
+    """Until it tells systemd that it is ready: a subscriber would add what it waits between its attempts."""
+    address = bench.work / "notify"
+    address.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(60)
         begin = time.monotonic()
-        with daemon(bench.work, config):
-            while not isinstance(client.receive(60), wire.ModelState | Detections):
+        with daemon(bench.work, config, NOTIFY_SOCKET=str(address)):
+            while b"READY=1" not in systemd.recv(4096):
                 pass
             return time.monotonic() - begin
 

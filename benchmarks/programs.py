@@ -5,6 +5,7 @@ What may live here: starting, stopping and looking at processes. What is measure
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,11 +20,12 @@ QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
 
 
 @contextmanager
-def daemon(work: Path, config: str) -> Iterator[subprocess.Popen[bytes]]:
+def daemon(work: Path, config: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A qzd process with a configuration, which is written to `work`; stopped and awaited at the end."""
     path = work / "qzd.toml"
     path.write_text(config)
-    process = subprocess.Popen([*QZD, "--config", str(path), "--log-level", "warning"])
+    command = [*QZD, "--config", str(path), "--log-level", "warning"]
+    process = subprocess.Popen(command, env=os.environ | environment)
     try:
         yield process
     finally:

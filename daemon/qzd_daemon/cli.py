@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -64,8 +65,12 @@ def main(
 
 
 def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
+    gc.disable()  # what is loaded from here on stays: to look for garbage in it takes time
+    sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]  # its converter, which only tools need
     from qzd_daemon.service import Service  # OpenVINO is loaded only when it is needed
 
+    gc.freeze()
+    gc.enable()
     share_arenas()
     cv2.setNumThreads(1)  # streams run side by side as it is, and the cores belong to the model
     code = Service(path, config, until_idle=until_idle).run()
