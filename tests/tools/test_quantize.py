@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import cv2
-import nncf
 import numpy as np
 import openvino as ov
 import pytest
@@ -29,10 +28,10 @@ from qzd_tools import quantize as module
 from qzd_tools.calibration import choose, kept, overlap, preparer
 from qzd_tools.cli import main
 from qzd_tools.dataset import read_coco
-from qzd_tools.escalate import revert_layers
 from qzd_tools.images import list_images
 from qzd_tools.quantize import Gate, quantize
-from qzd_tools.recipe import Recipe
+from qzd_tools.recipe import Recipe, apply_recipe
+from qzd_tools.revert import revert_layers
 from qzd_tools.speed import throughputs
 from qzd_tools.validate import validate
 
@@ -357,18 +356,48 @@ def test_search_reverts_layers_and_keeps_the_best_when_all_miss(painted, tmp_pat
         assert detector.self_test() == []
 
 
-def test_reverted_layers_have_the_weights_and_biases_of_the_float_model(tmp_path):
-    frame = ops.parameter([1, 3, 8, 8], ov.Type.f32, name="frame")
+def two_layers() -> ov.Model:
+    """Two convolutions of one input, whose channels have ranges from 1 to 1000."""
     rng = np.random.default_rng(0)
-    weights, bias = rng.normal(size=(4, 3, 3, 3)), rng.normal(size=(1, 4, 1, 1))
-    layer = ops.convolution(frame, weights.astype(np.float32), [1, 1], [1, 1], [1, 1], [1, 1], name="layer")
-    original = ov.Model([ops.relu(ops.add(layer, bias.astype(np.float32)))], [frame], "one")
-    inputs = [rng.random((1, 3, 8, 8)).astype(np.float32) for _ in range(4)]
-    quantized = nncf.quantize(original, nncf.Dataset(inputs))
-    back = revert_layers(quantized, original, ["layer"])
-    wanted, was, now = (ov.Core().compile_model(m, "CPU")(inputs[0])[0] for m in (original, quantized, back))
-    assert abs(was - wanted).max() > 1e-3
-    np.testing.assert_allclose(now, wanted, atol=1e-5)
+    frame = ops.parameter([1, 4, 8, 8], ov.Type.f32, name="frame")
+    source = ops.relu(ops.multiply(frame, np.float32([1, 10, 100, 1000]).reshape(1, 4, 1, 1)), name="source")
+    results = []
+    for name in ("left", "right"):
+        weights, bias = rng.normal(size=(6, 4, 3, 3)), rng.normal(size=(1, 6, 1, 1))
+        layer = ops.convolution(source, weights.astype(np.float32), [1, 1], [1, 1], [1, 1], [1, 1], name=name)
+        results.append(ops.add(layer, bias.astype(np.float32)))
+    return ov.Model(results, [frame], "two")
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_reverted_layers_have_the_weights_and_biases_of_the_float_model(smooth):
+    """With smoothing too, whose Multiply stands before both layers and whose inverse is in their weights."""
+    original, rng = two_layers(), np.random.default_rng(1)
+    inputs = [rng.random((1, 4, 8, 8)).astype(np.float32) for _ in range(4)]
+    recipe = Recipe(head_layers="int8", smooth_quant=smooth)
+    quantized = apply_recipe(original, inputs, lambda given: given, recipe)
+
+    def off(names: list[str]) -> list[float]:
+        models = (original, revert_layers(quantized, original, names))
+        wanted, now = (ov.Core().compile_model(m, "CPU")(inputs[0]) for m in models)
+        return [float(abs(now[i] - wanted[i]).max() / abs(wanted[i]).max()) for i in (0, 1)]
+
+    assert min(off([])) > 1e-3
+    left, right = off(["left"])
+    assert left < 1e-5 < right
+    assert max(off(["left", "right"])) < 1e-5
+
+
+@pytest.mark.parametrize(("ignored", "smoothed"), [((), 2), (("left",), 1), (("left", "right"), 0)])
+def test_smoothing_moves_ranges_into_the_weights_of_what_is_quantized(ignored, smoothed):
+    original, rng = two_layers(), np.random.default_rng(1)
+    inputs = [rng.random((1, 4, 8, 8)).astype(np.float32) for _ in range(4)]
+    recipe = Recipe(head_layers="int8", smooth_quant=True, ignored_names=ignored)
+    quantized = apply_recipe(original, inputs, lambda given: given, recipe)
+    kept = [n for n in quantized.get_ordered_ops() if n.get_friendly_name() in {"left", "right"}]
+    sources = [n.input_value(0).get_node() for n in kept]
+    before = [s.input_value(0).get_node() for s in sources if s.get_type_name() == "FakeQuantize"]
+    assert [node.get_type_name() for node in before] == ["Multiply"] * smoothed
 
 
 def test_search_ends_with_the_time_and_leaves_what_was_there(painted, int8, tmp_path, monkeypatch):

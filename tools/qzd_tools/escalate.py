@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import openvino as ov
-from openvino import opset13 as ops
 
 from qzd_ext.geometry import Frame
 from qzd_tools.progress import progress
 from qzd_tools.recipe import Recipe
-from qzd_tools.structure import constant_values, weight_port, weighted_layers
+from qzd_tools.revert import revert_layers
+from qzd_tools.structure import weighted_layers
 
-__all__ = ["Attempt", "escalate", "rank_layers", "revert_layers"]
+__all__ = ["Attempt", "escalate", "rank_layers"]
 
 RANKING_IMAGES = 8
 
@@ -170,45 +170,3 @@ def rank_layers(
 def _activation_quantizer(node: ov.Node) -> ov.Node | None:
     source = node.input_value(0).get_node()
     return source if source.get_type_name() == "FakeQuantize" else None
-
-
-def revert_layers(quantized: ov.Model, original: ov.Model, names: Sequence[str]) -> ov.Model:
-    """A copy in which some layers have their float activations, weights and biases again.
-
-    A bias was corrected for what rounding did to its layer, and would be wrong without that.
-    """
-    model = quantized.clone()
-    weights = {node.get_friendly_name(): node for node in weighted_layers(original)}
-    for node in weighted_layers(model):
-        name = node.get_friendly_name()
-        quantizer = _activation_quantizer(node)
-        if name not in names or quantizer is None or name not in weights:
-            continue
-        port, _ = weight_port(weights[name])
-        values = constant_values(weights[name].input_value(port))
-        if port == 1 and values is not None:
-            node.input(0).replace_source_output(quantizer.input_value(0))
-            node.input(1).replace_source_output(ops.constant(values).output(0))
-            _restore_bias(node, weights[name])
-    model.validate_nodes_and_infer_types()
-    return model
-
-
-def _restore_bias(node: ov.Node, original: ov.Node) -> None:
-    ours, theirs = _bias(node), _bias(original)
-    values = constant_values(theirs.get_source_output()) if theirs is not None else None
-    if ours is not None and values is not None:
-        ours.replace_source_output(ops.constant(values).output(0))
-
-
-def _bias(node: ov.Node) -> ov.Input | None:
-    """Where the constant enters that is added to a layer's result; None where nothing is."""
-    consumers = node.output(0).get_target_inputs()
-    if len(consumers) != 1:
-        return None
-    entered = next(iter(consumers))
-    added = entered.get_node()
-    if added.get_type_name() != "Add":
-        return None
-    other = added.input(1 - entered.get_index())
-    return other if constant_values(other.get_source_output()) is not None else None

@@ -22,7 +22,7 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
     Parameters
     ----------
     model : ov.Model
-        Its unnamed operations are renamed, in place.
+        Not changed: its operations can be found by their names afterwards.
     path : Path
         Of the .xml.
     fp16 : bool
@@ -33,6 +33,7 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
     OSError
         It could not be written whole, as on a full disk; OpenVINO does not always notice, so it is read back.
     """
+    model = model.clone()
     nodes = model.get_ordered_ops()
     unnamed = [node for node in nodes if _is_unnamed(node)]
     taken = {node.get_friendly_name() for node in nodes} - {node.get_friendly_name() for node in unnamed}

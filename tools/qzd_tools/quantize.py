@@ -22,9 +22,10 @@ from qzd_ext.runner import Runner, RunOptions
 from qzd_tools import isa
 from qzd_tools.calibration import FEW, choose, overlap
 from qzd_tools.dataset import Dataset
-from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers, revert_layers
+from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers
 from qzd_tools.job import Job, Mode, Say
 from qzd_tools.recipe import Recipe, ignored_operations, make_names_unique, settled
+from qzd_tools.revert import revert_layers
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
 from qzd_tools.validate import Validation, check_drop, compare, validate

@@ -21,6 +21,7 @@ import openvino as ov
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Frame
 from qzd_tools.isa import saturates
+from qzd_tools.revert import revert_layers
 from qzd_tools.structure import find_head, match_names, match_patterns, match_types
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "quiet_nncf",
     "settled",
 ]
+
+SMOOTHING = {"convolution": 0.5, "matmul": 0.95}
+"""How much of an activation's range goes into the weights, 0..1; NNCF's own 0.95 for matrix products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ class Recipe:
         The last weighted layers, which make boxes and scores: auto leaves them in float where they are a
         small part of the model, see `structure.HeadParts.is_cheap`.
     smooth_quant : bool
-        Move the range of activations into the weights of convolutions.
+        Move the range of activations into the weights, where both are quantized.
     """
 
     preset: Literal["mixed", "performance"] = "mixed"
@@ -145,10 +149,12 @@ def apply_recipe(
     import nncf
 
     parameters = nncf_parameters(model, recipe)
-    subset_size = min(recipe.subset_size, len(images))
+    dataset, subset_size = nncf.Dataset(images, prepare), min(recipe.subset_size, len(images))
     try:
         with quiet_nncf():
-            return nncf.quantize(model, nncf.Dataset(images, prepare), subset_size=subset_size, **parameters)
+            if recipe.smooth_quant:
+                model = _smoothed(model, dataset, subset_size, ignored_operations(model, recipe))
+            return nncf.quantize(model, dataset, subset_size=subset_size, **parameters)
     except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError) as error:
         found = f"NNCF cannot quantize the model: {error}"
         raise ModelError(found, fix="leave the part that it names in float: --ignored-name") from error
@@ -166,7 +172,9 @@ def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
     fix = nncf.OverflowFix.ENABLE if saturates(recipe.target_isa) else nncf.OverflowFix.DISABLE
-    alphas = AdvancedSmoothQuantParameters(convolution=0.5 if recipe.smooth_quant else -1)
+    alphas = AdvancedSmoothQuantParameters()
+    if recipe.smooth_quant:  # it is done before, see `_smoothed`
+        alphas = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     return {
         "preset": nncf.QuantizationPreset(recipe.preset),
         "fast_bias_correction": recipe.fast_bias_correction,
@@ -176,6 +184,18 @@ def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
             overflow_fix=fix, smooth_quant_alphas=alphas
         ),
     }
+
+
+def _smoothed(model: ov.Model, dataset: Any, subset_size: int, ignored: Sequence[str]) -> ov.Model:
+    """A copy whose layers divide their input by its range in each channel; what is ignored is left alone.
+
+    `nncf.quantize` does this for transformers alone, beside other things that are for them.
+    """
+    from nncf.quantization.algorithms.pipeline import Pipeline
+    from nncf.quantization.algorithms.smooth_quant.algorithm import SmoothQuant
+
+    smoothed = Pipeline([[SmoothQuant(subset_size, alpha_map=SMOOTHING)]]).run(model, dataset)
+    return revert_layers(smoothed, model, ignored)
 
 
 @contextlib.contextmanager
