@@ -64,8 +64,16 @@ def _write_new(path: Path, key: bytes, mode: int) -> None:
             wanted="a new file in a directory that this user may write",
             fix="choose another name, or remove the file",
         ) from error
-    with os.fdopen(file, "wb") as writer:
-        writer.write(key + b"\n")
+    try:
+        with os.fdopen(file, "wb") as writer:
+            writer.write(key + b"\n")
+    except OSError as error:
+        path.unlink()
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror}",
+            wanted="a file system with room for it",
+            fix="make room, or choose another directory",
+        ) from error
 
 
 def read_secret(path: Path) -> bytes:
@@ -118,6 +126,17 @@ def _read_key(path: Path) -> bytes:
     return text
 
 
+def _read_authorised(path: Path) -> bytes:
+    """What is no file, such as a pipe that nobody writes to, would stop the thread that reads it."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: it is no file", wanted="a public key's file", fix="take it away")
+    return _read_key(path)
+
+
 def _is_z85(text: bytes) -> bool:
     """Five characters may say more than the four bytes hold that they stand for."""
     try:
@@ -144,17 +163,17 @@ class Authorised:
     Attributes
     ----------
     problems : list of str
-        Files in it that are no keys.
+        Files in it that are no keys, or why it cannot be read.
 
     Raises
     ------
     DataError
-        There is no such directory.
+        There is no such directory, or it cannot be read.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._state: list[tuple[str, int, int]] = []
+        self._state: list[tuple[str, int, int]] | str = []
         self._names: dict[bytes, str] = {}
         self.problems: list[str] = []
         if not directory.is_dir():
@@ -163,6 +182,8 @@ class Authorised:
                 wanted="the directory of the public keys that may connect",
                 fix="make it, and put each client's .pub file there",
             )
+        if isinstance(state := self._look(), str):
+            raise DataError(state, fix="let the user that runs qzd read it")
 
     def name(self, key: bytes) -> str | None:
         """Whose key it is, by its file's name; None when it may not come in.
@@ -181,21 +202,27 @@ class Authorised:
         if state == self._state:
             return False
         self._state, before = state, self._names
-        self._names, self.problems = {}, []
-        for name, _, _ in state:
+        self._names, self.problems = {}, [state] if isinstance(state, str) else []
+        for name, _, _ in state if isinstance(state, list) else ():
             try:
-                self._names[z85.decode(_read_key(self._directory / name))] = name.removesuffix(".pub")
+                key = z85.decode(_read_authorised(self._directory / name))
+                self._names[key] = _printable(name.removesuffix(".pub"))
             except DataError as error:
-                self.problems.append(str(error))
+                self.problems.append(_printable(str(error)))
         return not before.keys() <= self._names.keys()
 
-    def _look(self) -> list[tuple[str, int, int]]:
-        """Name, time of change and size of each key file; a directory that is gone holds no key."""
+    def _look(self) -> list[tuple[str, int, int]] | str:
+        """Name, time of change and size of each key file; or why there is no key, as when it is gone."""
         try:
             with os.scandir(self._directory) as entries:
                 return sorted((e.name, *_change(e)) for e in entries if e.name.endswith(".pub"))
-        except OSError:
-            return []
+        except OSError as error:
+            return f"{self._directory}: cannot be read: {error.strerror}"
+
+
+def _printable(text: str) -> str:
+    """A file's name may hold bytes that are no UTF-8; a log and ZAP want some."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _change(entry: os.DirEntry[str]) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ def test_write_pair_when_a_file_is_there_writes_nothing(tmp_path: Path, there: s
     with pytest.raises(UsageError, match=there):
         write_pair(tmp_path / "me.key")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(there, "precious")]
+
+
+def test_write_pair_when_there_is_no_room_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(UsageError, match="cannot be written: File too large"):
+            write_pair(tmp_path / "me.key")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_secret_when_others_may_read_it_refuses_it(tmp_path: Path) -> None:
@@ -82,6 +95,23 @@ def test_authorised_when_a_file_is_no_key_or_a_link_leads_nowhere_keeps_the_othe
         "b.pub: cannot be read: No such file or directory",
         "c.pub: it is no CURVE key",
     ]
+
+
+def test_authorised_when_something_is_no_file_does_not_wait_for_it(tmp_path: Path) -> None:
+    known = Authorised(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pub")
+    known.read()
+    assert "pipe.pub: it is no file" in known.problems[0]
+
+
+def test_authorised_when_the_directory_cannot_be_read_any_more_says_so(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    known = Authorised(tmp_path / "keys")
+    write_pair(tmp_path / "keys" / "a.key")
+    known.read()
+    (tmp_path / "keys").rename(tmp_path / "moved")
+    assert known.read()
+    assert known.problems == [f"{tmp_path}/keys: cannot be read: No such file or directory"]
 
 
 @pytest.mark.parametrize("name", ["/", "", "me.pub"])
