@@ -25,6 +25,7 @@ JPEG_START = b"\xff\xd8"
 JPEG_SCAN = b"\xff\xda"
 JPEG_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a length
 JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_SEGMENTS = {0xC4, 0xCC, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}  # what may come before a frame
 MAX_SCANS = 100  # of a progressive JPEG: each one more is a pass over all pixels
 
 
@@ -81,6 +82,8 @@ def read_image(
         raise _not_one(form, str(error.err)) from error
     if image is None:
         raise _not_one(form, "it is damaged")
+    if sorted(image.shape[:2]) != sorted((size.width, size.height)):  # a photograph may be turned
+        raise _not_one(form, f"it says that it is {size.width}x{size.height}, and is not")
     return np.asarray(image, np.uint8)
 
 
@@ -138,7 +141,10 @@ def check_png(data: bytes | memoryview) -> None:
 
 
 def _jpeg_size(data: bytes | memoryview) -> _Size:
-    """The size in the frame header; markers before it are passed over by their length."""
+    """The size in the frame header; segments before it are passed over by their length.
+
+    What else libjpeg would pass over, or end with, ends it here: or the two would not see the same header.
+    """
     if bytes(data[:2]) != JPEG_START:
         raise _not_one("jpeg", "it does not begin as one")
     if bytes(data).count(JPEG_SCAN) > MAX_SCANS:
@@ -154,10 +160,10 @@ def _jpeg_size(data: bytes | memoryview) -> _Size:
             at += 1
         elif marker in JPEG_ALONE:
             at += 2
-        elif marker == JPEG_SCAN[1]:
-            break
-        else:
+        elif marker in JPEG_SEGMENTS:
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        else:
+            break
     raise _not_one("jpeg", "it has no frame header")
 
 
