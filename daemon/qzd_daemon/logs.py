@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,6 +25,8 @@ from typing import Literal
 
 __all__ = ["Fold", "LogFormat", "set_up_logging"]
 
+log = logging.getLogger(__name__)
+
 LogFormat = Literal["text", "json", "journal"]
 JOURNAL = "/run/systemd/journal/socket"
 FOLD_AFTER = 5  # messages of one place about one thing that are written
@@ -31,6 +34,8 @@ FOLD_SECONDS = 300.0  # until it may write one more
 NAMED = 3  # things that are told by name when their flood is over
 PLACES = 1000  # remembered at once
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+SHOWN = {code: ascii(chr(code))[1:-1] for code in CONTROLS if code != ord("\n")}  # terminals obey them
 
 
 @dataclass(slots=True)
@@ -97,10 +102,15 @@ class Fold(logging.Filter):
 
 
 class _Text(logging.Formatter):
+    """A line that begins in the first column is a record's first: what others send cannot look like one."""
+
     default_msec_format = "%s.%03d"
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"\n(?! )", "\n  ", super().format(record).translate(SHOWN))
 
 
 class _Json(logging.Formatter):
@@ -124,7 +134,11 @@ class _Journal(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.connect(JOURNAL)
+        try:
+            self._socket.connect(JOURNAL)
+        except OSError:
+            self._socket.close()
+            raise
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {
@@ -155,6 +169,15 @@ def _field(name: str, value: str) -> bytes:
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
+def _goes_to_journal() -> bool:
+    """Whether standard error is still what JOURNAL_STREAM says. Source: systemd.exec(5)."""
+    try:
+        error = os.fstat(2)
+    except OSError:  # it is closed
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{error.st_dev}:{error.st_ino}"
+
+
 def set_up_logging(level: str, form: LogFormat | None) -> None:
     """Send the log to standard error, or to the journal where that is what standard error is.
 
@@ -166,8 +189,22 @@ def set_up_logging(level: str, form: LogFormat | None) -> None:
         None for the journal under systemd, and text elsewhere.
     """
     if form is None:
-        form = "journal" if os.environ.get("JOURNAL_STREAM") else "text"
-    handler: logging.Handler = _Journal() if form == "journal" else logging.StreamHandler(sys.stderr)
-    handler.setFormatter({"json": _Json, "text": _Text, "journal": logging.Formatter}[form]())
+        form = "journal" if _goes_to_journal() else "text"
+    handler, missing = _open_handler(form)
     handler.addFilter(Fold())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if missing:
+        log.warning("%s: %s; the log goes to standard error", JOURNAL, missing)
+
+
+def _open_handler(form: LogFormat) -> tuple[logging.Handler, str | None]:
+    """Where records go, and why not to the journal where that is not there."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    missing = None
+    if form == "journal":
+        try:
+            handler = _Journal()
+        except OSError as error:
+            form, missing = "text", error.strerror
+    handler.setFormatter({"json": _Json, "text": _Text, "journal": logging.Formatter}[form]())
+    return handler, missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from qzd_daemon import logs
-from qzd_daemon.logs import FOLD_AFTER, FOLD_SECONDS, Fold, set_up_logging
+from qzd_daemon.logs import FOLD_AFTER, FOLD_SECONDS, Fold, LogFormat, set_up_logging
 
 
 class Clock:
@@ -130,6 +131,30 @@ def test_level_leaves_out_what_is_below(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("form", [None, "journal"])
+def test_journal_when_it_is_not_there_leaves_the_log_to_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: LogFormat | None
+) -> None:
+    monkeypatch.setattr(logs, "JOURNAL", "/nowhere")
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")  # of the shell that it was started from
+    set_up_logging("info", form)
+    logging.getLogger("qzd_daemon.x").info("loaded")
+    said = capsys.readouterr().err
+    assert said.endswith(" INFO    loaded\n")
+    assert ("/nowhere: No such file or directory; the log goes to" in said) == (form is not None)
+
+
+def test_text_when_a_value_has_lines_and_controls_cannot_look_like_a_record(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    set_up_logging("info", "text")
+    forged = "x\n2026-01-01 00:00:00.000 INFO    forged\r\x1b[2K\u202e\n  Wanted: a name"
+    logging.getLogger("qzd_daemon.x").info("a message of %s", forged)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.endswith(" INFO    a message of x")
+    assert rest == ["  2026-01-01 00:00:00.000 INFO    forged\\r\\x1b[2K\\u202e", "  Wanted: a name"]
+
+
 def test_journal_gets_fields_and_a_message_of_several_lines_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +162,7 @@ def test_journal_gets_fields_and_a_message_of_several_lines_whole(
         journal.bind(str(tmp_path / "journal"))
         journal.settimeout(5)
         monkeypatch.setattr(logs, "JOURNAL", str(tmp_path / "journal"))
-        monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+        monkeypatch.setenv("JOURNAL_STREAM", f"{os.fstat(2).st_dev}:{os.fstat(2).st_ino}")
         set_up_logging("info", None)
         logging.getLogger("qzd_daemon.x").warning("found\n  wanted")
         data = journal.recv(4096)
