@@ -38,6 +38,8 @@ def decoder(
     if not hardware:
         return _in_software
     video = container.streams.video[0]
+    if cast("VideoCodecContext | None", video.codec_context) is None:  # FFmpeg does not know the codec at all
+        return _in_software
     return HardwareDecoder(video, f"{video.codec_context.codec.canonical_name}_qsv", source).decode
 
 

@@ -15,6 +15,7 @@ from clips import write_clip
 from qzd_daemon.captured import Captured, decode_frames
 from qzd_daemon.files import FileSource
 from qzd_daemon.hardware import HardwareDecoder
+from qzd_ext.errors import SourceError
 from tiny import paint
 
 FRAMES = [paint((i % 8, i // 8, "green")) for i in range(20)]
@@ -43,6 +44,14 @@ def test_frames_when_there_is_no_hardware_are_those_of_software_and_the_log_says
         assert same(read(video, 40, hardware=True), read(video, 40, hardware=False))
     (record,) = caplog.records
     assert record.getMessage().startswith("car-detection.mp4 is decoded in software: h264_qsv: ")
+
+
+def test_frames_when_the_codec_is_unknown_are_an_error_with_hardware_as_without(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.avi", FRAMES)
+    clip.write_bytes(clip.read_bytes().replace(b"FMP4", b"ZZZZ"))
+    for hardware in (False, True):
+        with pytest.raises(SourceError, match=r"clip\.avi: "):
+            read(clip, 1, hardware=hardware)
 
 
 @pytest.mark.parametrize(("name", "said"), [("nothing", "there is no such decoder"), (None, "is decoded by")])
