@@ -34,7 +34,7 @@ MOST_SECONDS = 86_400.0  # longer is a mistake, and `inf` cannot be waited for
 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 Names = Annotated[tuple[str, ...], Meta(min_length=1)]
-Rate = Annotated[float, Meta(gt=0.0)]
+Rate = Annotated[float, Meta(ge=0.0001)]  # its interval is waited for
 
 
 class Table(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -64,7 +64,9 @@ class PublishConfig(Table, frozen=True):
         int,
         Meta(ge=0, description="Start the sources only when there are so many subscriptions to detections."),
     ] = 0
-    max_connections: Annotated[int, Meta(ge=1, description="Subscribers on one endpoint at once.")] = 1000
+    max_connections: Annotated[
+        int, Meta(ge=1, le=MOST, description="Subscribers on one endpoint at once.")
+    ] = 1000
 
 
 class ControlConfig(Table, frozen=True):
@@ -73,7 +75,7 @@ class ControlConfig(Table, frozen=True):
     bind: Annotated[
         tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no control.")
     ] = ()
-    max_connections: Annotated[int, Meta(ge=1, description="Callers on one endpoint at once.")] = 64
+    max_connections: Annotated[int, Meta(ge=1, le=MOST, description="Callers on one endpoint at once.")] = 64
 
 
 class InferenceConfig(Table, frozen=True):
@@ -82,11 +84,13 @@ class InferenceConfig(Table, frozen=True):
     bind: Annotated[
         tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no requests.")
     ] = ()
-    max_connections: Annotated[int, Meta(ge=1, description="Callers on one endpoint at once.")] = 64
+    max_connections: Annotated[int, Meta(ge=1, le=MOST, description="Callers on one endpoint at once.")] = 64
     queue: Annotated[
         int, Meta(ge=1, description="Requests in hand at once; one more is answered `busy` at once.")
     ] = 16
-    max_image_bytes: Annotated[int, Meta(ge=1024, description="Largest image, as it is sent.")] = 32 * 2**20
+    max_image_bytes: Annotated[
+        int, Meta(ge=1024, le=MOST, description="Largest image, as it is sent.")
+    ] = 32 * 2**20
     max_pixels: Annotated[
         int, Meta(ge=1, description="Largest image, width times height; known before it is decoded.")
     ] = 40_000_000
@@ -101,8 +105,10 @@ class IngestConfig(Table, frozen=True):
     bind: Annotated[
         tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no frames.")
     ] = ()
-    max_connections: Annotated[int, Meta(ge=1, description="Senders on one endpoint at once.")] = 64
-    max_image_bytes: Annotated[int, Meta(ge=1024, description="Largest frame, as it is sent.")] = 32 * 2**20
+    max_connections: Annotated[int, Meta(ge=1, le=MOST, description="Senders on one endpoint at once.")] = 64
+    max_image_bytes: Annotated[
+        int, Meta(ge=1024, le=MOST, description="Largest frame, as it is sent.")
+    ] = 32 * 2**20
     max_pixels: Annotated[
         int, Meta(ge=1, description="Largest frame, width times height; known before it is decoded.")
     ] = 40_000_000

@@ -42,7 +42,7 @@ def read_config(path: Path) -> Config:
         raise ConfigError(
             f"{path}: cannot be read: {error.strerror}", wanted="a configuration file", fix="correct --config"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers and brackets without end, too
         raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
     config = _convert(values, Config, path, "")
     _check_names(config, path)
