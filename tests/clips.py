@@ -12,14 +12,16 @@ from qzd_ext.geometry import Frame
 __all__ = ["cut", "write_clip"]
 
 
-def write_clip(path: Path, frames: list[Frame], fps: int = 25) -> Path:
-    """Write an intra-only video, its index in front, so that what is left of a cut file can be read."""
+def write_clip(
+    path: Path, frames: list[Frame], fps: int = 25, *, codec: str = "mpeg4", gop: int = 1
+) -> Path:
+    """Write a video, intra-only unless told, its index in front: what is left of a cut file can be read."""
     options = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(fps))
+        stream = container.add_stream(codec, rate=Fraction(fps))
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.gop_size = 1
+        stream.gop_size = gop
         stream.bit_rate = 4_000_000
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))

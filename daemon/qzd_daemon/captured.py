@@ -97,15 +97,20 @@ def decode_frames(
         if packet is None:
             return
         for picture in pictures:
-            yield Captured(_to_bgr(picture, reformatter), pts_s=picture.time)
+            if picture.is_corrupt:  # FFmpeg has made up what was missing
+                yield Captured(None, "damaged video data: the picture is not whole", picture.time)
+            else:
+                yield Captured(_to_bgr(picture, reformatter), pts_s=picture.time)
 
 
 def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
     """The picture's pixels as FFmpeg laid them out: a view of its buffer, whose rows may have a rest.
 
+    One that is to be shown turned, as telephones record, is turned as players turn it, by quarters.
     One reformatter a source keeps FFmpeg's conversion tables between frames.
     """
     plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
     rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
     frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-    return frame
+    quarters = round(picture.rotation / 90)
+    return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import threading
 import wave
 from pathlib import Path
@@ -70,6 +71,34 @@ def test_frames_of_a_file_when_its_middle_is_damaged_go_on_behind_it(tmp_path: P
     frames = read(open_source(str(clip)))
     assert len(frames) >= 39
     np.testing.assert_array_equal(frames[-1].frame is not None, True)
+
+
+def test_frames_of_a_file_that_ffmpeg_has_made_up_are_damaged(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", FRAMES, codec="libx264", gop=40)
+    content = bytearray(clip.read_bytes())
+    middle = content.find(b"mdat") + (len(content) - content.find(b"mdat")) // 2
+    content[middle : middle + 100] = bytes(100)
+    clip.write_bytes(content)
+    damaged = [c for c in read(open_source(str(clip))) if c.frame is None]
+    assert "damaged video data: the picture is not whole" in {c.reason for c in damaged}
+    assert any(c.pts_s for c in damaged)
+
+
+@pytest.mark.parametrize("quarter", [((0, 1), (-1, 0)), ((-1, 0), (0, -1)), ((0, -1), (1, 0))])
+def test_frames_of_a_file_that_is_shown_turned_are_those_that_opencv_reads(
+    tmp_path: Path, quarter: tuple[tuple[int, int], tuple[int, int]]
+) -> None:
+    wide = [np.hstack([frame, frame // 2]) for frame in FRAMES[:3]]
+    clip = write_clip(tmp_path / "clip.mp4", wide)
+    content = bytearray(clip.read_bytes())
+    begin = content.find(b"tkhd") + 44  # its matrix; ISO/IEC 14496-12, 8.3.2
+    (a, b), (c, d) = quarter
+    content[begin : begin + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    clip.write_bytes(content)
+    video = cv2.VideoCapture(str(clip))
+    for captured in read(open_source(str(clip))):
+        np.testing.assert_array_equal(video.read()[1], captured.frame)
+    video.release()
 
 
 @pytest.mark.parametrize(
