@@ -156,7 +156,7 @@ install-docs: # the pages, and what they link to, in the same places to each oth
 	rm -rf $(SHARE)/doc/qzd
 	install -d $(SHARE)/doc/qzd
 	cp -r --no-preserve=mode docs docker README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(SHARE)/doc/qzd
-	cp -r --no-preserve=mode --parents examples/python examples/javascript $(SHARE)/doc/qzd
+	cp -r --no-preserve=mode --parents examples systemd/qzd.toml $(SHARE)/doc/qzd
 
 clean: ## what was built, not what was installed
 	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools

@@ -51,7 +51,8 @@ def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         pytest.skip(reason)
     machine = Machine(debian, tmp_path_factory.mktemp("machine") / "edge")
     if SUITE == HERE:
-        run("make", "-C", ROOT, "install", f"DESTDIR={machine.root}", "SYSTEMD=252")
+        install = f"umask 027; exec make -C {ROOT} install DESTDIR={machine.root} SYSTEMD=252"
+        run("sh", "-c", install)  # the builder's umask is not the device's
     provide(machine.root)
     machine.boot()
     try:
