@@ -1,7 +1,8 @@
 """When a frame is handed over: at once, later, or not at all. No clock is read here; time is passed in.
 
 `wait` streams and images lose nothing: `max_fps` makes the source wait. `drop` streams run in real time: a
-file plays at its own speed, and `max_fps` leaves frames out.
+file plays at its own speed, and `max_fps` leaves frames out, which take their time all the same: no file is
+read over and over meanwhile.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ class Pace:
         Most frames a second.
     real_time : bool
         Frames that come faster are left out, and a file is slowed down to its own speed.
+    live : bool
+        Frames come when they happen: they have no time of their own, and cannot wait.
     """
 
-    def __init__(self, max_fps: float | None, *, real_time: bool) -> None:
+    def __init__(self, max_fps: float | None, *, real_time: bool, live: bool = False) -> None:
         self._interval = 1.0 / max_fps if max_fps else 0.0
         self._real_time = real_time
         self._next = float("-inf")
+        self._live = live
         self._last = 0.0
+        self._step: float | None = None  # between the last two frames of a file
         self._origin: float | None = None
 
     def wait(self, now: float, pts: float | None) -> float | None:
@@ -38,9 +43,10 @@ class Pace:
         now : float
             Seconds, of any steady clock.
         pts : float or None
-            The frame's own time, for a source that must be slowed down to it.
+            The frame's own time, if it has one; of no account in a live source.
         """
-        if not self._real_time:
+        has_time = self._live or pts is not None or self._origin is not None
+        if not self._real_time or not has_time:
             due = max(now, self._next)
         else:
             due = self._played_at(now, pts)
@@ -51,9 +57,14 @@ class Pace:
         return max(0.0, due - now)
 
     def _played_at(self, now: float, pts: float | None) -> float:
-        if pts is None:
+        if self._live or pts is None:
             return now
-        if self._origin is None or not 0 <= pts - self._last < LEAP_SECONDS:  # read again, or put together
+        step = pts - self._last
+        if self._origin is None:
             self._origin = now - pts
+        elif 0 < step < LEAP_SECONDS:
+            self._step = step
+        elif step or self._step is None:  # read again, or put together: the last frame has its time before
+            self._origin = max(now, self._origin + self._last + (self._step or self._interval)) - pts
         self._last = pts
         return max(now, self._origin + pts)

@@ -117,14 +117,16 @@ class Stream:
             self._tell("failed", reason)
 
     def _read(self) -> None:
-        pace = Pace(self.config.max_fps, real_time=self.config.policy == "drop")
+        pace = Pace(
+            self.config.max_fps, real_time=self.config.policy == "drop", live=self._source.live
+        )
         for item in self._source.frames(self._stopping):
             if self._stopping.is_set():
                 return
             if isinstance(item, Notice):
                 self._tell(item.state, item.reason)
                 continue
-            wait = pace.wait(time.monotonic(), None if self._source.live else item.pts_s)
+            wait = pace.wait(time.monotonic(), item.pts_s)
             if wait:
                 if self._stopping.wait(wait):
                     return
