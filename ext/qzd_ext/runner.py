@@ -166,7 +166,14 @@ class Runner:
         with giving_way():
             self._compiled = _compile(graph, options, model)
         self.requests = options.requests or _busy_requests(self._compiled, options)
-        requests = (self._compiled.create_infer_request() for _ in range(self.requests))
+        try:
+            requests = [self._compiled.create_infer_request() for _ in range(self.requests)]
+        except RuntimeError as error:
+            raise DeviceError(
+                f"{model}: device {options.device} gives no {self.requests} requests: {_last_line(error)}",
+                wanted="a device with room for them",
+                fix="set the model's `requests` lower, or choose another device",
+            ) from error
         self._slots = [Slot(i, request, options.device) for i, request in enumerate(requests)]
         self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for slot in self._slots:
