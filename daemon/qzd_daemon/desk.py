@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from qzd_daemon import wire
 from qzd_daemon.mailbox import Inbox, Mail, Mailbox
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Ticket, Unknown, Work, make_message
+from qzd_daemon.pipeline import Unknown, Work, make_message
 from qzd_daemon.sources import Captured
 from qzd_ext.detector import Result
 from qzd_ext.geometry import Frame
@@ -43,7 +43,7 @@ class Desk:
     def __init__(self, inbox: Inbox[Work]) -> None:
         self._mailbox: Mailbox[Work] = Mailbox(inbox, "wait", room=sys.maxsize)  # who asks keeps count
 
-    def submit(self, frame: Frame, answer: Answer) -> Callable[[], object]:
+    def submit(self, frame: Frame, answer: Answer) -> Callable[[], object] | None:
         """Hand a frame in.
 
         Parameters
@@ -54,23 +54,21 @@ class Desk:
 
         Returns
         -------
-        callable
-            Cancels the request, as far as the model has not begun with it.
+        callable or None
+            Cancels the request, as far as the model has not begun with it. None where the desk is closed: the
+            model serves no more.
         """
         asked = _Asked(self, 0, Captured(frame), answer)
-        self._mailbox.put(asked)
+        if not self._mailbox.put(asked):
+            return None
         return lambda: self._mailbox.discard(asked)
 
     def close(self) -> None:
         """Take nothing more; what waits is still answered."""
         self._mailbox.close()
 
-    def take(self, mail: Mail[Work]) -> Ticket:
-        """Called by the scheduler."""
-        return Ticket(0, mail)
-
-    def finish(self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
+    def finish(self, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
         """Answer. Called by the scheduler, as `Lane.finish`."""
-        asked = ticket.mail.item
+        asked = mail.item
         assert isinstance(asked, _Asked)
-        asked.answer(make_message("", ticket.mail, served, queue_ms, outcome))
+        asked.answer(make_message("", mail, served, queue_ms, outcome))

@@ -21,7 +21,7 @@ from qzd_daemon.config import InferenceConfig
 from qzd_daemon.desk import Desk
 from qzd_daemon.door import Door
 from qzd_daemon.images import read_image
-from qzd_daemon.reception import Asked, Reception
+from qzd_daemon.reception import STOPPING, Asked, Reception
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import QzdError
 
@@ -105,7 +105,12 @@ class Inference:
             self._reception.answer(asked, Fault("unknown_model", text))
             return
         frame = read_image(header.format, asked.image, header.width, header.height, self._config.max_pixels)
-        asked.cancel = desks[name].submit(frame, lambda message: self._answer(asked, message))
+        cancel = desks[name].submit(frame, lambda message: self._answer(asked, message))
+        if cancel is None:
+            gone = Fault("unknown_model", f"model {name!r} is served no more")
+            self._reception.answer(asked, STOPPING if name in self._desks() else gone)
+            return
+        asked.cancel = cancel
         if asked.answered:  # its deadline passed meanwhile
             asked.cancel()
 

@@ -19,10 +19,20 @@ WAITING_FRAMES = 2  # of a source that is pushed back: one is taken while the ne
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mail(Generic[T]):
-    """An item that was taken, with the number of those that were dropped before it."""
+    """An item of a mailbox.
+
+    Attributes
+    ----------
+    item : T
+    dropped_before : int
+        How many were dropped, or left out on purpose, since the one before it.
+    order : int
+        Counts what was taken out of the mailbox, from 0.
+    """
 
     item: T
     dropped_before: int
+    order: int
 
 
 class Inbox(Generic[T]):
@@ -36,11 +46,23 @@ class Inbox(Generic[T]):
         self.work = threading.Condition(self.lock)
         self.ready: list[Mailbox[T]] = []
         self._turn = 0
+        self._closed = False
 
-    def take(self, timeout: float) -> Mail[T] | None:
-        """The next item of the stream whose turn it is; None when `timeout` seconds passed without one."""
+    def close(self) -> None:
+        """Wait for nothing any more; what waits can still be taken."""
         with self.lock:
-            if not self.work.wait_for(lambda: self.ready, timeout):
+            self._closed = True
+            self.work.notify_all()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until there is something to take, but no longer than so many seconds."""
+        with self.lock:
+            self.work.wait_for(lambda: self.ready or self._closed, timeout)
+
+    def take(self) -> Mail[T] | None:
+        """The next item of the stream whose turn it is; None where none waits."""
+        with self.lock:
+            if not self.ready:
                 return None
             mailbox = min(self.ready, key=lambda waiting: waiting._served)
             self._turn += 1
@@ -70,7 +92,7 @@ class Mailbox(Generic[T]):
         self._inbox = inbox
         self._wait = when_full == "wait"
         self._most = room
-        self._items: collections.deque[T] = collections.deque()
+        self._items: collections.deque[tuple[T, int]] = collections.deque()  # with `dropped_before`
         self._room = threading.Condition(inbox.lock)
         self._dropped = self._taken = self._served = 0
         self._closed = False
@@ -79,20 +101,21 @@ class Mailbox(Generic[T]):
         """Items that wait."""
         return len(self._items)
 
-    def put(self, item: T) -> None:
-        """Hand an item over; after `close` it is thrown away."""
+    def put(self, item: T) -> bool:
+        """Hand an item over; False after `close`: it is not taken then."""
         with self._inbox.lock:
             if self._wait:
                 self._room.wait_for(lambda: self._closed or len(self._items) < self._most)
             if self._closed:
-                return
+                return False
             if not self._items:
                 self._inbox.ready.append(self)
                 self._inbox.work.notify()
             elif not self._wait:
-                self._items.clear()
-                self._dropped += 1
-            self._items.append(item)
+                self._dropped += self._items.pop()[1] + 1
+            self._items.append((item, self._dropped))
+            self._dropped = 0
+            return True
 
     def skip(self, count: int = 1) -> None:
         """Count items that their stream left out on purpose."""
@@ -102,13 +125,21 @@ class Mailbox(Generic[T]):
     def discard(self, item: T) -> bool:
         """Take an item back; False when it is not here any more."""
         with self._inbox.lock:
-            if item not in self._items:
+            kept = [(other, dropped) for other, dropped in self._items if other is not item]
+            if len(kept) == len(self._items):
                 return False
-            self._items.remove(item)
-            if not self._items:
+            self._items = collections.deque(kept)
+            if not kept:
                 self._inbox.ready.remove(self)
             self._room.notify()
             return True
+
+    def empty(self) -> list[Mail[T]]:
+        """Take all that waits, whoever's turn it is."""
+        with self._inbox.lock:
+            if self._items:
+                self._inbox.ready.remove(self)
+            return [self._pop() for _ in range(len(self._items))]
 
     def close(self) -> None:
         """Take nothing more; what waits can still be taken. A `put` that blocks returns."""
@@ -122,8 +153,7 @@ class Mailbox(Generic[T]):
             return not self._items and self._taken == finished
 
     def _pop(self) -> Mail[T]:
-        mail = Mail(self._items.popleft(), self._dropped)
-        self._dropped = 0
+        mail = Mail(*self._items.popleft(), self._taken)
         self._taken += 1
         self._room.notify()
         return mail

@@ -21,7 +21,7 @@ from qzd_daemon.sources import Captured
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
 
-__all__ = ["Lane", "Ticket", "Unknown", "Way", "Work", "make_message"]
+__all__ = ["Lane", "Unknown", "Way", "Work", "make_message"]
 
 Publish = Callable[[str, wire.Message], None]
 
@@ -53,14 +53,6 @@ class Unknown:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
-    """A frame's place in its lane's order, for `Lane.finish`."""
-
-    order: int
-    mail: Mail[Work]
-
-
 class Way(Protocol):
     """Where a frame comes from, and where what became of it goes: the `Lane` of a stream, or a `Desk`."""
 
@@ -69,11 +61,7 @@ class Way(Protocol):
         """Its name, for the log."""
         ...
 
-    def take(self, mail: Mail[Work]) -> Ticket:
-        """Give a frame its place."""
-        ...
-
-    def finish(self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
+    def finish(self, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
         """Hand on what became of it."""
         ...
 
@@ -106,27 +94,21 @@ class Lane:
         self._topic = wire.detections_topic(stream, model)
         self._publish = publish
         self._lock = threading.Lock()
-        self._taken = 0
         self._published = 0
         self._early: dict[int, wire.Detections] = {}
-
-    def take(self, mail: Mail[Work]) -> Ticket:
-        """Give a frame its place. Called by the scheduler alone, in frame order."""
-        ticket = Ticket(self._taken, mail)
-        self._taken += 1
-        return ticket
 
     @property
     def idle(self) -> bool:
         """Whether everything that was put into the mailbox has been published."""
         return self.mailbox.is_done(self._published)
 
-    def finish(self, ticket: Ticket, served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
+    def finish(self, mail: Mail[Work], served: Served, queue_ms: float, outcome: Result | Unknown) -> None:
         """Publish what became of a frame, as soon as all before it are published.
 
         Parameters
         ----------
-        ticket : Ticket
+        mail : Mail
+            As it was taken out of the lane's mailbox.
         served : Served
             The model that answered.
         queue_ms : float
@@ -134,9 +116,9 @@ class Lane:
         outcome : Result or Unknown
             What was found, or why nothing is known.
         """
-        message = make_message(self.stream, ticket.mail, served, queue_ms, outcome)
+        message = make_message(self.stream, mail, served, queue_ms, outcome)
         with self._lock:
-            self._early[ticket.order] = message
+            self._early[mail.order] = message
             while (ready := self._early.pop(self._published, None)) is not None:
                 try:
                     self._publish(self._topic, ready)

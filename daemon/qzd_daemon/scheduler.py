@@ -17,7 +17,7 @@ from typing import Literal
 from qzd_daemon.desk import Desk
 from qzd_daemon.mailbox import Inbox, Mail
 from qzd_daemon.models import Served
-from qzd_daemon.pipeline import Lane, Publish, Ticket, Unknown, Way, Work
+from qzd_daemon.pipeline import Lane, Publish, Unknown, Way, Work
 from qzd_ext.detector import Result
 from qzd_ext.errors import DeviceError, QzdError
 from qzd_ext.runner import Slot
@@ -35,7 +35,7 @@ class _UnderWay:
     """A frame that a device is busy with."""
 
     lane: Way
-    ticket: Ticket
+    mail: Mail[Work]
     served: Served
     queue_ms: float
     started: float
@@ -64,7 +64,7 @@ class Scheduler:
         self._inbox: Inbox[Work] = Inbox()
         self.desk = Desk(self._inbox)
         self._given_up = 0  # frames of the present model whose requests have not come back
-        self._under_way: dict[Ticket, _UnderWay] = {}
+        self._under_way: dict[Mail[Work], _UnderWay] = {}
         self._next: Served | None = None
         self._switched = threading.Event()
         self._stopping = threading.Event()
@@ -102,11 +102,11 @@ class Scheduler:
         now = time.monotonic()
         late = [u for u in list(self._under_way.values()) if now - u.started > older_than]
         for frame in late:
-            if self._under_way.pop(frame.ticket, None) is None:
+            if self._under_way.pop(frame.mail, None) is None:
                 continue
             self._given_up += frame.served is self.served
             reason = f"the device {frame.served.info.device} has not answered for {now - frame.started:.1f} s"
-            frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, Unknown("error", reason))
+            frame.lane.finish(frame.mail, frame.served, frame.queue_ms, Unknown("error", reason))
         return len(late)
 
     def stop(self, timeout: float) -> bool:
@@ -131,9 +131,8 @@ class Scheduler:
         return False
 
     def _skip_waiting(self) -> None:
-        while (mail := self._inbox.take(0)) is not None:
-            ticket = mail.item.lane.take(mail)
-            mail.item.lane.finish(ticket, self.served, 0.0, Unknown("skipped", "stopped before its turn"))
+        while (mail := self._inbox.take()) is not None:
+            mail.item.lane.finish(mail, self.served, 0.0, Unknown("skipped", "stopped before its turn"))
 
     def _run(self) -> None:
         while True:
@@ -143,7 +142,7 @@ class Scheduler:
                 return
             if slot is None:
                 continue
-            mail = self._inbox.take(LOOK_UP_SECONDS)
+            mail = self._inbox.take()
             if mail is not None:
                 self._start(slot, mail)
                 continue
@@ -151,6 +150,7 @@ class Scheduler:
             if self._stopping.is_set():
                 self._switch()
                 return
+            self._inbox.wait(LOOK_UP_SECONDS)  # without a request: a self-test may want it
 
     def _switch(self) -> None:
         """Between two frames, take the model that was put beside the one that serves."""
@@ -164,15 +164,14 @@ class Scheduler:
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
         served = self.served
         lane, captured = mail.item.lane, mail.item.captured
-        ticket = lane.take(mail)
         queue_ms = (time.perf_counter() - captured.ready) * 1e3
         if captured.frame is None:
             served.detector.release(slot)
             reason = captured.reason or "the frame could not be decoded"
-            lane.finish(ticket, served, queue_ms, Unknown("error", reason))
+            lane.finish(mail, served, queue_ms, Unknown("error", reason))
             return
-        frame = _UnderWay(lane, ticket, served, queue_ms, time.monotonic())
-        self._under_way[ticket] = frame
+        frame = _UnderWay(lane, mail, served, queue_ms, time.monotonic())
+        self._under_way[mail] = frame
         try:
             served.detector.start(slot, captured.frame, lambda outcome: self._done(frame, outcome))
         except Exception as error:  # one frame must not end the model's service
@@ -180,11 +179,11 @@ class Scheduler:
             self._done(frame, DeviceError(f"{type(error).__name__}: {error}"))
 
     def _done(self, frame: _UnderWay, outcome: Result | QzdError) -> None:
-        if self._under_way.pop(frame.ticket, None) is None:  # it was given up, and is answered for
+        if self._under_way.pop(frame.mail, None) is None:  # it was given up, and is answered for
             self._given_up -= frame.served is self.served
             return
         known = outcome if isinstance(outcome, Result) else Unknown("error", str(outcome))
-        frame.lane.finish(frame.ticket, frame.served, frame.queue_ms, known)
+        frame.lane.finish(frame.mail, frame.served, frame.queue_ms, known)
         if frame.served is not self.served:
             return
         if isinstance(outcome, DeviceError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,11 @@ import zmq
 from process import Daemon
 from qzd_daemon import wire
 from qzd_daemon.caller import ImageCaller, RefusedError
-from qzd_daemon.images import NotAnImageError, TooLargeError, read_image
+from qzd_daemon.config import InferenceConfig
+from qzd_daemon.desk import Desk
+from qzd_daemon.door import Door
+from qzd_daemon.inference import Inference
+from qzd_daemon.mailbox import Inbox
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
 from tiny import POISON, encode, paint, write_tiny_bundle
@@ -178,6 +181,27 @@ def test_infer_when_many_ask_at_once_answers_each_with_its_own(asker: ImageCalle
             one.close()
 
 
+@pytest.mark.parametrize(("left", "code"), [((), "unknown_model"), (("tiny",), "stopping")])
+def test_infer_when_the_model_goes_meanwhile_is_told_at_once(
+    tmp_path: Path, left: tuple[str, ...], code: str
+) -> None:
+    desk, door = Desk(Inbox()), Door()
+    desk.close()
+    desks = iter([{"tiny": desk}])
+    config = InferenceConfig(bind=(f"ipc://{tmp_path}/inference",))
+    inference = Inference(config, door, "epoch", lambda: next(desks, dict.fromkeys(left, desk)))
+    inference.start()
+    try:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(f"ipc://{tmp_path}/inference")
+            ask(dealer, "1", encode(FRAME), timeout_ms=4000)
+            assert answers(dealer, 1) == {"1": code}
+    finally:
+        inference.close()
+        door.close()
+
+
 def test_infer_when_the_daemon_stops_says_so(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "tiny", fault="slow")
     config = CONFIG.format(directory=tmp_path) + "[service]\nstop_timeout_s = 0.1\n"
@@ -195,49 +219,6 @@ def test_infer_when_the_daemon_stops_says_so(daemon: Callable[..., Daemon], tmp_
             replies.append(dealer.recv_multipart())
     assert {name for name, _ in replies} == {b"a", b"b"}
     assert all(json.loads(reply).get("outcome") != "ok" for _, reply in replies)
-
-
-JPEG_HEAD = b"\xff\xd8\xff\xc0\x00\x11\x08"
-
-
-@pytest.mark.parametrize(
-    ("form", "data", "error"),
-    [
-        ("png", encode(FRAME)[:16] + b"\x00\x01\x00\x00" * 2 + encode(FRAME)[24:], TooLargeError),
-        ("jpeg", JPEG_HEAD + b"\xff\xff\xff\xff" + b"\x03" * 20, TooLargeError),
-        ("jpeg", encode(FRAME, "jpeg")[:-2] + b"\xff\xda" * 200, TooLargeError),
-        ("jpeg", b"\xff\xd8" + b"\xff" * 1000, NotAnImageError),
-        ("jpeg", b"\xff\xd8\xff\xda\x00\x02", NotAnImageError),
-        ("jpeg", b"\xff\xd8\xff\xe0\x00\x00" * 50, NotAnImageError),
-        ("jpeg", encode(FRAME, "jpeg")[:100], NotAnImageError),
-        ("png", encode(FRAME)[:23], NotAnImageError),
-        ("png", encode(FRAME)[:33] + b"\xe3" + encode(FRAME)[34:], NotAnImageError),
-        (
-            "png",
-            encode(FRAME)[:33] + b"\x00\x00\x00\x00acTL\x00\x00\x00\x00" + encode(FRAME)[33:],
-            NotAnImageError,
-        ),
-    ],
-)
-def test_read_image_when_it_lies_or_is_cut_off_decodes_nothing(
-    form: str, data: bytes, error: type[Exception]
-) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(error):
-        read_image(form, data, None, None, 65536)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 16 * 1024  # KiB
-
-
-def test_read_image_when_bytes_follow_the_end_of_a_png_reads_what_is_before_it() -> None:
-    assert read_image("png", encode(FRAME) + b"\xff" * 20, None, None, 65536).shape == (64, 64, 3)
-
-
-def test_read_image_when_a_thumbnail_comes_first_takes_the_size_of_the_image() -> None:
-    picture = encode(FRAME, "jpeg")
-    thumbnail = JPEG_HEAD + b"\xff\xff\xff\xff\x03"
-    block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    image = read_image("jpeg", picture[:2] + block + picture[2:], None, None, 65536)
-    assert image.shape == (64, 64, 3)
 
 
 def test_caller_when_the_answer_is_no_raises_it(asker: ImageCaller) -> None:
