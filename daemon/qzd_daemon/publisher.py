@@ -66,6 +66,7 @@ class Publisher:
         self._config = config
         self._sent = sent
         limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, BATCH)
+        self._door = door
         self._entrance = door.open("publish", zmq.XPUB, config.bind, limits)
         self.endpoints = self._entrance.endpoints
         self._socket = self._entrance.socket
@@ -108,13 +109,24 @@ class Publisher:
 
     def wait_for_subscriptions(self, count: int, timeout: float) -> bool:
         """Wait until so many subscriptions to detections are there; False after `timeout` seconds."""
+        end = time.monotonic() + timeout
         with self._subscribed:
-            return self._subscribed.wait_for(lambda: self._detection_subscriptions() >= count, timeout)
+            while self._detection_subscriptions() < count:
+                left = end - time.monotonic()
+                if left <= 0:
+                    return False
+                self._subscribed.wait(min(left, LOOK_SECONDS))  # the door notes connections by itself
+        return True
 
     def _detection_subscriptions(self) -> int:
+        """Of a topic never more than there are connections.
+
+        Who subscribes to it twice is told twice by libzmq, and once at the end.
+        """
         prefix = wire.DETECTIONS.encode()
         matching = (t for t in self._subscriptions if t.startswith(prefix) or prefix.startswith(t))
-        return sum(self._subscriptions[topic] for topic in matching)
+        connections = self._door.connections[self._entrance.name]
+        return sum(min(self._subscriptions[topic], connections) for topic in matching)
 
     def close(self) -> None:
         """Send a last heartbeat, then close; the door waits for `linger_ms`."""
@@ -129,8 +141,8 @@ class Publisher:
         interval = self._config.heartbeat_ms / 1e3
         while not self._stopping.wait(min(LOOK_SECONDS, interval / 2)):
             with self._lock:
+                self._entrance.refresh()
                 if time.monotonic() >= self._next_beat and not self._stopping.is_set():
-                    self._entrance.refresh()
                     self._beat("serving")
                     self._next_beat = time.monotonic() + interval
                 self._read_subscriptions(BATCH)

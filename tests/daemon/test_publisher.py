@@ -92,6 +92,7 @@ def test_publish_when_streams_are_chosen_sends_no_other(publisher: Publisher) ->
 def test_publish_when_the_subscriber_is_slow_reports_each_loss_once(door: Door) -> None:
     config = PublishConfig(bind=(ANY_PORT,), send_hwm=10, heartbeat_ms=50, linger_ms=0)
     publisher = Publisher(config, door)
+    door.start()
     publisher.start()
     with Client(publisher.endpoints[0], receive_hwm=10) as client:
         publisher.wait_for_subscriptions(1, 5)
@@ -109,6 +110,7 @@ def test_publish_when_the_subscriber_is_slow_reports_each_loss_once(door: Door) 
 
 def test_close_when_messages_wait_sends_them_and_a_last_heartbeat(door: Door) -> None:
     publisher = Publisher(PublishConfig(bind=(ANY_PORT,)), door)
+    door.start()
     publisher.start()
     with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.subscribe(wire.PREFIX)
@@ -130,6 +132,20 @@ def test_wait_for_subscriptions_when_a_subscriber_leaves_counts_it_out(publisher
         assert not publisher.wait_for_subscriptions(2, 0)
     end = time.monotonic() + 5
     while publisher.wait_for_subscriptions(1, 0):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_subscriptions_when_one_subscribes_twice_to_the_same_counts_one(publisher: Publisher) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        subscriber.connect(publisher.endpoints[0])
+        for topic in (wire.DETECTIONS, wire.DETECTIONS, wire.HEARTBEAT):
+            subscriber.subscribe(topic)
+        assert subscriber.poll(5000)  # a heartbeat: the others are in force
+        assert publisher.wait_for_subscriptions(1, 5)
+        assert not publisher.wait_for_subscriptions(2, 0.2)
+    end = time.monotonic() + 5
+    while publisher.subscriptions:
         assert time.monotonic() < end
         time.sleep(0.01)
 
