@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ __all__ = ["Access", "bind", "bind_again"]
 
 IPV6 = re.compile(r"tcp://(\[|\*:)")  # a name or a device means its IPv4 address, as for those who connect
 ZAP_DOMAIN = b"qzd"
-REBIND_SECONDS = 2.0
+IPC = "ipc://"
+IPC_MODE = 0o660  # the group may connect
 FIXES = {
     errno.EADDRINUSE: ("it is in use", "stop the process that holds it, or choose another endpoint"),
     errno.EADDRNOTAVAIL: ("this machine has no such address", "use an address of this machine, or tcp://*"),
@@ -68,15 +69,51 @@ def bind(opened: zmq.Socket[bytes], endpoint: str, access: Access) -> str:
     EndpointError
         It is in use, or cannot be bound.
     """
-    _set_options(opened, endpoint, access.secret)
-    _bind(opened, endpoint, access.inherited)
+    if endpoint.startswith(IPC):
+        with _no_others():
+            _bind(opened, endpoint, access)
+    else:
+        _bind(opened, endpoint, access)
     return opened.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def bind_again(opened: zmq.Socket[bytes], endpoint: str, access: Access, end: float) -> None:
+    """As `bind`, just after it was unbound, for as long as it takes until another thread has closed it.
+
+    Others are at work meanwhile, so the umask, which they share, stays as it is.
+
+    Parameters
+    ----------
+    end : float
+        `time.monotonic()` at which it is tried no more.
+    """
+    while True:
+        try:
+            _bind(opened, endpoint, access)
+            break
+        except EndpointError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.005)
+    if endpoint.startswith(IPC):
+        with contextlib.suppress(FileNotFoundError):  # an abstract one has no mode
+            Path(endpoint.removeprefix(IPC)).chmod(IPC_MODE)
+
+
+@contextlib.contextmanager
+def _no_others() -> Iterator[None]:
+    """What is made meanwhile has mode 0660, from its first moment on."""
+    before = os.umask(0o777 & ~IPC_MODE)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _set_options(opened: zmq.Socket[bytes], endpoint: str, secret: bytes | None) -> None:
     """They hold for the endpoint that is bound next; what is bound already keeps those that it had."""
     opened.setsockopt(zmq.IPV6, IPV6.match(endpoint) is not None)
-    if endpoint.startswith("ipc://"):
+    if endpoint.startswith(IPC):
         secret = None
     if secret is not None:
         opened.setsockopt(zmq.CURVE_SECRETKEY, secret)
@@ -85,44 +122,28 @@ def _set_options(opened: zmq.Socket[bytes], endpoint: str, secret: bytes | None)
     opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, secret is not None)
 
 
-def _bind(opened: zmq.Socket[bytes], endpoint: str, inherited: Mapping[str, int]) -> None:
-    file = inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
+def _bind(opened: zmq.Socket[bytes], endpoint: str, access: Access) -> None:
+    _set_options(opened, endpoint, access.secret)
+    file = access.inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
     if file is not None:
         opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound
-        opened.bind(endpoint)
-        opened.setsockopt(zmq.USE_FD, -1)
-        return
-    path = endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
-    if path is not None and _is_served(path):
+    elif endpoint.startswith(IPC) and _is_served(endpoint.removeprefix(IPC)):
         raise _cannot_bind(endpoint, errno.EADDRINUSE)
-    umask = os.umask(0o117) if path is not None else None  # 0660: the group may connect
     try:
         opened.bind(endpoint)
     except zmq.ZMQError as error:
         raise _cannot_bind(endpoint, error.errno or 0) from error
     finally:
-        if umask is not None:
-            os.umask(umask)
-
-
-def bind_again(opened: zmq.Socket[bytes], endpoint: str, access: Access) -> None:
-    """As `bind`, just after it was unbound: the old listener is closed by another thread, a moment later."""
-    end = time.monotonic() + REBIND_SECONDS
-    while True:
-        try:
-            bind(opened, endpoint, access)
-            return
-        except EndpointError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.005)
+        opened.setsockopt(zmq.USE_FD, -1)
 
 
 def _is_served(path: str) -> bool:
     """Whether another process listens there; ZeroMQ would take its path away without a word."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         if Path(path).is_socket():
-            probe.connect(path)
+            probe.setblocking(False)
+            with contextlib.suppress(BlockingIOError):  # so many wait there that it takes no more
+                probe.connect(path)
             return True
     return False
 

@@ -2,8 +2,8 @@
 
 TCP endpoints ask for a CURVE key where the configuration has one; ipc endpoints have mode 0660 instead. One
 thread answers ZAP, counts connections, shuts those above the limit, and says who was refused and why.
-What may live here: getting in. How an endpoint is bound is in `binding`; what is said on a socket is its
-owner's: `publisher`, `control`, `reception`.
+What may live here: getting in. How an endpoint is bound is in `binding`, how its peers are let go of in
+`entrance`; what is said on a socket is its owner's: `publisher`, `control`, `reception`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import collections
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -23,12 +24,13 @@ from types import MappingProxyType
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from qzd_daemon.binding import Access, bind, bind_again
+from qzd_daemon.binding import Access, bind
 from qzd_daemon.config import SecurityConfig
+from qzd_daemon.entrance import Entrance
 from qzd_daemon.keys import Authorised, read_secret
 from qzd_ext.errors import EndpointError
 
-__all__ = ["Door", "Entrance", "Limits"]
+__all__ = ["Door", "Limits"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,6 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 5000
 PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
 LOOK_MS = 500  # how soon a key that was taken back is noticed
-FAREWELL_SECONDS = 0.1
 SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
 
 REASONS: dict[int, tuple[str, str]] = {
@@ -44,6 +45,7 @@ REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
 }
 LEFT = "it left, or was silent, before it had come in, as one does that has no CURVE key"
+ANY_ADDRESS = re.compile(r"tcp://(0\.0\.0\.0|\[::\]):")
 EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
@@ -72,80 +74,6 @@ class Limits:
     connections: int
     send_hwm: int
     receive_hwm: int
-
-
-class Entrance:
-    """A bound socket. Its owner uses it, on one thread, and calls `wait` or `refresh` now and then.
-
-    Attributes
-    ----------
-    socket : zmq.Socket
-    endpoints : tuple of str
-        What is bound, with the ports that were chosen where the configuration says `:*`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        bound: zmq.Socket[bytes],
-        endpoints: tuple[str, ...],
-        access: Access,
-    ) -> None:
-        self.name = name
-        self.socket = bound
-        self.endpoints = endpoints
-        self._access = access
-        self._put_out = threading.Event()
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._is_open = True
-        self._lock = threading.Lock()  # of these two
-        self._poller = zmq.Poller()
-        self._poller.register(self._bell, zmq.POLLIN)
-        self._poller.register(bound, zmq.POLLIN)
-
-    def wait(self, milliseconds: int | None = None) -> None:
-        """Sleep until something can be read, `wake` is called, or the time is over; then `refresh`."""
-        self._poller.poll(milliseconds)
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
-        self.refresh()
-
-    def wake(self) -> None:
-        """End the owner's `wait`, from any thread; after `close` it does nothing."""
-        with self._lock:
-            if self._is_open:
-                os.eventfd_write(self._bell, 1)
-
-    def close(self, linger_ms: int, *, answered: bool = False) -> None:
-        """Close the socket; where callers have just been `answered`, when they had a moment to read it.
-
-        One with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
-        """
-        if answered:
-            time.sleep(FAREWELL_SECONDS)
-        with self._lock:
-            if self._is_open:
-                self._is_open = False
-                os.close(self._bell)
-                self.socket.close(linger=linger_ms)
-
-    def put_out(self) -> None:
-        """Ask for a `refresh`, from any thread."""
-        self._put_out.set()
-        self.wake()
-
-    def refresh(self) -> None:
-        """If asked to, let go of every peer that came over TCP: each must show its key again."""
-        if self._put_out.is_set():
-            self._put_out.clear()
-            self.let_go("tcp://")
-
-    def let_go(self, scheme: str) -> None:
-        """Disconnect every peer of the endpoints that begin so; those that may come back do so at once."""
-        for endpoint in self.endpoints:
-            if endpoint.startswith(scheme):
-                self.socket.unbind(endpoint)
-                bind_again(self.socket, endpoint, self._access)
 
 
 class Door:
@@ -259,7 +187,8 @@ class Door:
             if self._zap in ready:
                 self._answer_zap()
             for monitor in watches.keys() & ready.keys():
-                self._heed(watches[monitor])
+                while monitor.poll(0):
+                    self._heed(watches[monitor], monitor.recv_multipart())
 
     def _read_keys(self) -> None:
         """A key that was taken back ends the connections made with it too."""
@@ -272,36 +201,49 @@ class Door:
     def _answer_zap(self) -> None:
         """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""
         version, request, _, address, _, mechanism, *credentials = self._zap.recv_multipart()
-        name = None
-        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes nothing but CURVE
-            self._zap.send_multipart([version, request, b"200", b"OK", b"", b""])
-            return
-        if self._authorised is not None and mechanism == b"CURVE" and credentials:
-            name = self._authorised.name(credentials[0])
-        for problem in self._authorised.problems if self._authorised else ():
-            self._say("keys", "a file among the authorised keys is ignored: %s", problem)
-        if name is None:
-            self._say("key", "%s is refused: its key is not among the authorised ones", address.decode())
-        else:
-            log.info("%s has come in with the key %s", address.decode(), name)
+        try:
+            name = self._name(address.decode(), mechanism, credentials)
+        except Exception:  # one peer must not end the service of the others
+            log.exception("a key could not be judged")
+            name = None
         # 300, not 400, which libzmq's clients take as final: a key that is let in later could not come
         answer = (b"200", b"OK", name.encode()) if name is not None else (b"300", b"not authorised", b"")
         self._zap.send_multipart([version, request, *answer, b""])
 
-    def _heed(self, watch: _Watch) -> None:
+    def _name(self, address: str, mechanism: bytes, credentials: list[bytes]) -> str | None:
+        """Whose key a peer has; None if it may not come in."""
+        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes nothing but CURVE
+            return ""
+        name = None
+        if self._authorised is not None and mechanism == b"CURVE" and credentials:
+            name = self._authorised.name(credentials[0])
+        for problem in self._authorised.problems if self._authorised else ():
+            self._say(problem, "of the authorised keys, this is ignored: %s", problem)
+        if name is None:
+            self._say("key", "%s is refused: its key is not among the authorised ones", address)
+        else:
+            log.info("%s has come in with the key %s", address, name)
+        return name
+
+    def _heed(self, watch: _Watch, frames: list[bytes]) -> None:
         """What a socket's monitor tells."""
-        while watch.monitor.poll(0):
-            event = parse_monitor_message(watch.monitor.recv_multipart())
-            name, number, value = watch.entrance.name, int(event["event"]), int(event["value"])
-            if number == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self.refused[name, "key"] += 1
-            elif number == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                reason, why = REASONS.get(value, ("protocol", "it does not speak ZMTP 3"))
-                self._refuse(name, reason, why)
-            elif number == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self._refuse(name, "handshake", LEFT)
-            elif watch.is_above_limit(number, value, event["endpoint"].decode()):
-                self._refuse(name, "limit", f"{watch.limit} connections are open already")
+        try:
+            event = parse_monitor_message(frames)
+            self._judge(watch, int(event["event"]), int(event["value"]), event["endpoint"].decode())
+        except Exception:  # one peer must not end the service of the others
+            log.exception("a connection of the %s socket could not be judged", watch.entrance.name)
+
+    def _judge(self, watch: _Watch, event: int, value: int, endpoint: str) -> None:
+        name = watch.entrance.name
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.refused[name, "key"] += 1
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            reason, why = REASONS.get(value, ("protocol", "it does not speak ZMTP 3"))
+            self._refuse(name, reason, why)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._refuse(name, "handshake", LEFT)
+        elif watch.is_above_limit(event, value, endpoint):
+            self._refuse(name, "limit", f"{watch.limit} connections are open already")
 
     def _refuse(self, name: str, reason: str, why: str) -> None:
         self.refused[name, reason] += 1
@@ -323,6 +265,7 @@ class _Watch:
         self.monitor = monitor
         self.limit = limit
         self._open: dict[str, set[int]] = {endpoint: set() for endpoint in entrance.endpoints}
+        self._on_any_address = {_port(e): e for e in entrance.endpoints if ANY_ADDRESS.match(e)}
 
     @property
     def connections(self) -> int:
@@ -330,8 +273,12 @@ class _Watch:
         return sum(len(files) for files in self._open.values())
 
     def is_above_limit(self, event: int, file: int, endpoint: str) -> bool:
-        """Note what happened to a connection; one too many is shut, and True is returned."""
-        files = self._open.setdefault(endpoint, set())
+        """Note what happened to a connection; one too many is shut, and True is returned.
+
+        Its endpoint has the address that the peer has reached, which is not always the one that was bound.
+        """
+        bound = endpoint if endpoint in self._open else self._on_any_address.get(_port(endpoint), endpoint)
+        files = self._open.setdefault(bound, set())
         if event == zmq.EVENT_ACCEPTED:
             if len(files) >= self.limit:
                 _shut(file, endpoint)
@@ -347,9 +294,35 @@ class _Watch:
 def _shut(file: int, endpoint: str) -> None:
     """Shut a connection that libzmq holds: it has no call for that, but it heeds the end of a stream.
 
-    The number may belong to something else by now, so what it is must be seen first.
+    The peer may have left, and the number belong to something else by now: a file, another socket. So what
+    it is must be seen first, by a copy of it that stays the same.
     """
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(file)) as connection:
-        here = connection.getsockname()
-        if endpoint in (f"ipc://{here}", f"tcp://{here[0]}:{here[1]}", f"tcp://[{here[0]}]:{here[1]}"):
+    try:
+        copy = os.dup(file)
+    except OSError:
+        return
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return
+    with connection, contextlib.suppress(OSError):
+        if _endpoint_of(connection) == endpoint:
             connection.shutdown(socket.SHUT_RDWR)
+
+
+def _endpoint_of(connection: socket.socket) -> str:
+    """Where it is connected on this side, as libzmq writes it; empty if libzmq would not use it."""
+    here = connection.getsockname()
+    match connection.family:
+        case socket.AF_UNIX:
+            return f"ipc://{here}" if here else ""
+        case socket.AF_INET:
+            return f"tcp://{here[0]}:{here[1]}"
+        case socket.AF_INET6:
+            return f"tcp://[{here[0]}]:{here[1]}"
+    return ""
+
+
+def _port(endpoint: str) -> str:
+    return endpoint.rpartition(":")[2]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
 
 from qzd_daemon import wire
+from qzd_daemon.binding import bind_again
 from qzd_daemon.client import Client, Event, Keys, StreamState
 from qzd_daemon.config import PublishConfig, SecurityConfig
-from qzd_daemon.door import Door, Limits
+from qzd_daemon.door import Door, Limits, _shut
 from qzd_daemon.keys import write_pair
 from qzd_daemon.publisher import Publisher
+from qzd_ext.errors import EndpointError
 
 ANY_PORT = "tcp://127.0.0.1:*"
 TOPIC = wire.stream_topic("gate")
@@ -25,7 +31,7 @@ TOPIC = wire.stream_topic("gate")
 class Service:
     """A publisher that asks for keys, and the keys of alice and carol, who may come in, and of bob."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, heartbeat_ms: int = 50) -> None:
         self.directory = directory
         self.authorised = directory / "authorised"
         self.authorised.mkdir()
@@ -34,7 +40,8 @@ class Service:
         self.let_in("alice")
         self.let_in("carol")
         self.door = Door(SecurityConfig(str(directory / "server.key"), str(self.authorised)))
-        config = PublishConfig(bind=(f"ipc://{directory}/socket", ANY_PORT), heartbeat_ms=50, linger_ms=0)
+        bind = (f"ipc://{directory}/socket", ANY_PORT)
+        config = PublishConfig(bind, heartbeat_ms=heartbeat_ms, linger_ms=0)
         self.publisher = Publisher(config, self.door)
         self.ipc, self.tcp = self.publisher.endpoints
         self.door.start()
@@ -134,6 +141,15 @@ def test_client_when_its_key_is_taken_back_is_put_out_while_others_go_on(service
         until(lambda: heard(service, carol, 0.1))
 
 
+def test_client_when_its_key_is_taken_back_is_put_out_before_the_next_heartbeat(tmp_path: Path) -> None:
+    service = Service(tmp_path, heartbeat_ms=20_000)
+    with service.client("alice"):
+        assert service.publisher.wait_for_subscriptions(1, 5)
+        service.take_back("alice")
+        until(lambda: service.door.refused["publish", "key"], 5)
+    service.close()
+
+
 def test_client_when_its_key_comes_later_gets_in(service: Service) -> None:
     with service.client("bob") as bob:
         until(lambda: service.door.refused["publish", "key"])
@@ -163,17 +179,17 @@ def test_door_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
         until(lambda: "nonsense.pub: it is no CURVE key" in caplog.text)
 
 
-@pytest.mark.parametrize("scheme", ["ipc", "tcp"])
-def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, scheme: str) -> None:
+@pytest.mark.parametrize("endpoint", ["ipc://{directory}/socket", ANY_PORT, "tcp://*:*"])
+def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, endpoint: str) -> None:
     door = Door()
-    endpoint = f"ipc://{tmp_path}/socket" if scheme == "ipc" else ANY_PORT
-    entrance = door.open("small", zmq.PUB, (endpoint,), Limits(1024, 3, 10, 10))
+    bound = (endpoint.format(directory=tmp_path),)
+    entrance = door.open("small", zmq.PUB, bound, Limits(1024, 3, 10, 10))
     door.start()
     with zmq.Context() as context:
         peers = [context.socket(zmq.SUB) for _ in range(6)]
-        for peer in peers:
+        for number, peer in enumerate(peers, 1):  # each at another address, where there are several
             peer.subscribe("")
-            peer.connect(entrance.endpoints[0])
+            peer.connect(re.sub(r"\[::\]|0\.0\.0\.0", f"127.0.0.{number}", entrance.endpoints[0]))
         until(lambda: door.refused["small", "limit"] >= 3)
         assert door.connections == {"small": 3}
         for peer in peers:
@@ -181,6 +197,83 @@ def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, 
     until(lambda: door.connections == {"small": 0})
     door.close()
     assert door.refused["small", "limit"] >= 3
+
+
+@pytest.mark.parametrize(
+    "take", [lambda: socket.socket(socket.AF_UNIX).detach(), lambda: os.open(os.devnull, os.O_RDONLY)]
+)
+def test_shut_when_the_number_belongs_to_something_else_leaves_it_alone(take: Callable[[], int]) -> None:
+    file = take()
+    before = set(Path("/proc/self/fd").iterdir())
+    _shut(file, "ipc:///somewhere")
+    assert {path.name for path in before ^ set(Path("/proc/self/fd").iterdir())} <= {str(file + 1)}
+    os.close(file)
+
+
+def test_door_when_what_it_is_told_makes_no_sense_goes_on(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.door._heed(service.door._watches[0], [b"nonsense"])
+    assert "could not be judged" in caplog.text
+
+
+def test_door_when_a_key_has_a_name_that_is_no_text_lets_it_in(service: Service) -> None:
+    name = os.fsencode(service.authorised) + b"/caf\xe9.pub"
+    Path(os.fsdecode(name)).write_bytes((service.directory / "bob.pub").read_bytes())
+    with service.client("bob") as bob:
+        until(lambda: heard(service, bob, 0.1))
+
+
+def test_entrance_when_something_else_takes_its_port_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door()
+    entrance = door.open("small", zmq.PUB, (ANY_PORT,), Limits(1024, 3, 10, 10))
+    port = int(entrance.endpoints[0].rpartition(":")[2])
+    taken: list[socket.socket] = []
+
+    def come_first(*arguments: Any) -> None:
+        while not taken:
+            with contextlib.suppress(OSError):
+                taken.append(socket.create_server(("127.0.0.1", port)))
+        bind_again(*arguments)
+
+    monkeypatch.setattr("qzd_daemon.entrance.bind_again", come_first)
+    entrance.let_go("tcp://")
+    assert "something else has taken it" in caplog.text
+    taken[0].close()
+
+    def is_bound() -> bool:
+        entrance.refresh()
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        return False
+
+    until(is_bound)
+    door.close()
+
+
+def test_entrance_when_an_ipc_endpoint_is_bound_again_leaves_the_umask_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = Door()
+    entrance = door.open("small", zmq.PUB, (f"ipc://{tmp_path}/socket",), Limits(1024, 3, 10, 10))
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("it holds for all threads"))
+    entrance.let_go("")
+    assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o660
+    door.close()
+
+
+def test_door_when_another_process_serves_but_takes_nobody_says_so_at_once(tmp_path: Path) -> None:
+    door = Door()
+    path = f"{tmp_path}/socket"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
+        busy.bind(path)
+        busy.listen(0)
+        waiting.connect(path)
+        with pytest.raises(EndpointError, match="in use"):
+            door.open("small", zmq.PUB, (f"ipc://{path}",), Limits(1024, 3, 10, 10))
+    door.close()
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
