@@ -67,12 +67,13 @@ class Dialogue:
     def _exchange(self, frames: list[bytes | memoryview]) -> list[bytes]:
         """Send, and wait for the next reply."""
         end = time.monotonic() + self._timeout
-        if not self._socket.poll(_milliseconds(end), zmq.POLLOUT):
-            raise self._no_answer()
-        while self._endings.poll(0):
-            self._endings.recv_multipart()
-        self._socket.send_multipart(frames)
-        return self._receive(end)
+        while self._socket.poll(_milliseconds(end), zmq.POLLOUT):
+            while self._endings.poll(0):
+                self._endings.recv_multipart()
+            with contextlib.suppress(zmq.Again):  # the connection ended just now
+                self._socket.send_multipart(frames, zmq.NOBLOCK)
+                return self._receive(end)
+        raise self._no_answer()
 
     def _ask(self, header: msgspec.Struct, image: bytes | memoryview) -> bytes:
         """Send an image; returns the JSON of its reply. Replies to what was given up are passed over."""

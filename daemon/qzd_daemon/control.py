@@ -12,6 +12,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ REQUESTS_KEPT = 64  # of one caller, before its connection is no longer read
 LONG_CALLS = 8
 BATCH = 64  # calls answered before replies of long ones are looked at
 LINGER_MS = 500
+LAST_SECONDS = 0.2  # for calls that wait, unread, when the daemon stops
 
 Envelope = list[bytes]
 
@@ -107,15 +109,26 @@ class Control:
         """Answer no more. A long call that runs is left to itself; whoever waits for one is told."""
         self._stopping = True
         self._entrance.wake()
+        answered = False
         if self._thread.ident is not None:
             self._thread.join()
+            answered = self._answer_the_last()
+        with contextlib.suppress(queue.Full):
+            self._long.put_nowait(None)
+        self._entrance.close(LINGER_MS, answered=answered)
+
+    def _answer_the_last(self) -> bool:
+        """Whoever waits, or has just asked, is told that the daemon stops; whether there was one."""
+        answered = bool(self._in_hand)
         self._send_done()
         for call in self._in_hand:
             text = f"the daemon stops; whether {call.request.op} was done is not known"
             self._send(call.envelope, _refusal(call.request.id, "stopping", text))
-        with contextlib.suppress(queue.Full):
-            self._long.put_nowait(None)
-        self._entrance.close(LINGER_MS, answered=bool(self._in_hand))
+        end = time.monotonic() + LAST_SECONDS
+        while self._entrance.has_more(end):
+            self._take(self._entrance.socket.recv_multipart())
+            answered = True
+        return answered
 
     def _run(self) -> None:
         while not self._stopping:
@@ -152,6 +165,9 @@ class Control:
         if operation is None:
             text = f"there is no op {request.op!r}. Wanted: one of {', '.join(sorted(self._operations))}"
             self._send(envelope, _refusal(request.id, "unknown_op", text))
+        elif self._stopping:
+            text = f"the daemon stops; {request.op} was not done. To fix: ask again when it is back"
+            self._send(envelope, _refusal(request.id, "stopping", text))
         elif not operation.long:
             self._send(envelope, _answer(request, operation))
         else:

@@ -22,7 +22,7 @@ from qzd_daemon.calls import Failure, Fault
 from qzd_daemon.config import InferenceConfig, IngestConfig
 from qzd_daemon.door import Door, Limits
 
-__all__ = ["Asked", "Reception"]
+__all__ = ["STOPPING", "Asked", "Reception"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ REPLIES_KEPT = 256  # for a caller that does not read
 REQUESTS_KEPT = 2  # of one caller, before its connection is no longer read
 BATCH = 64
 LINGER_MS = 500
+LAST_SECONDS = 0.2  # for messages that wait, unread, when the daemon stops
+STOPPING = Fault("stopping", "the daemon stops. To fix: ask the next one")
 
 Header = TypeVar("Header", bound=msgspec.Struct)
 
@@ -117,11 +119,12 @@ class Reception(Generic[Header]):
 
     def close(self) -> None:
         """Take nothing more, and tell those who wait."""
-        answered = bool(self.in_hand)
         self._stopping = True
         self._entrance.wake()
+        answered = False
         if self._thread.ident is not None:
             self._thread.join()
+            answered = self._answer_the_last()
         self._entrance.close(LINGER_MS, answered=answered)
 
     def answer(self, asked: Asked[Header], answer: msgspec.Struct) -> None:
@@ -137,9 +140,18 @@ class Reception(Generic[Header]):
             with contextlib.suppress(zmq.Again):
                 for _ in range(BATCH):
                     self._receive(self._entrance.socket.recv_multipart(zmq.NOBLOCK, copy=False))
+
+    def _answer_the_last(self) -> bool:
+        """Whoever waits, or has just asked, is told that the daemon stops; whether there was one."""
+        answered = bool(self.in_hand)
         self._send_done()
         for asked in list(self.in_hand):
-            self._finish(asked, Fault("stopping", "the daemon stops. To fix: ask the next one"))
+            self._finish(asked, STOPPING)
+        end = time.monotonic() + LAST_SECONDS
+        while self._entrance.has_more(end):
+            self._receive(self._entrance.socket.recv_multipart(copy=False))
+            answered = True
+        return answered
 
     def _receive(self, frames: list[zmq.Frame]) -> None:
         """`[caller, id, header, image]` from a DEALER; after the caller, a REQ has an empty frame."""
@@ -152,7 +164,7 @@ class Reception(Generic[Header]):
             text = f"{error}. Wanted: [id, header JSON, image] as docs/protocol.md has it"
             self._send(envelope, Fault("bad_request", text))
             return
-        fault = self._take(asked)
+        fault = STOPPING if self._stopping else self._take(asked)
         if fault is None:
             self.in_hand.add(asked)
         else:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zmq
@@ -227,6 +229,57 @@ def test_long_call_when_the_daemon_stops_is_answered(tmp_path: Path) -> None:
     door.close()
     assert isinstance(fault, RefusedError)
     assert fault.fault.code == "stopping"
+
+
+def test_calls_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def ping(_: Request) -> None:
+        begun.set()
+        end.wait(20)
+
+    door = Door()
+    config = ControlConfig(bind=(f"ipc://{tmp_path}/control",))
+    control = Control(config, door, {"ping": Operation(ping)})
+    door.start()
+    control.start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, ThreadPoolExecutor() as pool:
+        dealer.linger = 0
+        dealer.connect(config.bind[0])
+        for number in range(200):
+            dealer.send(json.dumps({"schema": "qzd.control/1", "id": number, "op": "ping"}).encode())
+        assert begun.wait(20)
+        closing = pool.submit(control.close)
+        while not control._stopping:
+            time.sleep(0.001)
+        end.set()
+        closing.result(20)
+        replies = []
+        while dealer.poll(200):
+            replies.append(json.loads(dealer.recv()))
+    door.close()
+    assert [reply["id"] for reply in replies] == list(range(200))
+    assert {reply["error"]["code"] for reply in replies[1:]} == {"stopping"}
+
+
+def test_caller_when_the_daemon_dies_as_it_asks_says_so_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"ipc://{tmp_path}/control"
+    with zmq.Context() as context, Caller(endpoint, timeout=0.5) as caller:
+        router = context.socket(zmq.ROUTER)
+        router.bind(endpoint)
+        endings = caller._endings
+
+        def die_and_poll(timeout: int) -> int:
+            router.close(linger=0)
+            time.sleep(0.1)
+            return endings.poll(timeout)
+
+        watched = SimpleNamespace(poll=die_and_poll, recv_multipart=endings.recv_multipart)
+        monkeypatch.setattr(caller, "_endings", watched)
+        with pytest.raises(EndpointError, match=r"no answer in 0\.5 s"):
+            caller.call("ping")
 
 
 def test_daemon_when_control_has_no_endpoint_serves_without(

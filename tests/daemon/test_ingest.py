@@ -7,15 +7,21 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
 
 from process import Daemon
 from qzd_daemon.caller import Caller, RefusedError
+from qzd_daemon.calls import Fault, FrameHeader
 from qzd_daemon.client import Client, Detections, StreamState
+from qzd_daemon.config import IngestConfig
+from qzd_daemon.door import Door
+from qzd_daemon.reception import Asked, Reception
 from qzd_daemon.sender import FrameSender
 from qzd_ext.errors import EndpointError, UsageError
 from tiny import COLOURS, encode, paint, write_tiny_bundle
@@ -334,3 +340,36 @@ def test_a_stream_when_its_url_is_another_names_those_that_are_known(
     assert process.wait() == 2
     assert "streams.every.source" in process.log
     assert "ingest://" in process.log
+
+
+def test_frames_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def take(_: Asked[FrameHeader]) -> Fault:
+        begun.set()
+        end.wait(20)
+        return Fault("busy", "")
+
+    door = Door()
+    config = IngestConfig(bind=(f"ipc://{tmp_path}/ingest",))
+    reception = Reception("ingest", config, door, FrameHeader, take)
+    door.start()
+    reception.start()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, ThreadPoolExecutor() as pool:
+        dealer.linger = 0
+        dealer.connect(config.bind[0])
+        header = msgspec.json.encode(FrameHeader(stream="gate", format="bgr"))
+        for number in range(200):
+            dealer.send_multipart([str(number).encode(), header, b""])
+        assert begun.wait(20)
+        closing = pool.submit(reception.close)
+        while not reception._stopping:
+            time.sleep(0.001)
+        end.set()
+        closing.result(20)
+        names = []
+        while dealer.poll(200):
+            names.append(int(dealer.recv_multipart()[0]))
+    door.close()
+    assert names == list(range(200))
+    assert reception.refused == {"busy": 1, "stopping": 199}
