@@ -6,6 +6,7 @@ What may live here: the options that every command shares, and what becomes of a
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -94,6 +95,8 @@ for command in (*ask.COMMANDS, tail, infer, record, replay, keygen, completion):
 def main() -> None:
     """Run `qzdctl`; an error becomes its message and exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 it would not be heeded otherwise
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label may have letters that the terminal's code lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.Abort:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import click
 import cv2
 import pytest
+from click.testing import CliRunner
 
 from clips import write_clip
 from process import Daemon
@@ -123,6 +125,23 @@ def test_command_when_it_cannot_be_done_says_why_by_words_and_exit_code(
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "--interval", "nan"],
+        ["status", "--interval", "1e300"],
+        ["replay", "x", "--speed", "nan"],
+        ["replay", "x", "--speed", "1e-320"],
+        ["record", "x", "--seconds", "inf"],
+        ["tail", "--min-score", "nan"],
+    ],
+)
+def test_command_when_a_number_is_none_that_it_can_take_says_so(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2
+    assert "Invalid value for" in done.output
+
+
+@pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
         ("inference", ["status"], "no control socket"),
@@ -191,8 +210,12 @@ def test_infer_tells_and_draws_what_is_in_an_image(directory: Path, tmp_path: Pa
     assert (cv2.imread(str(drawn)) != cv2.imread(str(image))).any()
 
 
-def test_infer_when_the_file_is_no_image_says_so(directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("no image")
+BMP_HEAD = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 2_000_000, 4, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("content", [b"no image", BMP_HEAD])
+def test_infer_when_the_file_is_no_image_says_so(directory: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text").write_bytes(content)
     done = qzdctl(directory, "infer", tmp_path / "text")
     assert (done.returncode, "not an image" in done.stderr) == (3, True)
 

@@ -11,6 +11,7 @@ import msgspec
 
 from qzd_daemon.caller import Caller
 from qzd_daemon.calls import DeviceStatus, ModelStatus, Passed, Status, StreamStatus
+from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import Target, coloured, table
 
 __all__ = ["COMMANDS"]
@@ -37,7 +38,7 @@ model_argument = click.argument("model")
 @click.command()
 @as_json_option
 @click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds.")
+@click.option("--interval", type=Finite(0.1, 86400), default=1.0, show_default=True, help="Seconds.")
 @click.pass_obj
 def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
     """Everything at a glance: sockets, streams, models."""

@@ -50,7 +50,10 @@ def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
 def _pixels(path: Path):  # type: ignore[no-untyped-def]  # NumPy is loaded only when it is needed
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # such as a size that no image has
+        image = None
     if image is None:
         raise DataError(f"{path}: not an image", wanted="a file that OpenCV can read")
     return image

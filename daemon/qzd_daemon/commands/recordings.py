@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import SILENCE_SECONDS, Target, tell_silence
 from qzd_daemon.reach import DETECTIONS
 from qzd_daemon.recording import Player, Recorder
@@ -21,7 +22,7 @@ LOOK_SECONDS = 0.2
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after so long.")
+@click.option("--seconds", type=Finite(min=0), help="Stop after so long.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many messages.")
 @click.pass_obj
 def record(target: Target, file: Path, seconds: float | None, count: int | None) -> None:
@@ -62,7 +63,7 @@ def _record(recorder: Recorder, file: Path, endpoint: str, end: float, count: in
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("--bind", multiple=True, default=(DETECTIONS,), show_default=True, help="Where to publish.")
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), default=1.0, help="2 is twice as fast.")
+@click.option("--speed", type=Finite(0.001, 1000), default=1.0, help="2 is twice as fast.")
 @click.option("--fast", is_flag=True, help="As fast as it goes.")
 @click.option("--loop", is_flag=True, help="Again and again, until Ctrl-C.")
 @click.option("--wait", is_flag=True, help="Begin when there is a subscriber.")
