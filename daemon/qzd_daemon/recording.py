@@ -1,9 +1,10 @@
 """Messages into a file, and out of it again, so that a subscriber can be written without a camera.
 
 A recording is JSON lines: `{"received_ns": ..., "topic": "...", "message": {...}}`, each message as it came,
-heartbeats too. Played, they come in the same order and at the same pace, as from a daemon that runs now: with
-an epoch of their own, times that are shifted, and seqs that begin at 1; what was lost while recording is
-missing then too. What may live here: that file and its sockets.
+heartbeats too. Played, they come in the same order and at the same pace, as from a daemon that runs now, or
+that starts again where another epoch was recorded: with epochs of their own, times that are shifted, and seqs
+that begin at 1; what was lost while recording is missing then too. What may live here: that file and its
+sockets.
 """
 
 from __future__ import annotations
@@ -13,28 +14,30 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Annotated
 
 import msgspec
 import zmq
+from msgspec import Meta
 
 from qzd_daemon import wire
 from qzd_daemon.door import Door, Limits
 from qzd_daemon.reach import Keys, connect
 from qzd_ext.errors import DataError
 
-__all__ = ["Player", "Recorder", "read_recording"]
+__all__ = ["Line", "Player", "Recorder", "read_recording"]
 
 LIMITS = Limits(message_bytes=1024, connections=1000, send_hwm=10_000, receive_hwm=100)
 RECEIVE_HWM = 100_000  # a file must lose nothing
 LINGER_MS = 1000
 WAIT_MS = 100
+LONGEST_PAUSE_SECONDS = 86400.0
 
 
 class Line(msgspec.Struct, frozen=True):
     """One message of a recording."""
 
-    received_ns: int
+    received_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     topic: str
     message: msgspec.Raw
 
@@ -164,11 +167,12 @@ class Player:
         for line, message in read_recording(path):
             at_ns = began_ns + round(play.offset_ns(line) / speed) if speed else 0
             if (wait := at_ns - time.time_ns()) > 0:
-                sleep(wait / 1e9)
+                sleep(min(wait / 1e9, LONGEST_PAUSE_SECONDS))
             self._send(line.topic, play.renew(line, message))
         if play.is_empty:
             raise DataError(f"{path}: there is no message in it", fix="make it again with `qzdctl record`")
-        self._send(wire.HEARTBEAT, wire.encode(play.last()))
+        if not play.has_stopped:
+            self._send(wire.HEARTBEAT, wire.encode(play.last()))
         return play.messages
 
     def _send(self, topic: str, payload: bytes) -> None:
@@ -181,25 +185,35 @@ class Player:
 
 
 class _Play:
-    """One round of a recording: what makes its messages those of a daemon that runs now."""
+    """One round of a recording: what makes its messages those of a daemon that runs now.
+
+    Attributes
+    ----------
+    messages : int
+        Of all epochs, so far, heartbeats apart.
+    has_stopped : bool
+        The last message has said so.
+    """
 
     def __init__(self) -> None:
+        self.messages = 0
+        self.has_stopped = False
+        self._recorded: str | None = None  # the epoch in the recording
+        self._first_ns: int | None = None
+        self._interval_ms = 1000
+        self._begin()
+
+    def _begin(self) -> None:
+        """A daemon starts."""
         self._epoch = str(uuid.uuid4())
         self._before: dict[str, int] = {}  # the seq before a topic's first one in the recording
         self._last: dict[str, int] = {}
-        self._first_ns: int | None = None
-        self._interval_ms = 1000
         self._beats = 0
-
-    @property
-    def messages(self) -> int:
-        """So far, heartbeats apart."""
-        return sum(self._last.values())
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was sent, not even a heartbeat."""
-        return not self._last and not self._beats
+        return self._recorded is None
 
     def offset_ns(self, line: Line) -> int:
         """When a line came, counted from the first."""
@@ -209,16 +223,22 @@ class _Play:
 
     def renew(self, line: Line, message: wire.Message | wire.Other) -> bytes:
         """The message with this round's epoch, seq and times; all else in it stays, known here or not."""
+        if message.epoch != self._recorded:
+            self._recorded = message.epoch
+            self._begin()
         if isinstance(message, wire.Heartbeat):
             self._interval_ms = message.interval_ms
-            return wire.encode(self._beat("serving", self._topics(message)))
+            return wire.encode(self._beat(message.state, self._topics(message)))
+        self.messages += 1
+        self.has_stopped = False
         now = time.time_ns()
         before = self._before.setdefault(line.topic, message.seq - 1)
         self._last[line.topic] = message.seq - before
         changes = {"epoch": self._epoch, "seq": self._last[line.topic], "published_ns": now}
         if isinstance(message, wire.Detections):
             changes["captured_ns"] = now - (message.published_ns - message.captured_ns)
-        return msgspec.json.encode(msgspec.json.decode(line.message) | changes)
+        fields = msgspec.json.decode(line.message, type=dict[str, msgspec.Raw])
+        return msgspec.json.encode({**fields, **changes})
 
     def _topics(self, beat: wire.Heartbeat) -> dict[str, int]:
         """What the recorded heartbeat says of the topics that the recording holds."""
@@ -227,6 +247,7 @@ class _Play:
 
     def _beat(self, state: wire.BeatState, topics: dict[str, int]) -> wire.Heartbeat:
         self._beats += 1
+        self.has_stopped = state == "stopping"
         return wire.Heartbeat(
             epoch=self._epoch,
             seq=self._beats,
