@@ -85,6 +85,11 @@ class _Subscription:
             self.close()
             raise
 
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between heartbeats, as the last one says; 0 before the first."""
+        return self._session.interval_ms / 1e3
+
     def close(self) -> None:
         """Let go of the sockets."""
         self._context.destroy(linger=0)

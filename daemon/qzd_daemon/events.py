@@ -84,6 +84,11 @@ class Tracker:
         Detections that are older become Stale.
     now_ns : callable
         The wall clock.
+
+    Attributes
+    ----------
+    interval_ms : int
+        Between heartbeats, as the last one says; 0 before the first.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Tracker:
         self._wants = wants
         self._max_age_s = max_age_s
         self._now_ns = now_ns
+        self.interval_ms = 0
         self._epoch = ""
         self._seen: dict[str, int] = {}
         self._complete = False  # whether a topic that is not in _seen has had no message yet
@@ -129,6 +135,7 @@ class Tracker:
                 if self._wants(other):
                     events += self._advance(other, seq, arrived=False)
             self._complete = True
+            self.interval_ms = message.interval_ms
             return events
         before = self._seen.get(topic, 0)
         if message.seq <= before:

@@ -29,6 +29,7 @@ _snapshot_reply = msgspec.json.Decoder(Snapshot)
 class _Reply(msgspec.Struct):
     """Of a call for a snapshot; only one of the two is there."""
 
+    id: int | None = None
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: Fault | None = None
 
@@ -61,6 +62,12 @@ class Session:
         self._epoch = ""
         self._kept: list[tuple[str, bytes]] = []
         self._asked = 0
+        self._asked_before = 0  # of another epoch
+
+    @property
+    def interval_ms(self) -> int:
+        """Between heartbeats, as the last one says; 0 before the first."""
+        return self._tracker.interval_ms
 
     def feed(self, frames: Sequence[bytes]) -> bytes | None:
         """Take a message from the subscription.
@@ -89,9 +96,9 @@ class Session:
     def _ask(self, heartbeat: bytes) -> bytes:
         epoch = wire.decode(heartbeat).epoch
         if epoch != self._epoch:  # nothing of an epoch before is of use any more
-            self._epoch, self._asked = epoch, 0
+            self._epoch, self._asked_before = epoch, self._asked
             self._kept = [kept for kept in self._kept if wire.decode_any(kept[1]).epoch == epoch]
-        if self._asked == ATTEMPTS:
+        if self._asked - self._asked_before == ATTEMPTS:
             raise EndpointError(
                 f"the control socket has not answered {ATTEMPTS} calls for a snapshot",
                 wanted="one of the daemon's [control] bind",
@@ -110,6 +117,8 @@ class Session:
         """
         try:
             answer = msgspec.json.decode(reply, type=_Reply)
+            if answer.id is not None and answer.id <= self._asked_before:  # older than what is subscribed to
+                return
             if answer.error is not None:
                 raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
             snapshot = _snapshot_reply.decode(answer.result)

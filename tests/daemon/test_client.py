@@ -14,6 +14,7 @@ import pytest
 from qzd_daemon import wire
 from qzd_daemon.calls import Snapshot, SnapshotEntry
 from qzd_daemon.client import AsyncClient, Client, Detections, Event, Gap, Stale, StreamState
+from qzd_daemon.commands import tail
 from qzd_daemon.config import ControlConfig, PublishConfig
 from qzd_daemon.control import Control, Operation
 from qzd_daemon.door import Door
@@ -114,6 +115,18 @@ def test_client_when_the_control_endpoint_never_answers_says_so(service: Service
         client.receive(10)
 
 
+def test_tail_when_heartbeats_are_rare_does_not_take_that_for_silence(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tail, "SILENCE_SECONDS", 0.01)  # shorter than the time between two heartbeats
+    with Client(service.endpoint) as client:
+        while not client.heard_at:
+            client.receive(0.1)
+        threading.Timer(0.3, service.say, (1,)).start()
+        assert isinstance(next(tail._events(client, service.endpoint)), StreamState)
+    assert "nothing is heard" not in capsys.readouterr().err
+
+
 def test_async_client_when_it_joins_has_neither_hole_nor_double(service: Service, chatter: None) -> None:
     async def receive() -> list[Event | None]:
         async with AsyncClient(service.endpoint, control=service.control_endpoint) as client:
@@ -176,9 +189,9 @@ def heartbeat(epoch: str = "e1", **topics: int) -> list[bytes]:
     return [wire.HEARTBEAT.encode(), wire.encode(beat)]
 
 
-def reply(epoch: str, *seqs: int) -> bytes:
+def reply(epoch: str, *seqs: int, number: int = 1) -> bytes:
     entries = [SnapshotEntry(TOPIC_M, msgspec.Raw(message(seq, epoch=epoch))) for seq in seqs]
-    return msgspec.json.encode({"id": 1, "ok": True, "result": Snapshot(epoch, entries)})
+    return msgspec.json.encode({"id": number, "ok": True, "result": Snapshot(epoch, entries)})
 
 
 TOPIC_M = wire.detections_topic("gate", "m")
@@ -221,8 +234,18 @@ def test_session_when_the_daemon_restarts_while_it_joins_asks_again() -> None:
     assert session.feed(heartbeat("e2")) is not None
     session.join(reply("e1", 9))
     assert not session.events
-    session.join(reply("e2", 1))
+    session.join(reply("e2", 1, number=2))
     assert told(session) == [1]
+
+
+def test_session_when_the_daemon_answers_what_was_asked_of_the_one_before_waits_for_its_own() -> None:
+    session = Session((), None, snapshot=True)
+    session.feed(heartbeat())
+    session.feed(heartbeat("e2"))
+    session.join(reply("e2", 1))
+    assert not session.events
+    session.join(reply("e2", 3, number=2))
+    assert told(session) == [3]
 
 
 def test_session_when_no_snapshot_comes_gives_up_after_some_heartbeats() -> None:

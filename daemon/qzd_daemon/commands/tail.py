@@ -11,12 +11,14 @@ import msgspec
 
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
+from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import SILENCE_SECONDS, Target, coloured, tell_silence
 from qzd_ext.errors import UsageError
 
 __all__ = ["tail"]
 
 RATE_SECONDS = 1.0
+SILENT_BEATS = 3  # so many heartbeats that do not come are a silence
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class _Filter:
 @click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
 @click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
 @click.option("--label", "labels", multiple=True, help="Only frames with this label; may be repeated.")
-@click.option("--min-score", type=click.FloatRange(0, 1), default=0.0, help="Only frames with such a score.")
+@click.option("--min-score", type=Finite(0, 1), default=0.0, help="Only frames with such a score.")
 @click.option("--found", is_flag=True, help="Only frames in which something was found.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--max-age", type=click.FloatRange(min=0), help="Say of frames older than so many seconds.")
+@click.option("--max-age", type=Finite(min=0), help="Say of frames older than so many seconds.")
 @click.option("--snapshot", is_flag=True, help="Begin with the last message of each topic (needs control).")
 @click.option("--control", help="The control endpoint, for --snapshot.")
 @click.option("--rates", is_flag=True, help="Each second, how many frames and boxes came.")
@@ -95,9 +97,10 @@ def _events(client: Client, endpoint: str) -> Iterator[Event]:
     told = False
     while True:
         event = client.receive(SILENCE_SECONDS)
+        limit = max(SILENCE_SECONDS, SILENT_BEATS * client.heartbeat_s)
         if event is not None:
             yield event
-        elif not told and time.monotonic() - client.heard_at > SILENCE_SECONDS:
+        elif not told and time.monotonic() - client.heard_at > limit:
             tell_silence(endpoint)
             told = True
 

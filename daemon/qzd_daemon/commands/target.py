@@ -16,7 +16,7 @@ from qzd_ext.errors import UsageError
 
 __all__ = ["SILENCE_SECONDS", "Target", "coloured", "table", "tell_silence"]
 
-SILENCE_SECONDS = 3.0  # of a daemon that beats each second
+SILENCE_SECONDS = 3.0  # a new subscriber gets a heartbeat well within it
 
 COLOURS = {
     **dict.fromkeys(("ok", "running", "loaded", "swapped", "rolled_back"), "green"),
