@@ -29,7 +29,7 @@ from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Source, open_source
 from qzd_daemon.streams import Stream
 from qzd_ext import bundle
-from qzd_ext.errors import GateError, QzdError, UsageError
+from qzd_ext.errors import QzdError, UsageError
 
 __all__ = ["Engine"]
 
@@ -69,7 +69,7 @@ class Engine:
         self._schedulers: dict[str, Scheduler] = {}
         self._streams: dict[str, Stream] = {}
         self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
-        self._known: dict[str, set[Path]] = {}  # all that it has ever served
+        self._taken: dict[str, Path] = {}  # where `bundle` led when that was last served
         self.failed_tests: set[str] = set()
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
         self._changing = threading.RLock()
@@ -207,7 +207,7 @@ class Engine:
             self._model(name)
             try:
                 models.self_test(name, self._schedulers[name].served.detector)
-            except GateError:
+            except QzdError:
                 self.failed_tests.add(name)
                 raise
             self.failed_tests.discard(name)
@@ -267,14 +267,21 @@ class Engine:
         return served
 
     def _has_new_version(self, name: str, model: ModelConfig) -> bool:
-        """Whether a higher bundle lies beside those that the model has served; a new model has none."""
-        return name in self._known and bundle.locate(Path(model.bundle)) not in self._known[name]
+        """Whether `bundle` leads to another one than when that was last served; a new model has none."""
+        return name in self._taken and models.locate(model) != self._taken[name]
+
+    def _note_bundle(self, name: str, path: Path) -> None:
+        """For a rollback, and to know a new version when there is one."""
+        history = self._history.setdefault(name, [])
+        if history[-1:] != [path]:
+            history.append(path)
+        with contextlib.suppress(QzdError):  # it may be gone again
+            if models.locate(self._config.models[name]) == path:
+                self._taken[name] = path
 
     def _put(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
         """Serve with a model that was loaded: a new one, or in the place of the one before."""
-        path = served.detector.bundle.path
-        self._history.setdefault(name, []).append(path)
-        self._known.setdefault(name, set()).add(path)
+        self._note_bundle(name, served.detector.bundle.path)
         self.failed_tests.discard(name)
         if name in self._schedulers:
             self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
@@ -287,7 +294,8 @@ class Engine:
 
     def _remove_model(self, name: str) -> None:
         scheduler = self._schedulers.pop(name)
-        del self._history[name], self._known[name]
+        del self._history[name]
+        self._taken.pop(name, None)
         self.failed_tests.discard(name)
         scheduler.stop(self._config.service.inference_timeout_s)
         self._tell(name, scheduler.served, "removed")
@@ -338,7 +346,6 @@ class Engine:
             except QzdError as error:
                 log.error("model %s: no other device serves it: %s", name, error)
                 return
-            self._history[name].pop()
             self._put(name, served, "swapped", f"{served.device} instead of {failed.device}, which failed")
 
     def _tell(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:

@@ -20,7 +20,7 @@ from qzd_ext.errors import DeviceError, GateError
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import RunOptions
 
-__all__ = ["Served", "load", "self_test"]
+__all__ = ["Served", "load", "locate", "self_test"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,17 @@ class Served:
     device: str
 
 
+def locate(config: ModelConfig) -> Path:
+    """The bundle that a configuration leads to now, past all links: they may lead to another one later.
+
+    Raises
+    ------
+    BundleError
+        There is none.
+    """
+    return bundle.locate(Path(config.bundle)).resolve()
+
+
 def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
     """Read a bundle, compile it, and run its golden frames on the device that will serve it.
 
@@ -59,7 +70,7 @@ def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
     GateError
         Its last device gives other boxes than the bundle's golden ones.
     """
-    found = bundle.read(Path(config.bundle))
+    found = bundle.read(locate(config))
     *others, last = (config.device, *config.fallback)
     for device in others:
         try:

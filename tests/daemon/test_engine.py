@@ -16,7 +16,7 @@ from qzd_daemon import models, wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
 from qzd_daemon.sent import Inlets
-from qzd_ext.errors import BundleError, GateError, QzdError, SourceError, UsageError
+from qzd_ext.errors import BundleError, DeviceError, GateError, QzdError, SourceError, UsageError
 from tiny import POISON, Fault, paint, write_tiny_bundle
 
 replace = msgspec.structs.replace
@@ -185,6 +185,30 @@ def test_apply_when_a_higher_version_lies_there_serves_it(
     assert [m.model.version for m in running.of(wire.ModelState)] == ["2", "10"]
 
 
+def test_apply_when_a_link_leads_to_another_bundle_serves_it_and_goes_back_too(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    current = versions / "current"
+    for version in ("1", "2", "1"):
+        current.unlink(missing_ok=True)
+        current.symlink_to(versions / version)
+        running.serve(config(current, source=clip))
+    assert [m.model.version for m in running.of(wire.ModelState)] == ["1", "2", "1"]
+    assert running.engine.rollback("tiny").info.version == "2"
+    running.serve(config(current, source=clip))  # nobody has moved the link
+    assert running.engine.served["tiny"].info.version == "2"
+
+
+def test_rollback_when_the_same_bundle_was_loaded_again_goes_to_the_one_before(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    running.engine.swap("tiny", "1")
+    running.engine.swap("tiny", "1")
+    running.serve(config(versions / "1", source=clip, confidence=0.4))
+    assert running.engine.rollback("tiny").info.version == "2"
+
+
 def test_load_and_unload_leave_a_higher_version_of_another_model_to_swap_and_reload(
     running: Running, versions: Path, clip: Path
 ) -> None:
@@ -207,6 +231,20 @@ def test_self_test_when_models_are_swapped_meanwhile_ends(
         running.engine.self_test("tiny")
     swaps.join()
     assert running.engine.failed_tests == set()
+
+
+def test_self_test_when_the_device_does_not_answer_has_failed(
+    running: Running, versions: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qzd_ext.detector.SELF_TEST_SECONDS", 0.05)
+    running.serve(config(versions, source=clip, requests=1))
+    detector = running.engine.served["tiny"].detector
+    slot = detector.acquire(20)
+    assert slot is not None
+    with pytest.raises(DeviceError, match="came free"):
+        running.engine.self_test("tiny")
+    assert running.engine.failed_tests == {"tiny"}
+    detector.release(slot)
 
 
 def test_stop_when_a_model_is_being_loaded_does_not_wait_for_it(
