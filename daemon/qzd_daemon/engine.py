@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 TURN_SECONDS = 1.0  # a stop waits so long for a change that is being carried out
 SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
+LOOK_UP_SECONDS = 0.01
 
 
 class Engine:
@@ -49,7 +50,7 @@ class Engine:
     publish : callable
         Takes a topic and a message.
     stream_ended : callable
-        Called each time when no more frames will come from a stream.
+        Called when no more frames will come from a stream, and when other streams are configured.
     inlets : Inlets
         Where frames that are sent come in.
 
@@ -79,6 +80,12 @@ class Engine:
     def streams(self) -> list[Stream]:
         """The streams that are configured."""
         return list(self._streams.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether every stream that is configured has ended; one that is being replaced has not."""
+        streams = self._streams.copy()
+        return all(name in streams and streams[name].finished for name in self._config.streams)
 
     @property
     def served(self) -> dict[str, Served]:
@@ -120,12 +127,14 @@ class Engine:
                 self._remove_model(name)
             for name, source in opened.items():
                 self._streams[name] = self._stream(name, new_streams[name], source)
+        self._stream_ended()  # perhaps the last of those that had not
 
     def start_streams(self) -> None:
-        """Start to read the sources that are not read yet."""
+        """Start to read the sources that are not read yet; none once the stop has begun."""
         with self._changing:
             for stream in self._streams.values():
-                stream.start()
+                if not self._stopping.is_set():
+                    stream.start()
 
     def load(self, name: str, model: ModelConfig) -> None:
         """Serve one more model, until the configuration is applied again.
@@ -211,6 +220,7 @@ class Engine:
                 self.failed_tests.add(name)
                 raise
             self.failed_tests.discard(name)
+            self._schedulers[name].note_recovery()
 
     def give_up_late_frames(self) -> int:
         """Answer for the frames that devices have been busy with too long; returns how many."""
@@ -232,7 +242,10 @@ class Engine:
         in_turn = self._changing.acquire(timeout=min(timeout, TURN_SECONDS))
         try:
             self._remove_streams(list(self._streams), told=False)
-            drained = [s.stop(end - time.monotonic()) for s in self._schedulers.values()]
+            schedulers = list(self._schedulers.values())
+            for scheduler in schedulers:  # all at once, so that none waits for another's frames
+                scheduler.ask_to_stop()
+            drained = [scheduler.stop(end - time.monotonic()) for scheduler in schedulers]
             return all(drained)
         finally:
             if in_turn:
@@ -288,7 +301,9 @@ class Engine:
             self.swaps[state] += 1
         else:
             state = "loaded"
-            self._schedulers[name] = Scheduler(name, served, lambda of: self._device_failed(name, of))
+            failed = lambda of: self._device_failed(name, of)  # noqa: E731
+            answers = lambda of: self._device_answers(name, of)  # noqa: E731
+            self._schedulers[name] = Scheduler(name, served, failed, answers)
             self._schedulers[name].start()
         self._tell(name, served, state, reason)
 
@@ -313,11 +328,26 @@ class Engine:
         for stream in streams:
             if not stream.join(max(0.0, end - time.monotonic())):
                 log.warning("stream %s: its source hangs and is left behind", stream.name)
-            if told:
-                stream.drain(max(0.0, end - time.monotonic()))  # `removed` comes after its last frame
-                self._publish(
-                    wire.stream_topic(stream.name), wire.StreamState(stream=stream.name, state="removed")
-                )
+        if told:
+            self._see_off(streams)
+
+    def _see_off(self, streams: list[Stream]) -> None:
+        """`removed` comes after a stream's last frame, and what another source of its name has after that."""
+        end = time.monotonic() + self._config.service.inference_timeout_s
+        for stream in streams:
+            while not stream.idle and not self._stopping.wait(LOOK_UP_SECONDS):
+                if time.monotonic() > end:
+                    self._skip_rest(stream)
+            if not self._stopping.is_set():
+                removed = wire.StreamState(stream=stream.name, state="removed")
+                self._publish(wire.stream_topic(stream.name), removed)
+
+    def _skip_rest(self, stream: Stream) -> None:
+        for lane in stream.lanes:
+            self._schedulers[lane.model].skip(lane)
+
+    def _device_answers(self, name: str, served: Served) -> None:
+        self._tell(name, served, "loaded", f"device {served.device} answers again")
 
     def _device_failed(self, name: str, served: Served) -> None:
         """A request's own thread comes here; loading another takes too long for it."""
@@ -336,6 +366,7 @@ class Engine:
             rest = devices[devices.index(failed.device) + 1 :]
             if not rest:
                 log.error("model %s: no device is left; add one to models.%s.fallback", name, name)
+                scheduler.stay()
                 return
             path = str(failed.detector.bundle.path)
             left = msgspec.structs.replace(model, bundle=path, device=rest[0], fallback=rest[1:])
@@ -345,6 +376,7 @@ class Engine:
                     undo.pop_all()
             except QzdError as error:
                 log.error("model %s: no other device serves it: %s", name, error)
+                scheduler.stay()
                 return
             self._put(name, served, "swapped", f"{served.device} instead of {failed.device}, which failed")
 

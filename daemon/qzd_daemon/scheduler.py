@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
 FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often in a row, or within so long, is given up
+RECOVERED = 20  # frames in a row that it must answer then to be trusted again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,15 +53,24 @@ class Scheduler:
         Owned from here on.
     failed : callable
         Called once, with the model that serves, when its device fails again and again.
+    recovered : callable
+        Called after `stay`, when its device answers again.
     """
 
-    def __init__(self, name: str, served: Served, failed: Callable[[Served], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        served: Served,
+        failed: Callable[[Served], None],
+        recovered: Callable[[Served], None],
+    ) -> None:
         self.name = name
         self.served = served
         self._failed = failed
+        self._recovered = recovered
         self._fault_times: collections.deque[float] = collections.deque(maxlen=FAULTS)
-        self._faults_in_a_row = 0
-        self._faults_told = False
+        self._faults_in_a_row = self._answers_in_a_row = 0
+        self._faults_told = self._stays = False
         self._inbox: Inbox[Work] = Inbox()
         self.desk = Desk(self._inbox)
         self._given_up = 0  # frames of the present model whose requests have not come back
@@ -102,12 +112,29 @@ class Scheduler:
         now = time.monotonic()
         late = [u for u in list(self._under_way.values()) if now - u.started > older_than]
         for frame in late:
-            if self._under_way.pop(frame.mail, None) is None:
-                continue
-            self._given_up += frame.served is self.served
             reason = f"the device {frame.served.info.device} has not answered for {now - frame.started:.1f} s"
-            frame.lane.finish(frame.mail, frame.served, frame.queue_ms, Unknown("error", reason))
+            self._answer_for(frame, Unknown("error", reason))
         return len(late)
+
+    def skip(self, lane: Lane) -> None:
+        """Answer for the frames of a lane that wait, and for those that a device is busy with."""
+        gone = Unknown("skipped", "its stream was removed before it was done")
+        for mail in lane.mailbox.empty():
+            lane.finish(mail, self.served, 0.0, gone)
+        for frame in [u for u in list(self._under_way.values()) if u.lane is lane]:
+            self._answer_for(frame, gone)
+
+    def _answer_for(self, frame: _UnderWay, unknown: Unknown) -> None:
+        """In the place of its device, unless that has just answered."""
+        if self._under_way.pop(frame.mail, None) is not None:
+            self._given_up += frame.served is self.served
+            frame.lane.finish(frame.mail, frame.served, frame.queue_ms, unknown)
+
+    def ask_to_stop(self) -> None:
+        """Take nothing more; `stop` waits for what is there."""
+        self.desk.close()
+        self._stopping.set()
+        self._inbox.close()
 
     def stop(self, timeout: float) -> bool:
         """Finish the frames that wait and those under way, and let go of the model.
@@ -118,17 +145,21 @@ class Scheduler:
             False when `timeout` seconds were not enough; the frames under way are then given up.
         """
         end = time.monotonic() + timeout
-        self.desk.close()
-        self._stopping.set()
+        self.ask_to_stop()
         if self._thread.ident is not None:
-            self._thread.join(timeout)
-        if not self._thread.is_alive() and _let_go(self.served, end - time.monotonic()):
+            self._thread.join(self._time_until(end))
+        if not self._thread.is_alive() and _let_go(self.served, self._time_until(end)):
             return True
-        log.error("model %s: frames were still under way after %g s", self.name, timeout)
+        log.error("model %s: frames were still under way after %.1f s", self.name, max(0.0, timeout))
         self._abandoned = True
         self.give_up(0.0)
         self._skip_waiting()
         return False
+
+    def _time_until(self, end: float) -> float:
+        """Seconds; a few where no frame is left, and only threads have to see it."""
+        least = 0.0 if self._under_way or self._inbox.ready else LOOK_UP_SECONDS
+        return max(least, end - time.monotonic())
 
     def _skip_waiting(self) -> None:
         while (mail := self._inbox.take()) is not None:
@@ -158,7 +189,7 @@ class Scheduler:
             self.served, self._next = self._next, None
             self._given_up = self._faults_in_a_row = 0
             self._fault_times.clear()
-            self._faults_told = False
+            self._faults_told = self._stays = False
             self._switched.set()
 
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
@@ -190,16 +221,36 @@ class Scheduler:
             self._note_fault(frame.served)
         else:
             self._faults_in_a_row = 0
+            if self._stays:
+                self._note_answer()
 
     def _note_fault(self, served: Served) -> None:
         """Where frames are few, faults come in a row; where they are many, good ones may end in between."""
         times = self._fault_times
         times.append(time.monotonic())
         self._faults_in_a_row += 1
+        self._answers_in_a_row = 0
         often = len(times) == FAULTS and times[-1] - times[0] < FAULT_SECONDS
         if (often or self._faults_in_a_row >= FAULTS) and not self._faults_told:
             self._faults_told = True
             self._failed(served)
+
+    def stay(self) -> None:
+        """No other device takes over from the one that failed; it may answer again."""
+        self._answers_in_a_row = 0
+        self._stays = True
+
+    def _note_answer(self) -> None:
+        self._answers_in_a_row += 1
+        if self._answers_in_a_row >= RECOVERED:
+            self.note_recovery()
+
+    def note_recovery(self) -> None:
+        """Trust the device again, where it had failed and stays."""
+        if self._stays:
+            self._faults_told = self._stays = False
+            self._fault_times.clear()
+            self._recovered(self.served)
 
 
 def _let_go(served: Served, timeout: float) -> bool:

@@ -61,6 +61,8 @@ class Service:
         self._words: queue.SimpleQueue[signal.Signals | str] = queue.SimpleQueue()
         self._stop_asked = False
         self._started = False
+        self._reading = False  # the sources; not before its subscribers are there
+        self._stopping = threading.Event()
         self._reloading = threading.Lock()
         self._next_status = 0.0
 
@@ -133,14 +135,11 @@ class Service:
         waits_for = self._config.publish.wait_for_subscribers
         if waits_for:
             log.info("the sources start when %d subscriptions are there", waits_for)
-        started = False
         while True:
-            if not started and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
-                started = True
+            if not self._reading and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
+                self._reading = True
                 self._engine.start_streams()
-                if not self._engine.streams:  # idle from the start
-                    self._words.put(STREAM_ENDED)
-            code = self._heed(self._next_word(TICK_SECONDS if started else 0.0))
+            code = self._heed(self._next_word(TICK_SECONDS if self._reading else 0.0))
             if code is not None:
                 return code
 
@@ -162,7 +161,7 @@ class Service:
                 return ResourceError.exit_code
             case _ if word == TICK:
                 self._tick()
-            case _ if self._until_idle and all(s.finished for s in self._engine.streams):
+            case _ if self._until_idle and self._engine.idle:
                 log.info("every stream has ended: stopping")
                 return ResourceError.exit_code if any(s.failed for s in self._engine.streams) else 0
         return None
@@ -196,12 +195,19 @@ class Service:
             self._monitor.metrics.reloaded(applied=True)
             log.info("reloaded: %s", self._summary())
         except QzdError as error:
-            self._monitor.metrics.reloaded(applied=False)
-            log.error("the old configuration is kept: %s", error)
-            return error
+            return self._refuse(error)
+        except Exception as error:  # a reload must not end what serves
+            log.exception("the reload failed")
+            return self._refuse(QzdError(f"the reload failed: {type(error).__name__}: {error}"))
         finally:
-            notify("READY=1", f"STATUS={self._summary()}")
+            if not self._stopping.is_set():
+                notify("READY=1", f"STATUS={self._summary()}")
         return None
+
+    def _refuse(self, error: QzdError) -> QzdError:
+        self._monitor.metrics.reloaded(applied=False)
+        log.error("the old configuration is kept: %s", error)
+        return error
 
     def _apply_file(self) -> None:
         config = read_config(self._path)
@@ -212,7 +218,8 @@ class Service:
                     fix=f"restart qzd, or put [{table}] back",
                 )
         self._engine.apply(config)
-        self._engine.start_streams()
+        if self._reading:
+            self._engine.start_streams()
         self._config = config
 
     def _summary(self) -> str:
@@ -220,6 +227,7 @@ class Service:
 
     def _shut_down(self) -> bool:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
+        self._stopping.set()
         notify("STOPPING=1", "STATUS=finishing the frames under way")
         self._monitor.enter("it is stopping")
         self._ingest.refuse()

@@ -55,11 +55,11 @@ class Stream:
     ) -> None:
         self.name = name
         self.config = config
+        self.lanes = lanes
         self.state: wire.StreamState | None = None
         self.frames = self.damaged = self.left_out = 0
         self.finished = self.failed = False
         self._source = source
-        self._lanes = lanes
         self._publish = publish
         self._ended = ended
         self._stopping = threading.Event()
@@ -68,7 +68,7 @@ class Stream:
     @property
     def waiting(self) -> int:
         """Frames that wait for its models."""
-        return sum(len(lane.mailbox) for lane in self._lanes)
+        return sum(len(lane.mailbox) for lane in self.lanes)
 
     def start(self) -> None:
         """Begin to read; nothing happens where it has begun already."""
@@ -78,7 +78,7 @@ class Stream:
     def stop(self) -> None:
         """Ask the thread to end; `join` waits for it. It says nothing more."""
         self._stopping.set()
-        for lane in self._lanes:
+        for lane in self.lanes:
             lane.mailbox.close()
 
     def join(self, timeout: float) -> bool:
@@ -89,18 +89,15 @@ class Stream:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def drain(self, timeout: float) -> None:
-        """Wait until what it has handed over is published, but no longer than so many seconds."""
-        end = time.monotonic() + timeout
-        while not all(lane.idle for lane in self._lanes) and time.monotonic() < end:
-            time.sleep(LOOK_UP_SECONDS)
+    @property
+    def idle(self) -> bool:
+        """Whether all that it has handed over is published."""
+        return all(lane.idle for lane in self.lanes)
 
     def _run(self) -> None:
         try:
             self._read()
-            self._await_lanes()
-            if not self._stopping.is_set():
-                self._tell("ended", self._source.end)
+            self._tell_last("ended", self._source.end)
         except SourceError as error:
             self._fail(str(error))
         except Exception as error:  # one stream must not end the service of the others
@@ -113,8 +110,7 @@ class Stream:
 
     def _fail(self, reason: str) -> None:
         self.failed = True
-        if not self._stopping.is_set():
-            self._tell("failed", reason)
+        self._tell_last("failed", reason)
 
     def _read(self) -> None:
         pace = Pace(
@@ -138,17 +134,19 @@ class Stream:
         self.frames = index + 1
         self.damaged += captured.frame is None
         self.left_out += leave_out
-        for lane in self._lanes:
+        for lane in self.lanes:
             lane.mailbox.skip(captured.left_out)
             if leave_out:
                 lane.mailbox.skip()
             else:
                 lane.mailbox.put(Work(lane, index, captured))
 
-    def _await_lanes(self) -> None:
+    def _tell_last(self, state: StreamStateName, reason: str) -> None:
         """A stream has ended when its last frame is published, not when it was read."""
-        while not all(lane.idle for lane in self._lanes) and not self._stopping.wait(LOOK_UP_SECONDS):
+        while not self.idle and not self._stopping.wait(LOOK_UP_SECONDS):
             pass
+        if not self._stopping.is_set():
+            self._tell(state, reason)
 
     def _tell(self, state: StreamStateName, reason: str | None = None) -> None:
         level = {"failed": logging.ERROR, "reconnecting": logging.WARNING}.get(state, logging.INFO)

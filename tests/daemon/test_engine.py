@@ -39,6 +39,10 @@ class Running:
         self.engine.apply(config)
         self.engine.start_streams()
 
+    def stop(self, timeout: float) -> bool:
+        stopped, self.engine = self.engine, Engine(self._publish, lambda: None, Inlets(1))
+        return stopped.stop(timeout)
+
     def wait(self, condition: Callable[[], bool]) -> None:
         with self._changed:
             assert self._changed.wait_for(condition, 30), self.messages[-3:]
@@ -209,6 +213,59 @@ def test_rollback_when_the_same_bundle_was_loaded_again_goes_to_the_one_before(
     assert running.engine.rollback("tiny").info.version == "2"
 
 
+def test_idle_when_a_stream_is_replaced_is_not_true_meanwhile(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    idle: list[bool] = []
+    running.engine = Engine(running._publish, lambda: idle.append(running.engine.idle), Inlets(1))
+    slow = config(versions, "a", source=clip)
+    for max_fps in (20, 10):
+        running.serve(replace(slow, streams={"a": replace(slow.streams["a"], max_fps=max_fps)}))
+    assert idle == [False, False, False]  # the old one's end, and twice the end of a change
+    running.serve(config(versions, source=clip))
+    assert idle[-1]
+
+
+def test_stop_when_streams_are_being_replaced_starts_no_new_one(
+    running: Running, tmp_path: Path
+) -> None:
+    bundle, images = faulty(tmp_path, "slow", [POISON], dim=3)
+    running.serve(config(bundle, "a", source=images))
+    running.wait_for_state("running")
+    time.sleep(0.1)
+    changed = config(bundle, "b", source=images)
+    engine = running.engine
+    changing = threading.Thread(target=lambda: (engine.apply(changed), engine.start_streams()))
+    changing.start()
+    time.sleep(0.1)
+    assert running.stop(20)
+    changing.join(20)
+    assert {m.stream for m in running.messages if not isinstance(m, wire.ModelState)} == {"a"}
+    assert not [m for m in running.of(wire.StreamState) if m.state == "removed"]
+
+
+def test_apply_when_a_removed_stream_has_a_frame_on_a_hung_device_skips_what_is_left_and_then_removes_it(
+    running: Running, tmp_path: Path
+) -> None:
+    bundle, images = faulty(tmp_path, "slow", [POISON, (3, 3, "green")], dim=3)
+    hasty = config(bundle, "a", source=images, requests=1)
+    hasty = replace(hasty, service=ServiceConfig(inference_timeout_s=0.1))
+    running.serve(hasty)
+    running.wait_for_state("running")
+    time.sleep(0.1)
+    running.serve(replace(hasty, streams={}))
+    said = [getattr(m, "outcome", None) or m.state for m in running.messages]  # type: ignore[attr-defined]
+    assert said == ["loaded", "running", "skipped", "skipped", "removed"]
+    assert running.stop(20)
+    assert len(running.messages) == len(said)
+
+
+def test_stop_when_nothing_is_under_way_needs_no_time(running: Running, versions: Path, clip: Path) -> None:
+    served = config(versions, source=clip)
+    running.serve(replace(served, models={**served.models, "more": served.models["tiny"]}))
+    assert running.stop(0)
+
+
 def test_load_and_unload_leave_a_higher_version_of_another_model_to_swap_and_reload(
     running: Running, versions: Path, clip: Path
 ) -> None:
@@ -245,6 +302,17 @@ def test_self_test_when_the_device_does_not_answer_has_failed(
         running.engine.self_test("tiny")
     assert running.engine.failed_tests == {"tiny"}
     detector.release(slot)
+
+
+def test_stream_when_its_source_fails_says_so_after_its_last_frame(running: Running, tmp_path: Path) -> None:
+    bundle = write_tiny_bundle(tmp_path / "slow", fault="slow")
+    clip = write_clip(tmp_path / "clip.mp4", [paint(POISON) // 8] * 2)
+    looped = config(bundle, "a", source=clip)
+    running.engine.apply(replace(looped, streams={"a": replace(looped.streams["a"], loop=True)}))
+    clip.unlink()
+    running.engine.start_streams()
+    running.wait_for_state("failed")
+    assert [type(m) for m in running.messages[-3:]] == [wire.Detections, wire.Detections, wire.StreamState]
 
 
 def test_stop_when_a_model_is_being_loaded_does_not_wait_for_it(
@@ -293,12 +361,14 @@ def test_stream_when_it_has_two_models_goes_through_both(
     assert {m.thresholds.confidence for m in running.of(wire.Detections)} == {0.5, 1.0}
 
 
-def faulty(tmp_path: Path, fault: Fault, frames: list[tuple[int, int, str]]) -> tuple[Path, Path]:
+def faulty(
+    tmp_path: Path, fault: Fault, frames: list[tuple[int, int, str]], dim: int = 1
+) -> tuple[Path, Path]:
     """A bundle that cannot bear POISON, and images of these cells."""
     images = tmp_path / "images"
     images.mkdir()
     for index, cell in enumerate(frames):
-        frame = paint(cell)
+        frame = paint(cell) // dim
         frame[0, 0, 2] -= min(frame[0, 0, 2], index)  # OpenVINO checks a shape only when it changes
         cv2.imwrite(str(images / f"{index:04}.png"), frame)
     return write_tiny_bundle(tmp_path / "faulty", fault=fault), images
@@ -328,6 +398,18 @@ def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
     states = running.of(wire.ModelState)
     assert [m.state for m in states] == ["loaded", "failed", "swapped"]
     assert states[-1].reason == "AUTO:CPU instead of CPU, which failed"
+
+
+def test_device_when_it_answers_again_and_no_other_is_there_is_told(
+    running: Running, tmp_path: Path
+) -> None:
+    cells = [*[POISON] * 3, *[(3, 3, "green")] * 60]
+    bundle, images = faulty(tmp_path, "fail", cells)
+    running.serve(config(bundle, "a", source=images))
+    running.wait(lambda: len(running.of(wire.ModelState)) == 3)
+    states = running.of(wire.ModelState)
+    assert [m.state for m in states] == ["loaded", "failed", "loaded"]
+    assert states[-1].reason == "device CPU answers again"
 
 
 def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_frame(

@@ -222,6 +222,7 @@ def test_daemon_when_its_configuration_changes_applies_it_at_sighup(
         ("max_fsp = 3", "did you mean streams.clip.max_fps?"),
         ('[streams.x]\nsource = "nowhere"\nmodel = "tiny"', "nowhere: no such file"),
         ("[service]\nstop_timeout_s = -1", "service.stop_timeout_s"),
+        ("max_fps = " + "[" * 3000, "not TOML"),
     ],
 )
 def test_daemon_when_the_new_configuration_is_wrong_keeps_the_old(
@@ -235,6 +236,33 @@ def test_daemon_when_the_new_configuration_is_wrong_keeps_the_old(
     with Client(process.endpoint) as client:
         assert isinstance(receive_all(client)[-1], StreamState)
     assert process.stop() == 0
+
+
+def test_daemon_when_reloaded_before_its_subscribers_are_there_waits_for_them_still(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(config, "--until-idle").ready()
+    process.reload(config + "max_fps = 200")
+    assert "reloaded: " in process.log
+    with Client(process.endpoint) as client:
+        messages = [event for event in receive_all(client) if isinstance(event, Detections)]
+    assert [m.frame for m in messages] == list(range(100))
+    assert process.wait() == 0
+
+
+def test_daemon_when_reloaded_until_idle_plays_the_new_source_to_its_end(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(config + "max_fps = 5", "--until-idle").ready()
+    with Client(process.endpoint) as client:
+        wait_until_running(client)
+        process.reload(config + "max_fps = 400")
+        ended = receive_all(client)[-1]
+    assert isinstance(ended, StreamState)
+    assert ended.frames == 100
+    assert process.wait() == 0
 
 
 def test_daemon_when_the_publish_table_changes_asks_for_a_restart(
