@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,31 @@ def test_validate_takes_no_more_memory_for_more_pictures(painted, tmp_path):
     """Thirty more would be 170 megabytes."""
     few, many = (peak_megabytes(tmp_path / str(n), painted / "detector", n) for n in (10, 40))
     assert many - few < 20
+
+
+def test_validate_keeps_the_figures_when_the_bundle_may_not_be_written(painted, tmp_path, monkeypatch):
+    shutil.copytree(painted / "detector", tmp_path / "bundle")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    words = ("--annotations", painted / "boxes" / "instances.json", "--json", tmp_path / "x.json", "--record")
+    assert run("validate", tmp_path / "bundle", *words) == 3
+    assert json.loads((tmp_path / "x.json").read_text())["metrics"]["map"] == pytest.approx(1)
+
+
+def test_validate_records_in_the_bundle_that_a_link_means(painted, tmp_path):
+    shutil.copytree(painted / "detector", tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    words = ("--annotations", painted / "boxes" / "instances.json", "--record")
+    assert run("validate", tmp_path / "link", *words) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert len(bundles.read(tmp_path / "real").manifest.accuracy) == 1
+
+
+@pytest.mark.parametrize("option", ["--fail-under", "--confidence", "--iou"])
+def test_validate_refuses_what_is_not_finite(painted, option, capsys):
+    words = ("--annotations", painted / "boxes" / "instances.json", option, "nan")
+    assert run("validate", painted / "detector", *words) == 2
+    assert "'nan' is not finite" in capsys.readouterr().err

@@ -304,7 +304,7 @@ def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> C
 
 def check_floor(validation: Validation, floor: float) -> None:
     """Raise GateError where the main figure is below a floor."""
-    if validation.score.main < floor:
+    if not validation.score.main >= floor:
         raise GateError(
             f"{validation.bundle.path}: {validation.score.main:.4f} on {validation.images} images",
             wanted=f"at least {floor:.4f}",

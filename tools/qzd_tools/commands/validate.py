@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qzd_ext.errors import UsageError
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, Within, json_option, say, write_json
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "dataset_for", "describe"]
 
-FRACTION = click.FloatRange(0, 1)
+FRACTION = Within(0, 1)
 WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 
 
@@ -88,9 +88,11 @@ def command(
         document["baseline"] = before.as_json()
         document["drop"] = comparison.drop
         document["lost"] = [{"file": f, "before": b, "now": n} for f, b, n in comparison.pictures]
-    if recorded:
-        document["bundle"]["digest"] = _record(result)
-    write_json(json_file, document)
+    try:
+        if recorded:
+            document["bundle"]["digest"] = _record(result)
+    finally:  # what was measured is not lost with a bundle that may not be written
+        write_json(json_file, document)
     if fail_under is not None:
         validation.check_floor(result, fail_under)
     if comparison is not None and max_drop is not None:
