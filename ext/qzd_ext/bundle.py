@@ -215,7 +215,7 @@ def create(destination: Path, *, overwrite: bool = False) -> Iterator[Draft]:
     Parameters
     ----------
     destination : Path
-        Where the bundle will be; parents are made.
+        Where the bundle will be; parents are made. A link is followed: what it points to is replaced.
     overwrite : bool
         Replace a bundle that is there. Anything else that is there is never replaced.
 
@@ -224,7 +224,7 @@ def create(destination: Path, *, overwrite: bool = False) -> Iterator[Draft]:
     BundleError
         Something is there already, or the directory cannot be written.
     """
-    destination = destination.absolute()
+    destination = Path(os.path.realpath(destination))
     try:
         _check_destination(destination, overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
