@@ -40,6 +40,22 @@ def ir(folder: Path) -> Path:
     return folder / "ir.xml"
 
 
+@pytest.mark.parametrize("name", ["m.onnx.data", "n" * 200])
+def test_read_source_hashes_the_files_that_hold_an_onnx_models_tensors(tmp_path, name):
+    """Whoever has done with a model must see that its weights are others."""
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [3, 5], weights.tobytes(), raw=True)
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, s]) for n, s in (("x", 3), ("y", 5))]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [tensor])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location=name, size_threshold=0)
+    before = read_source([tmp_path / "m.onnx"]).files
+    (tmp_path / name).write_bytes((weights + 1).tobytes())
+    after = read_source([tmp_path / "m.onnx"]).files
+    assert before.keys() == after.keys() == {"m.onnx", name}
+    assert [n for n in after if after[n] != before[n]] == [name]
+
+
 @pytest.mark.parametrize(
     ("write", "format_name"),
     [

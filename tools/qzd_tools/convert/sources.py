@@ -6,7 +6,8 @@ here: formats and their files; what a model means is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +45,9 @@ REFUSALS = (
     OpValidationFailure,
 )  # fmt: skip
 """What OpenVINO raises: a frontend that is called directly has exceptions of its own."""
+
+EXTERNAL = re.compile(rb"\x0a\x08location\x12([\x80-\xff]?[\x00-\x7f])")
+"""How an ONNX file names one that holds some of its tensors: protobuf's key, and the length of the name."""
 
 SAVED_MODEL = "saved_model.pb"
 """Stands for its directory, where its variables are."""
@@ -108,8 +112,22 @@ def read_source(paths: Sequence[Path]) -> Source:
                 fix=f"name it as well: convert {main} WEIGHTS{beside}",
             )
     files = {p.name: sha256_of(p) for p in (main, companion) if p is not None}
+    if main.suffix.lower() == ".onnx":
+        files |= {name: sha256_of(main.parent / name) for name in _external(main)}
     model, recognised = _read(main, companion)
     return Source(model, main.stem, format_name, files, recognised)
+
+
+def _external(main: Path) -> Iterator[str]:
+    """Names of the files that hold an ONNX model's tensors; one that is missing is OpenVINO's to refuse."""
+    content = main.read_bytes()
+    places = set()
+    for found in EXTERNAL.finditer(content):
+        low, high = found[1][0], found[1][-1] if len(found[1]) > 1 else 0
+        places.add(content[found.end() : found.end() + (low & 0x7F | high << 7)])
+    for name in sorted(place.decode(errors="replace") for place in places):
+        if "\0" not in name and (main.parent / name).is_file():
+            yield name
 
 
 def _sort(paths: Sequence[Path]) -> tuple[Path, Path | None]:
