@@ -84,8 +84,11 @@ def test_load_knows_the_named_sets(name):
         ("a.json", json.dumps({"categories": [{"id": 7, "name": "nut"}, {"id": 2, "name": "bolt"}]}),
          ("bolt", "nut"), (2, 7)),
         ("a.pbtxt", LABEL_MAP, ("bolt", "", "nut"), (1, 2, 3)),
+        ("b.pbtxt", """item { id: 1 name: 'cat' } item{name:"bishop's cap",id:2} # it's "one"
+         item { id: 3 # }
+         name: 'a } \\'b' parts { id: 9 label: "nose" } }""", ("cat", "bishop's cap", "a } 'b"), (1, 2, 3)),
     ],
-    ids=["lines", "blank in between", "byte order mark", "coco", "label map"],
+    ids=["lines", "blank in between", "byte order mark", "coco", "label map", "label map in lines"],
 )  # fmt: skip
 def test_load_reads_files(tmp_path, file, content, names, ids):
     (tmp_path / file).write_text(content, encoding="utf-8")
@@ -106,6 +109,7 @@ def test_load_says_what_it_knows_when_there_is_no_such_set_or_file():
 @pytest.mark.parametrize(
     ("file", "content"),
     [("empty.txt", b""), ("x.json", b"{}"), ("y.json", b"not json"), ("x.pbtxt", b"item { id: 1 }"),
+     ("y.pbtxt", b"item { id: 1 name: 'bishop's cap' }"), ("z.pbtxt", b"item { id: 1 name: 'a'"),
      ("latin.txt", b"caf\xe9")],
 )  # fmt: skip
 def test_load_refuses_a_file_without_names(tmp_path, file, content):

@@ -9,7 +9,7 @@ import functools
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +28,11 @@ ALIASES = {
     "hairdryer": "hairdrier", "television": "tv", "cellularphone": "cellphone", "doughnut": "donut",
 }  # fmt: skip
 """Other spellings of COCO's names, as Darknet and VOC have them."""
+
+TOKENS = re.compile(
+    r"""\#[^\n]* | ( "(?:\\.|[^"\\\n])*" | '(?:\\.|[^'\\\n])*' | ["'{}] | [^\s{}:,;"'\#]+ )""", re.VERBOSE
+)
+"""Of protobuf's text format: strings, a quote that is not closed, braces, words; of a comment nothing."""
 
 
 @functools.cache
@@ -127,8 +132,31 @@ def _from_coco(content: str) -> Labels:
 def _from_label_map(content: str) -> Labels:
     """Items `item { id: 1 name: 'cat' }`, ids from 1; `display_name` is preferred."""
     by_id: dict[int, str] = {}
-    for item in re.findall(r"item\s*\{(.*?)\}", content, re.DOTALL):
-        fields = dict(re.findall(r"(\w+)\s*:\s*[\"']?([^\"'\n]*)", item))
+    for fields in _items(content):
         by_id[int(fields["id"])] = (fields.get("display_name") or fields["name"]).strip()
     names = tuple(by_id.get(i, "") for i in range(1, max(by_id, default=0) + 1))
     return Labels(names=names, category_ids=tuple(range(1, len(names) + 1)))
+
+
+def _items(content: str) -> Iterator[dict[str, str]]:
+    """The fields of each item of a label map; what is nested in one is left out."""
+    depth, key = 0, ""
+    fields: dict[str, str] = {}
+    for part in filter(None, TOKENS.findall(content)):
+        if part in {'"', "'"}:
+            raise ValueError(f"a quote that is not closed, after {fields}")
+        if part in {"{", "}"}:
+            depth, key = depth + (1 if part == "{" else -1), ""
+            if depth == 0:
+                yield fields
+                fields = {}
+        elif depth == 1 and key:
+            fields[key], key = _unquoted(part), ""
+        else:
+            key = part
+    if depth:
+        raise ValueError("an item that is not closed")
+
+
+def _unquoted(token: str) -> str:
+    return re.sub(r"\\(.)", r"\1", token[1:-1]) if token[0] in "\"'" else token
