@@ -152,6 +152,24 @@ def test_list_images_leaves_hidden_files_out(tmp_path):
     assert [p.name for p in list_images(tmp_path)] == ["1.png", "2.png"]
 
 
+def test_list_images_follows_links_to_folders_once(tmp_path):
+    picture(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "here" / ".hidden").mkdir(parents=True)
+    for link, target in (("a", "elsewhere"), ("b", "elsewhere"), (".hidden/c", "elsewhere"), ("d", "here")):
+        (tmp_path / "here" / link).symlink_to(tmp_path / target)
+    assert list_images(tmp_path / "here") == [tmp_path / "here" / "a" / "1.png"]
+
+
+def test_the_digest_is_another_when_two_pictures_are_swapped(tmp_path):
+    annotations = coco(tmp_path)
+    images = [picture(tmp_path / "images" / name, grey=grey) for name, grey in (("a.png", 1), ("b.png", 2))]
+    before = read_coco(annotations).digest
+    contents = [path.read_bytes() for path in images]
+    for path, content in zip(images, reversed(contents), strict=True):
+        path.write_bytes(content)
+    assert read_coco(annotations).digest != before
+
+
 def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkeypatch):
     picture(tmp_path / "1.png")
     (tmp_path / "locked").mkdir()

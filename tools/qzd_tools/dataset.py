@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,8 +111,8 @@ class BoxDataset:
 
     @cached_property
     def digest(self) -> str:
-        """Hex sha256 of the annotations and of the images' contents."""
-        return combined_digest(content_hashes([self.source, *(p.path for p in self.pictures)]))
+        """Hex sha256 of the annotations and of the images' contents, each with its id."""
+        return combined_digest([*content_hashes([self.source]), *_picture_hashes(self.pictures)])
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,17 @@ class ClassDataset:
     @cached_property
     def digest(self) -> str:
         """Hex sha256 of the images' contents, each with its class."""
-        hashes = content_hashes([p.path for p in self.pictures])
-        classed = (f"{h} {p.truth}" for h, p in zip(hashes, self.pictures, strict=True))
-        return combined_digest(hashlib.sha256(line.encode()).hexdigest() for line in classed)
+        return combined_digest(_picture_hashes(self.pictures))
 
 
 Dataset = BoxDataset | ClassDataset
+
+
+def _picture_hashes(pictures: Sequence[Picture]) -> list[str]:
+    """Of each picture's content together with what is true of it."""
+    hashes = content_hashes([p.path for p in pictures])
+    lines = [f"{content} {p.truth}" for content, p in zip(hashes, pictures, strict=True)]
+    return [hashlib.sha256(line.encode()).hexdigest() for line in lines]
 
 
 def normalized(name: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ LONGEST_SIDE = 640
 def list_images(directory: Path) -> list[Path]:
     """The pictures of a directory and those below it, sorted by path. Hidden files are left out.
 
+    Links are followed; a directory that can be reached in several ways counts once.
     Whether each is a picture is found out when it is read.
 
     Raises
@@ -36,9 +37,7 @@ def list_images(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory", fix="name a directory with images")
     try:
-        folders = [(Path(at), names) for at, _, names in os.walk(directory, onerror=_raise)]
-        found = (folder / name for folder, names in folders for name in names)
-        files = sorted(p for p in found if p.is_file() and not _hidden(p.relative_to(directory)))
+        files = sorted(path for path in _walk(directory) if path.is_file())
     except OSError as error:  # what cannot be seen would be left out without a word
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     if not files:
@@ -50,8 +49,16 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _walk(directory: Path) -> Iterator[Path]:
+    seen = set()
+    for at, folders, names in os.walk(directory, onerror=_raise, followlinks=True):
+        real = os.path.realpath(at)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(at, name) for name in names if not name.startswith("."))
 
 
 def read_image(path: Path) -> Frame:
