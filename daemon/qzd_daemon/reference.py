@@ -82,7 +82,7 @@ def _unwrap(hint: Any) -> tuple[str, str]:
 
 def _limit(meta: msgspec.Meta) -> str:
     limits = (("ge", ">="), ("gt", ">"), ("le", "<="))
-    return ", ".join(f"{sign} {v:g}" for name, sign in limits if (v := getattr(meta, name)) is not None)
+    return ", ".join(f"{sign} {v:.10g}" for name, sign in limits if (v := getattr(meta, name)) is not None)
 
 
 def _metrics() -> Iterator[str]:
