@@ -11,16 +11,18 @@ from typing import Any
 from xml.etree import ElementTree
 
 import msgspec
+import numpy as np
 import pytest
 
 from painted import write_painted
 from qzd_ext import bundle as bundles
+from qzd_ext.detections import Classes
 from qzd_ext.errors import DataError
 from qzd_tools.cli import main
 from qzd_tools.images import list_images
 from qzd_tools.report import _write, write_report
 from qzd_tools.report.results import read_results
-from qzd_tools.report.samples import sample_images
+from qzd_tools.report.samples import _drawn, sample_images
 from tiny import write_tiny_bundle
 
 SPEED = {"spread": 0.1, "mean_ms": 6.0, "p50_ms": 5.0, "p90_ms": 8.0, "p99_ms": 9.0, "samples": 50}
@@ -223,3 +225,8 @@ def test_the_command_writes_the_page_with_samples(
     assert main(["report", *results, *words, "--json", str(tmp_path / "r.json")]) == 0
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
     assert "page.md" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_a_line_is_drawn():
+    nothing = Classes(np.zeros(0, np.float32), np.zeros(0, np.int32))
+    assert _drawn(np.zeros((1, 4000, 3), np.uint8), nothing, []).shape[0] == 1

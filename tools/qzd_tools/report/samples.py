@@ -92,7 +92,7 @@ def _words(found: Detections | Classes, names: list[str]) -> str:
 
 def _drawn(frame: Frame, found: Detections | Classes, names: list[str]) -> Frame:
     scale = min(LONGEST_SIDE / max(frame.shape[:2]), 1.0)
-    size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+    size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
     picture = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
     if isinstance(found, Detections):
         for box, score, number in zip(found.boxes * scale, found.scores, found.class_ids, strict=True):
