@@ -306,3 +306,22 @@ def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
             found = detector.detect(frame).found
         assert bundle.manifest.input.width == (608 if name == "yolov4" else 416)
         assert found.dropped_nonfinite == 0
+
+
+def test_a_cfg_may_begin_with_a_byte_order_mark(tmp_path):
+    cfg, weights = network(tmp_path, "\ufeff" + NET + HEAD, np.zeros(18 * 4))
+    assert build(read_network(cfg, weights))[1].classes == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("nms_kind=diounms\n", "nms_kind=diounms; without its beta_nms=0.6, as if that were 1"),
+        ("nms_kind=diounms\nbeta_nms=0.8\n", "nms_kind=diounms; without its beta_nms=0.8, as if that were 1"),
+        ("nms_kind=diounms\nbeta_nms=1\n", "nms_kind=diounms"),
+        ("beta_nms=0.6\n", None),
+    ],
+)
+def test_an_exponent_of_diou_that_is_not_followed_is_said(tmp_path, options, reason):
+    found = build(read_network(*network(tmp_path, NET + HEAD + options, np.zeros(18 * 4))))[1]
+    assert found.family.why.get("nms") == reason

@@ -253,7 +253,7 @@ def read_network(cfg: Path, weights: Path) -> Network:
         As `parse` and `Weights` have it.
     """
     try:
-        text = cfg.read_text(encoding="utf-8", errors="replace")
+        text = cfg.read_text(encoding="utf-8-sig", errors="replace")
         net, *layers = parse(text, cfg)
         return Network(net, tuple(layers), Weights(weights))
     except OSError as error:

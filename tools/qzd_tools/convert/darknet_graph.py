@@ -25,6 +25,9 @@ LEAKY_SLOPE = 0.1
 OVERLAPS = {"default": None, "greedynms": None, "diounms": "diou"}
 """By `nms_kind`: the overlap that NMS measures; None for IoU, which a bundle has where nothing is said."""
 
+BETA_NMS = 0.6
+"""Darknet's own where a cfg does not say it."""
+
 
 def _leaky(value: ov.Output) -> ov.Node:
     return ops.prelu(value, ops.constant(np.array([LEAKY_SLOPE], np.float32)))
@@ -279,4 +282,14 @@ def _family(net: Section, yolos: Sequence[Section]) -> Facts:
         resize="letterbox" if letterbox else "stretch",
         anchor="center",
         pad=127,
-    ).over(known("nms_kind", nms=next(filter(None, map(_overlap, yolos)), None)))
+    ).over(_nms(yolos))
+
+
+def _nms(yolos: Sequence[Section]) -> Facts:
+    """The overlap of NMS. The exponent that Darknet gives to DIoU's distance is not followed: it is said."""
+    section = next(filter(_overlap, yolos), None)
+    if section is None:
+        return Facts()
+    beta = section.number("beta_nms", BETA_NMS)
+    note = "" if beta == 1 else f"; without its beta_nms={beta:g}, as if that were 1"
+    return known(f"nms_kind={section.options['nms_kind']}{note}", nms=_overlap(section))
