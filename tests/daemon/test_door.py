@@ -142,12 +142,10 @@ def test_client_when_its_key_is_taken_back_is_put_out_while_others_go_on(service
 
 
 def test_client_when_its_key_is_taken_back_is_put_out_before_the_next_heartbeat(tmp_path: Path) -> None:
-    service = Service(tmp_path, heartbeat_ms=20_000)
-    with service.client("alice"):
+    with contextlib.closing(Service(tmp_path, heartbeat_ms=20_000)) as service, service.client("alice"):
         assert service.publisher.wait_for_subscriptions(1, 5)
         service.take_back("alice")
         until(lambda: service.door.refused["publish", "key"], 5)
-    service.close()
 
 
 def test_client_when_its_key_comes_later_gets_in(service: Service) -> None:
