@@ -16,6 +16,7 @@ from qzd_ext.manifest import (
     YoloV8Raw,
     Yolox,
 )
+from qzd_tools.convert import ConvertOptions, convert
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.graph import cut, simplify
 from qzd_tools.convert.heads import recognise
@@ -147,3 +148,27 @@ def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():
     expected = np.concatenate([(first + second) / 2, second - first]) * stride[0]
     np.testing.assert_allclose(boxes[:4], expected, atol=1e-3)
     np.testing.assert_allclose(boxes[4:], 1 / (1 + np.exp(-logits)), atol=1e-5)
+
+
+def test_region_operations_take_the_scale_that_they_do_not_say():
+    found = see(graphs.anchor_grids(region=True), known("asked", scale_xy=(1.05, 1.1)))
+    assert found.head == YoloAnchor(anchors=REGION, masks=((0, 1, 2), (3, 4, 5)), scale_xy=(1.05, 1.1))
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [(None, "0,1,2/3,4,5 (the smallest on"), (((1, 2, 3), (3, 4, 5)), "1,2,3/3,4,5 (as asked")],
+)
+def test_bare_grids_say_which_anchors_they_have(masks, words):
+    assert words in see(graphs.anchor_grids(), known("asked", anchors=ANCHORS, masks=masks)).reason
+
+
+def test_convert_refuses_a_graph_whose_results_are_not_its_heads(tmp_path):
+    """Without golden frames too: the region says two classes, and its grid has channels for three."""
+    frame = graphs.picture()
+    grid = graphs.convolution(frame, 3 * (5 + 3), 8)
+    region = ov.opset1.region_yolo(grid, 4, 2, 3, False, [0, 1, 2], 1, 3, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    ov.save_model(ov.Model([region], [frame], "odd"), tmp_path / "m.xml")
+    with pytest.raises(ModelError, match=r"the model's results are \(1, 24, 8, 8\)"):
+        convert([tmp_path / "m.xml"], tmp_path / "bundle", ConvertOptions(labels="a,b"))
+    assert not (tmp_path / "bundle").exists()

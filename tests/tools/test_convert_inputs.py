@@ -9,6 +9,7 @@ from openvino import opset13 as ops
 
 import graphs
 from qzd_ext.errors import ModelError, UsageError
+from qzd_tools.convert import ConvertOptions, convert
 from qzd_tools.convert.facts import known
 from qzd_tools.convert.inputs import find_picture, make_static
 from qzd_tools.convert.preprocess import fold, input_of
@@ -138,3 +139,43 @@ def test_input_of_crops_from_the_usual_short_side():
 def test_input_of_asks_how_frames_are_resized():
     with pytest.raises(UsageError, match="--resize"):
         input_of(find_picture(convolved([1, 3, 8, 8])), known("here", color="rgb"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "info", "words"),
+    [
+        ({}, {}, "the model takes bytes and normalises them itself"),
+        ({"mean": (0.0,), "scale": (1.0,)}, {}, "as asked for"),
+        ({}, {"scale_values": "255"}, "itself; scale 255 of its metadata would come on top, and is left out"),
+        ({"mean": (127.5,), "scale": (127.5,)}, {}, None),
+    ],
+    ids=["nothing", "neutral flags", "metadata", "flags"],
+)
+def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(tmp_path, stated, info, words):
+    """Arithmetic before it would be rounded to bytes again, and the model be blind."""
+    frame = graphs.picture((1, 3, 8, 8), ov.Type.u8)
+    values = ops.reduce_mean(ops.convert(frame, ov.Type.f32), np.array([2, 3]))
+    model = ov.Model([ops.softmax(values, 1)], [frame], "bytes")
+    for key, value in info.items():
+        model.set_rt_info(value, ["model_info", key])
+    ov.save_model(model, tmp_path / "m.xml")
+    options = ConvertOptions(labels="a,b,c", color="rgb", resize="stretch", **stated)
+    said: list[str] = []
+    if words is None:
+        with pytest.raises(UsageError, match=r"--mean 127.5 and --scale 127.5, but the model takes bytes"):
+            convert([tmp_path / "m.xml"], tmp_path / "bundle", options)
+        return
+    convert([tmp_path / "m.xml"], tmp_path / "bundle", options, said.append)
+    assert any(words in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({}, "short_side 73: a central crop"), ({"short_side": 64}, "short_side 64")]
+)
+def test_convert_tells_the_short_side_of_a_crop(tmp_path, given, words):
+    ov.save_model(graphs.classifier(5), tmp_path / "m.xml")
+    stated = {"labels": "a,b,c,d,e", "color": "rgb", "mean": (0.0,), "scale": (1.0,), "resize": "crop"}
+    options = ConvertOptions(**stated, **given)
+    said: list[str] = []
+    convert([tmp_path / "m.xml"], tmp_path / "bundle", options, said.append)
+    assert any(words in text for text in said), said

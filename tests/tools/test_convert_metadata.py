@@ -20,7 +20,7 @@ def with_info(**sections: dict[str, object]) -> ov.Model:
 
 
 def test_read_metadata_knows_nothing_when_there_is_none():
-    assert Facts() == read_metadata(graphs.classifier(), "model")
+    assert Facts() == read_metadata(graphs.classifier(), "model", 64)
 
 
 def test_read_metadata_takes_model_info_as_model_api_writes_it():
@@ -35,7 +35,7 @@ def test_read_metadata_takes_model_info_as_model_api_writes_it():
         "confidence_threshold": "0.35",
         "iou_threshold": "0.6",
     }
-    facts = read_metadata(with_info(model_info=info), "model")
+    facts = read_metadata(with_info(model_info=info), "model", 64)
     assert facts.head == "detection_output"
     assert facts.labels == Labels(names=("traffic light", "car"))
     assert (facts.resize, facts.anchor, facts.pad) == ("letterbox", "center", 114)
@@ -47,7 +47,7 @@ def test_read_metadata_takes_model_info_as_model_api_writes_it():
 
 def test_read_metadata_takes_lists_as_openvino_writes_them():
     info = {"scale_values": [255.0], "labels": ["person", "car"], "iou_threshold": 0.7}
-    facts = read_metadata(with_info(model_info=info), "model")
+    facts = read_metadata(with_info(model_info=info), "model", 64)
     assert (facts.mean, facts.scale, facts.iou) == ((0.0,), (255.0,), 0.7)
     assert facts.labels == Labels(names=("person", "car"))
 
@@ -55,34 +55,34 @@ def test_read_metadata_takes_lists_as_openvino_writes_them():
 @pytest.mark.parametrize(
     ("resize", "expected"),
     [
-        ("standard", ("stretch", None)),
-        ("fit_to_window", ("letterbox", "corner")),
-        ("fit_to_window_letterbox", ("letterbox", "center")),
-        ("crop", ("crop", None)),
-        ("somehow", (None, None)),
+        ("standard", ("stretch", None, None)),
+        ("fit_to_window", ("letterbox", "corner", None)),
+        ("fit_to_window_letterbox", ("letterbox", "center", None)),
+        ("crop", ("crop", None, 64)),
+        ("somehow", (None, None, None)),
     ],
 )
 def test_read_metadata_knows_the_resize_types_of_model_api(resize, expected):
-    facts = read_metadata(with_info(model_info={"resize_type": resize}), "model")
-    assert expected == (facts.resize, facts.anchor)
+    facts = read_metadata(with_info(model_info={"resize_type": resize}), "model", 64)
+    assert expected == (facts.resize, facts.anchor, facts.short_side)
 
 
 def test_read_metadata_leaves_the_head_open_when_model_type_is_only_yolo():
-    facts = read_metadata(with_info(model_info={"model_type": "YOLO", "scale_values": "255.0"}), "model")
+    facts = read_metadata(with_info(model_info={"model_type": "YOLO", "scale_values": "255.0"}), "model", 64)
     assert facts.head is None
     assert facts.mean == (0.0,)
 
 
 def test_read_metadata_takes_pixels_as_they_are_when_processing_is_embedded():
     info = {"embedded_processing": "True", "reverse_input_channels": "True", "scale_values": "255.0"}
-    facts = read_metadata(with_info(model_info=info), "model")
+    facts = read_metadata(with_info(model_info=info), "model", 64)
     assert (facts.color, facts.mean, facts.scale) == ("bgr", (0.0,), (1.0,))
 
 
 def test_read_metadata_takes_ultralytics_properties():
     properties = {"stride": "32", "task": "detect", "names": "{0: 'bolt', 1: 'nut'}", "imgsz": "[320, 640]"}
     model = with_info(framework=properties)
-    facts = read_metadata(model, "model")
+    facts = read_metadata(model, "model", 64)
     assert facts.labels == Labels(names=("bolt", "nut"))
     assert (facts.color, facts.scale, facts.resize) == ("rgb", (255.0,), "letterbox")
     assert read_size(model) == (320, 640)
@@ -90,18 +90,18 @@ def test_read_metadata_takes_ultralytics_properties():
 
 def test_read_metadata_takes_ultralytics_classifiers_for_what_they_are():
     properties = {"stride": "1", "task": "classify", "names": "{0: 'bolt', 1: 'nut'}"}
-    facts = read_metadata(with_info(framework=properties), "model")
+    facts = read_metadata(with_info(framework=properties), "model", 64)
     assert (facts.head, facts.resize) == ("classification", "crop")
 
 
 def test_read_metadata_refuses_a_task_that_qzd_does_not_do():
     properties = {"stride": "32", "task": "segment", "names": "{0: 'bolt'}"}
     with pytest.raises(ModelError, match="segment"):
-        read_metadata(with_info(framework=properties), "model")
+        read_metadata(with_info(framework=properties), "model", 64)
 
 
 def test_read_metadata_ignores_names_that_are_no_dictionary():
-    facts = read_metadata(with_info(framework={"stride": "32", "names": "__import__('os')"}), "model")
+    facts = read_metadata(with_info(framework={"stride": "32", "names": "__import__('os')"}), "model", 64)
     assert facts.labels is None
 
 
@@ -114,13 +114,13 @@ def test_read_metadata_ignores_names_that_are_no_dictionary():
     ],
 )
 def test_read_metadata_understands_a_described_input(text, expected):
-    facts = read_metadata(with_info(framework={"input": text}), "model")
+    facts = read_metadata(with_info(framework={"input": text}), "model", 64)
     assert expected == (facts.color, facts.mean, facts.scale)
 
 
 def test_read_metadata_takes_what_model_optimizer_folded_in():
     parameters = {"reverse_input_channels": "True", "scale_values": "image[255.0]"}
-    facts = read_metadata(with_info(conversion_parameters=parameters), "model")
+    facts = read_metadata(with_info(conversion_parameters=parameters), "model", 64)
     assert (facts.color, facts.mean, facts.scale) == ("bgr", (0.0,), (1.0,))
 
 
@@ -133,7 +133,7 @@ def test_read_metadata_takes_what_model_optimizer_folded_in():
     ],
 )
 def test_read_metadata_takes_the_class_from_intels_names(name, labels):
-    found = read_metadata(graphs.classifier(), name).labels
+    found = read_metadata(graphs.classifier(), name, 64).labels
     assert labels == (found and found.names)
 
 

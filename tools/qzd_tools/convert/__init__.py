@@ -18,6 +18,7 @@ import openvino as ov
 from qzd_ext import bundle as bundles
 from qzd_ext._version import __version__
 from qzd_ext.bundle import Bundle
+from qzd_ext.decode import Decoder
 from qzd_ext.errors import UsageError
 from qzd_ext.manifest import Manifest, Provenance, Thresholds
 from qzd_tools.convert import labels as label_sets
@@ -28,7 +29,7 @@ from qzd_tools.convert.heads import KINDS, recognise
 from qzd_tools.convert.inputs import Picture, find_picture, make_static
 from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
-from qzd_tools.convert.preprocess import fold, input_of
+from qzd_tools.convert.preprocess import fold, input_of, usual_crop
 from qzd_tools.convert.seen import Seen
 from qzd_tools.convert.sources import Source, read_source
 from qzd_tools.convert.tfod import input_size
@@ -85,7 +86,7 @@ def convert(
     UsageError
         Something could not be inferred; the message names the flag that states it.
     ModelError
-        The model cannot be read, or its head is not known.
+        The model cannot be read, its head is not known, or its results are not what the head needs.
     """
     pictures = list_pictures(options.golden)
     stated = options.facts()
@@ -101,6 +102,7 @@ def convert(
     _tell(note, picture, facts, found)
     model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
+    Decoder(manifest, [tuple(output.shape) for output in model.outputs], found.priors)
     target = destination or Path(f"{manifest.name}-{manifest.precision}")
     with bundles.create(target, overwrite=options.overwrite) as draft:
         save_ir(model, draft.directory / bundles.MODEL, fp16=options.fp16)
@@ -126,7 +128,8 @@ def _understand(
     """
     make_static(source.model, shape, read_size(source.model) or input_size(source.model))
     picture = find_picture(source.model)
-    facts = stated.over(read_metadata(source.model, source.name)).over(picture.facts)
+    metadata = read_metadata(source.model, source.name, max(picture.width, picture.height))
+    facts = stated.over(_of_bytes(picture, stated, metadata)).over(metadata).over(picture.facts)
     simplify(source.model)
     found = source.recognised
     if found is None:
@@ -135,9 +138,35 @@ def _understand(
         raise UsageError(f"--head {stated.head}, but the file itself says {_kind(found)}: {found.reason}")
     facts = facts.over(found.family).over(_usual_labels(found.classes))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
+    if facts.resize == "crop":
+        facts = facts.over(usual_crop(picture))
     _check_labels(facts, found)
     _check_stated(stated, facts, found)
     return picture, facts, found
+
+
+def _of_bytes(picture: Picture, stated: Facts, metadata: Facts) -> Facts:
+    """That a model which takes bytes is given them as they are, whatever its metadata says; else nothing.
+
+    Raises
+    ------
+    UsageError
+        Another mean or scale is stated: what it makes of pixels would be rounded to bytes again.
+    """
+    if not picture.takes_bytes:
+        return Facts()
+    own = "the model takes bytes and normalises them itself"
+    asked, meant = _normalising(stated), _normalising(metadata)
+    if asked:
+        raise UsageError(f"--{' and --'.join(asked)}, but {own}", fix="leave it out")
+    ignored = f"; {' and '.join(meant)} of its metadata would come on top, and is left out" if meant else ""
+    return known(own + ignored, mean=(0.0,), scale=(1.0,))
+
+
+def _normalising(facts: Facts) -> list[str]:
+    """Mean and scale as text, where they change anything."""
+    given = (("mean", facts.mean or (0.0,), 0.0), ("scale", facts.scale or (1.0,), 1.0))
+    return [f"{name} {','.join(f'{v:g}' for v in values)}" for name, values, no in given if {*values} != {no}]
 
 
 def _manifest(
@@ -212,7 +241,7 @@ def _tell(note: Say, picture: Picture, facts: Facts, found: Recognised) -> None:
     said: dict[str, list[str]] = {"the graph's input": [f"{picture.width}x{picture.height}"]}
     for name in TOLD:
         value = getattr(facts, name)
-        if value is not None and (name not in {"anchor", "pad"} or facts.resize == "letterbox"):
+        if value is not None and OF_RESIZES.get(name, facts.resize) == facts.resize:
             text = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
             said.setdefault(facts.why[name], []).append(f"{name} {text}")
     for reason, things in said.items():

@@ -38,7 +38,7 @@ def anchor_grids(model: ov.Model, facts: Facts) -> Recognised | str:
     """
     regions = [skip(r.input_value(0), MOVES).get_node() for r in model.get_results()]
     if all(node.get_type_name() == "RegionYolo" for node in regions):
-        return _from_regions(regions)
+        return _from_regions(regions, facts)
     grids = [r.input_value(0) for r in model.get_results()]
     if not all(g.partial_shape.is_static and len(g.shape) == 4 and is_raw(g) for g in grids):
         return "its outputs are not all raw grids of four dimensions"
@@ -49,7 +49,7 @@ def anchor_grids(model: ov.Model, facts: Facts) -> Recognised | str:
     return "its grids are not one a scale with the same channels"
 
 
-def _from_regions(regions: Sequence[ov.Node]) -> Recognised | str:
+def _from_regions(regions: Sequence[ov.Node], facts: Facts) -> Recognised | str:
     attributes = [node.get_attributes() for node in regions]
     first = attributes[0]
     mixed = any(a["classes"] != first["classes"] for a in attributes)
@@ -60,6 +60,7 @@ def _from_regions(regions: Sequence[ov.Node]) -> Recognised | str:
         YoloAnchor(
             anchors=tuple(zip(flat[::2], flat[1::2], strict=True)),
             masks=tuple(tuple(a["mask"]) for a in attributes),
+            scale_xy=facts.scale_xy or (),
         ),
         tuple(node.input_value(0) for node in regions),
         first["classes"],
@@ -91,7 +92,9 @@ def _from_facts(
         )
     classes = channels // min(each) - 5
     head = YoloAnchor(anchors=facts.anchors, masks=masks, scale_xy=facts.scale_xy or (), layout=layout)
-    reason = f"raw grids of {cells} cells with {min(each)} anchors each, {layout.upper()}"
+    shown = "/".join(",".join(map(str, mask)) for mask in masks)
+    why = "as asked for" if facts.masks else "the smallest on the finest grid, else state --masks"
+    reason = f"raw grids of {cells} cells, {layout.upper()}, with anchors {shown} ({why})"
     return Recognised(head, tuple(grids), classes, reason, FAMILY)
 
 

@@ -34,6 +34,8 @@ class Picture:
         Pixels.
     facts : Facts
         What the operations behind it say.
+    takes_bytes : bool
+        Whether the graph takes them itself: nothing but whole numbers of 0..255 can be given to it.
     """
 
     index: int
@@ -41,6 +43,7 @@ class Picture:
     width: int
     height: int
     facts: Facts
+    takes_bytes: bool
 
 
 def make_static(
@@ -125,7 +128,7 @@ def find_picture(model: ov.Model) -> Picture:
     shape = port.shape
     height, width = shape[2:] if layout == "NCHW" else shape[1:3]
     facts = _normalisation(port).over(_reversal(port))
-    return Picture(index, layout, width, height, facts)
+    return Picture(index, layout, width, height, facts, port.element_type == ov.Type.u8)
 
 
 def _first_operations(port: ov.Output) -> list[ov.Node]:

@@ -35,7 +35,7 @@ MODEL_TYPES = {
 """Model API's model types as heads; `YOLO`, which Ultralytics writes for all of its models, says nothing."""
 
 
-def read_metadata(model: ov.Model, name: str) -> Facts:
+def read_metadata(model: ov.Model, name: str, side: int) -> Facts:
     """Everything that a model's metadata says.
 
     Parameters
@@ -43,19 +43,23 @@ def read_metadata(model: ov.Model, name: str) -> Facts:
     model : ov.Model
     name : str
         The model's name.
+    side : int
+        The longer one of the model's picture, in pixels. A crop that metadata asks for is as large as the
+        frame allows: neither Model API nor Ultralytics leaves a margin.
 
     Raises
     ------
     ModelError
         The metadata says that the model is for another task.
     """
-    return (
+    found = (
         _model_info(_section(model, "model_info"))
         .over(_ultralytics(_section(model, "framework")))
         .over(_described_input(_section(model, "framework")))
         .over(_conversion_parameters(_section(model, "conversion_parameters")))
         .over(_name_of_intel(name))
     )
+    return found.over(known(found.why["resize"], short_side=side)) if found.resize == "crop" else found
 
 
 def read_size(model: ov.Model) -> tuple[int, int] | None:

@@ -9,11 +9,11 @@ import openvino as ov
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from qzd_ext.manifest import Input
-from qzd_tools.convert.facts import Facts, wanted
+from qzd_tools.convert.facts import Facts, known, wanted
 from qzd_tools.convert.graph import simplify
 from qzd_tools.convert.inputs import Picture
 
-__all__ = ["CENTRAL_CROP", "fold", "input_of"]
+__all__ = ["fold", "input_of", "usual_crop"]
 
 CENTRAL_CROP = 0.875
 """Part of the short side that ImageNet classifiers are shown; 224 of 256."""
@@ -64,12 +64,20 @@ def input_of(picture: Picture, facts: Facts) -> Input:
     """
     wanted(facts, "resize")
     assert facts.resize is not None
-    longest = max(picture.width, picture.height)
+    short_side = facts.short_side or usual_crop(picture).short_side
+    assert short_side is not None
     return Input(
         width=picture.width,
         height=picture.height,
         resize=facts.resize,
         anchor=facts.anchor or "center",
         pad=114 if facts.pad is None else facts.pad,
-        short_side=facts.short_side or max(round(longest / CENTRAL_CROP), longest),
+        short_side=short_side,
     )
+
+
+def usual_crop(picture: Picture) -> Facts:
+    """The short side of the frame that an ImageNet classifier's input is cut from."""
+    longest = max(picture.width, picture.height)
+    reason = f"a central crop of {CENTRAL_CROP:g}, as ImageNet classifiers have it, else state --short-side"
+    return known(reason, short_side=max(round(longest / CENTRAL_CROP), longest))
