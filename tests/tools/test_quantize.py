@@ -237,6 +237,8 @@ IMAGES = "calibration/images"
         ("detector", {}, 2, "without images to calibrate with"),
         ("detector", {"images": IMAGES, "ignored_pattern": "model.22"}, 2, "matches nothing"),
         ("detector", {"images": IMAGES, "max_drop": 0.01}, 2, "--max-drop without validation data"),
+        ("detector", {"images": IMAGES, "max_drop": "nan"}, 2, "'nan' is not finite"),
+        ("detector", {"images": IMAGES, "time_budget": "inf"}, 2, "'inf' is not finite"),
         ("detector", {"images": IMAGES, "target_isa": "sse9"}, 2, "sse9"),
         ("detector", {"mode": "fp16", "ignored_type": "Divide"}, 2, "--ignored-type with --mode fp16"),
         ("detector", {"mode": "int8-weights", "target_isa": "vnni"}, 2, "--target-isa with --mode"),
@@ -261,6 +263,15 @@ def test_quantize_says_what_is_wrong_and_writes_nothing(
     assert words in captured.err
     assert "Traceback" not in captured.err
     assert no_trace_of(tmp_path, "new")
+
+
+def test_quantize_does_not_replace_its_own_parent(painted, tmp_path, capsys):
+    shutil.copytree(painted / "detector", tmp_path / "parent")
+    (tmp_path / "link").symlink_to(tmp_path / "parent")
+    arguments = ("--mode", "fp16", "-o", tmp_path / "link", "--overwrite")
+    assert run("quantize", tmp_path / "parent", *arguments) == 2
+    assert "is the bundle that is quantized" in capsys.readouterr().err
+    assert bundles.read(tmp_path / "parent").manifest.precision == "fp32"
 
 
 def test_quantize_names_the_file_that_is_no_image(painted, tmp_path, capsys):
@@ -411,16 +422,27 @@ def test_search_ends_with_the_time_and_leaves_what_was_there(painted, int8, tmp_
     assert bundles.read(tmp_path / "new").digest == int8.digest
 
 
-def test_a_missed_gate_exits_with_one_and_still_writes_its_figures(painted, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("there", ["nothing", "empty", "bundle"])
+def test_a_missed_gate_exits_with_one_and_still_writes_its_figures(
+    painted, tmp_path, monkeypatch, capsys, there
+):
+    """A bundle that was there stays; else the best that was found is written."""
     broken_judge(monkeypatch, [0.5])
+    if there == "empty":
+        (tmp_path / "new").mkdir()
+    if there == "bundle":
+        shutil.copytree(painted / "detector", tmp_path / "new")
     arguments = ("--validation-annotations", painted / "validation" / "instances.json", "--time-budget", 0)
     images = painted / "calibration" / "images"
     file = tmp_path / "x.json"
     words = ("--images", images, *arguments, "--max-drop", 0.1, "--json", file, "-o", tmp_path / "new")
+    words += ("--overwrite",)
     assert run("quantize", painted / "detector", *words) == 1
     result = json.loads(file.read_text())
     assert result["drop"] == pytest.approx(0.5, abs=0.01)
     assert result["missed"].startswith("accuracy fell by 0.5")
+    assert (result["bundle"] is None) == (there == "bundle")
+    assert bundles.read(tmp_path / "new").manifest.precision == ("fp32" if there == "bundle" else "int8")
     assert "accuracy fell by 0.5" in capsys.readouterr().err
 
 

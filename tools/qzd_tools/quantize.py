@@ -30,7 +30,7 @@ from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
 from qzd_tools.validate import Validation, check_drop, compare, validate
 
-__all__ = ["Gate", "Mode", "Quantized", "Speed", "quantize"]
+__all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "quantize"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +87,14 @@ class Quantized:
     missed: GateError | None = None
 
 
+class GateMissedError(GateError):
+    """The gate was missed over a bundle that stays; `before` and `after` are what was measured."""
+
+    def __init__(self, why: GateError, before: Validation, after: Validation) -> None:
+        super().__init__(why.found, wanted=why.wanted, fix=why.fix)
+        self.before, self.after = before, after
+
+
 def quantize(
     parent: Bundle,
     destination: Path,
@@ -129,20 +137,24 @@ def quantize(
     Raises
     ------
     UsageError
-        The parent is quantized already, an ignored name matches nothing, or the two sets share images.
+        The destination is the parent, the parent is quantized already, an ignored name matches nothing, or
+        the two sets share images.
     DataError
         There are too few images, or one cannot be read.
     DeviceError
         The device is not there, or cannot run the model.
-    GateError
+    GateMissedError
         The drop is above `gate.max_drop` after all, and there was a bundle before, which stays. Where there
         was none, the best that was found is written, with its accuracy in it, and `missed` says why.
     BundleError
         The destination cannot be written.
     """
+    if destination.resolve() == parent.path.resolve():
+        found = f"{destination} is the bundle that is quantized"
+        raise UsageError(found, wanted="another one: the parent is kept", fix="name it with -o")
     model = _read_float(parent)
     _check_early(parent, model, mode, recipe, options)
-    fresh = not destination.exists()
+    fresh = not (destination / bundles.MANIFEST).is_file()
     with bundles.create(destination, overwrite=overwrite) as draft:
         job = Job(parent, draft, mode, recipe, seed, options)
         if mode == "int8":
@@ -160,7 +172,7 @@ def quantize(
             after = _improve(job, model, plain, gate, before, after, say)
             missed = _missed(gate, before, after)
             if missed is not None and not fresh:
-                raise missed
+                raise GateMissedError(missed, before, after)
         else:
             job.save(graph, recipe, ())
         if after is not None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from qzd_ext.errors import UsageError
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+from qzd_ext.errors import GateError, UsageError
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, Within, json_option, say, write_json
 from qzd_tools.isa import TARGETS
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.quantize import Gate, Quantized
+    from qzd_tools.validate import Validation
 
 __all__ = ["command", "document"]
 
@@ -66,8 +67,8 @@ RECIPE = (
 @click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
 @click.option("--validation-images", type=DIRECTORY, help="Where those images lie, if not in images/ beside.")
-@click.option("--max-drop", type=click.FloatRange(0, 1), help="How much mAP or top-1 may be lost.")
-@click.option("--time-budget", type=click.FloatRange(0), help="Seconds to search.  [default: 1800]")
+@click.option("--max-drop", type=Within(0, 1), help="How much mAP or top-1 may be lost.")
+@click.option("--time-budget", type=Within(0), help="Seconds to search.  [default: 1800]")
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--device", default="CPU", show_default=True, help="Where to measure.")
@@ -90,25 +91,30 @@ def command(
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
-    from qzd_tools.quantize import quantize
+    from qzd_tools.quantize import GateMissedError, quantize
     from qzd_tools.recipe import Recipe
 
     parent = bundles.read(bundle)
     recipe = Recipe(**{name: given[name] for name in RECIPE})
     _check_data(mode, images, annotations)
-    result = quantize(
-        parent,
-        output or _beside(bundle, mode),
-        mode=mode,
-        recipe=recipe,
-        images=_calibration_images(images, annotations) if mode == "int8" else (),
-        seed=given["seed"],
-        gate=_gate(parent.manifest, given),
-        allow_overlap=given["allow_overlap"],
-        overwrite=given["overwrite"],
-        options=RunOptions(device=given["device"]),
-        say=say,
-    )
+    try:
+        result = quantize(
+            parent,
+            output or _beside(bundle, mode),
+            mode=mode,
+            recipe=recipe,
+            images=_calibration_images(images, annotations) if mode == "int8" else (),
+            seed=given["seed"],
+            gate=_gate(parent.manifest, given),
+            allow_overlap=given["allow_overlap"],
+            overwrite=given["overwrite"],
+            options=RunOptions(device=given["device"]),
+            say=say,
+        )
+    except GateMissedError as error:
+        figures = _figures(error.before, error.after, error)
+        write_json(json_file, {"bundle": None, "parent": parent.digest} | figures)
+        raise
     say(_describe(result))
     write_json(json_file, document(result))
     if result.missed is not None:
@@ -189,17 +195,22 @@ def _describe(result: Quantized) -> str:
 def document(result: Quantized) -> dict[str, Any]:
     """What `--json` writes."""
     manifest = result.bundle.manifest
-    before, after = result.before, result.after
     return {
         "bundle": {"path": str(result.bundle.path), "name": manifest.name, "digest": result.bundle.digest},
         "parent": result.parent.digest,
         "precision": manifest.precision,
         "bytes": {"before": result.parent.size, "after": result.bundle.size},
         "throughput": {"before": result.speed.before, "after": result.speed.after},
+        **_figures(result.before, result.after, result.missed),
+        "seconds": result.seconds,
+        "provenance": manifest.provenance,
+    }
+
+
+def _figures(before: Validation | None, after: Validation | None, missed: GateError | None) -> dict[str, Any]:
+    return {
         "metrics": after.score.metrics if after else None,
         "baseline": before.score.metrics if before else None,
         "drop": before.score.main - after.score.main if before and after else None,
-        "missed": result.missed.found if result.missed else None,
-        "seconds": result.seconds,
-        "provenance": manifest.provenance,
+        "missed": missed.found if missed else None,
     }
