@@ -124,6 +124,17 @@ def test_prepare_ends_in_a_report_whose_tables_are_filled(prepared: Model) -> No
     assert "<svg" in (prepared.output / "report.html").read_text()
 
 
+def test_prepare_says_that_sets_overlap_before_it_quantizes(tiny_model, tmp_path, capsys) -> None:
+    words = [word for word in tiny_model.words if word != "fp16"]
+    words[words.index("--mode") : words.index("--mode") + 1] = ["--mode", "fp16", "--mode", "int8"]
+    at = words.index("--calibration") + 1
+    words[at] = words[words.index("--validation") + 1]
+    assert main(["prepare", *words, "-o", str(tmp_path / "out")]) == 2
+    assert "calibration images are validation images too" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "fp16").exists()
+    assert (tmp_path / "out" / "original").exists()
+
+
 def test_prepare_does_nothing_when_everything_is_done(prepared: Model, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in prepared.output.rglob("*") if p.name != ".lock"}
     steps = run(prepared, prepared.output, tmp_path / "p.json")

@@ -23,6 +23,7 @@ from qzd_ext.errors import GateError
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import RunOptions
 from qzd_tools.benchmark import benchmark, frames_from
+from qzd_tools.calibration import Calibration, overlap
 from qzd_tools.catalogue import Entry
 from qzd_tools.commands.quantize import document as quantize_document
 from qzd_tools.convert import ConvertOptions, convert
@@ -69,6 +70,8 @@ class Job:
         What INT8 may lose; the search for a better recipe begins above it.
     time_budget : float
         Seconds for that search.
+    allow_overlap : bool
+        Whether images may be both for calibration and for validation.
     seconds, rounds : float, int
         Of the benchmark, for each bundle.
     compare : bool
@@ -89,6 +92,7 @@ class Job:
     modes: tuple[Mode, ...] = ("fp16", "int8-weights", "int8")
     max_drop: float | None = None
     time_budget: float = 1800.0
+    allow_overlap: bool = False
     seconds: float = 10.0
     rounds: int = 5
     compare: bool = False
@@ -141,6 +145,9 @@ def prepare(job: Job, say: Say = lambda _: None) -> Prepared:
         sources = work.fetch()
         original = work.convert(sources)
         work.dataset = job.dataset(original.manifest)
+        if "int8" in job.modes and not job.allow_overlap:  # before the modes that need no data
+            calibration = Calibration(job.calibration, tuple(content_hashes(job.calibration)))
+            overlap(calibration, [p.path for p in work.dataset.pictures], allowed=False)
         missed = [work.quantize(original, mode) for mode in job.modes]
         made = {name: bundles.read(job.output / name) for name in (ORIGINAL, *job.modes)}
         for name, bundle in made.items():
@@ -246,6 +253,7 @@ class _Work:
             mode=mode,
             images=job.calibration if mode == "int8" else (),
             gate=gate if mode == "int8" else None,
+            allow_overlap=job.allow_overlap,
             options=job.options,
             say=self._note,
         )

@@ -11,7 +11,7 @@ import msgspec
 from click.core import ParameterSource
 
 from qzd_ext.errors import DataError, GateError, UsageError
-from qzd_tools.commands import DIRECTORY, json_option, say, write_json
+from qzd_tools.commands import DIRECTORY, Within, json_option, say, write_json
 from qzd_tools.commands.catalogue import catalogue_option
 from qzd_tools.commands.convert import command as convert_command
 from qzd_tools.commands.download import origin_options
@@ -38,12 +38,13 @@ ANY = click.Path(path_type=Path)
 @click.option("-o", "--output", type=DIRECTORY, help="Everything is made in here.  [default: ./NAME]")
 @click.option("--convert", "convert_flags", default="", help="Options of `qzd-tools convert`, in quotes.")
 @click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), help="To make.  [default: all]")
-@click.option("--max-drop", type=click.FloatRange(0, 1), help="How much mAP or top-1 INT8 may lose.")
-@click.option("--time-budget", type=click.FloatRange(0), default=1800.0, show_default=True,
+@click.option("--max-drop", type=Within(0, 1), help="How much mAP or top-1 INT8 may lose.")
+@click.option("--time-budget", type=Within(0), default=1800.0, show_default=True,
               help="Seconds to search where INT8 loses more.")
-@click.option("--seconds", type=click.FloatRange(0.2), default=10.0, show_default=True,
+@click.option("--seconds", type=Within(0.2), default=10.0, show_default=True,
               help="Of the benchmark, for each bundle.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns it is cut into.")
+@click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--compare", is_flag=True, help="Run OpenVINO's benchmark_app in turn.")
 @click.option("--device", default="CPU", show_default=True, help="Where to measure.")
 @catalogue_option
@@ -74,6 +75,7 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
         modes=tuple(mode for mode in MODES if mode in (given["modes"] or MODES)),
         max_drop=given["max_drop"],
         time_budget=given["time_budget"],
+        allow_overlap=given["allow_overlap"],
         seconds=given["seconds"],
         rounds=given["rounds"],
         compare=given["compare"],
