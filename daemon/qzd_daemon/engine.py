@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -301,8 +302,8 @@ class Engine:
             self.swaps[state] += 1
         else:
             state = "loaded"
-            failed = lambda of: self._device_failed(name, of)  # noqa: E731
-            answers = lambda of: self._device_answers(name, of)  # noqa: E731
+            failed = functools.partial(self._device_failed, name)
+            answers = functools.partial(self._device_answers, name)
             self._schedulers[name] = Scheduler(name, served, failed, answers)
             self._schedulers[name].start()
         self._tell(name, served, state, reason)
