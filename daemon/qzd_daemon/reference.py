@@ -131,15 +131,21 @@ def _exit_codes() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     yield "## Command lines\n"
-    yield from _help(qzd, "qzd")
-    yield from _help(qzdctl, "qzdctl")
+    yield _help(_context(qzd, "qzd"))
+    whole = _context(qzdctl, "qzdctl")
+    yield _help(whole)
     for name, command in sorted(qzdctl.commands.items()):
-        yield from _help(command, f"qzdctl {name}")
+        yield _help(_context(command, name, whole))
 
 
-def _help(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
-    yield f"### `{name}`\n\n```text\n{command.get_help(context)}\n```\n"
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    """As the command itself makes it, at a width of our own."""
+    settings: dict[str, Any] = {"max_content_width": 100, "terminal_width": 100} | command.context_settings
+    return click.Context(command, parent, name, **settings)
+
+
+def _help(context: click.Context) -> str:
+    return f"### `{context.command_path}`\n\n```text\n{context.get_help()}\n```\n"
 
 
 def _sentence(documented: Any) -> str:
