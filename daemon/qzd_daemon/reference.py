@@ -140,7 +140,7 @@ def _commands() -> Iterator[str]:
 
 def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
     """As the command itself makes it, at a width of our own."""
-    settings: dict[str, Any] = {"max_content_width": 100, "terminal_width": 100} | command.context_settings
+    settings = {**command.context_settings, "max_content_width": 100, "terminal_width": 100}
     return click.Context(command, parent, name, **settings)
 
 
