@@ -11,8 +11,8 @@ import msgspec
 
 from qzd_daemon.caller import Caller
 from qzd_daemon.calls import DeviceStatus, ModelStatus, Passed, Status, StreamStatus
-from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import Target, coloured, table
+from qzd_ext.options import Finite
 
 __all__ = ["COMMANDS"]
 

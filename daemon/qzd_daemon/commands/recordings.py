@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import SILENCE_SECONDS, Target, tell_silence
 from qzd_daemon.reach import DETECTIONS
 from qzd_daemon.recording import Player, Recorder
 from qzd_ext.errors import EndpointError, UsageError
+from qzd_ext.options import Finite
 
 __all__ = ["record", "replay"]
 

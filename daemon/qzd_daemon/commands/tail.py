@@ -11,9 +11,9 @@ import msgspec
 
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
-from qzd_daemon.commands.number import Finite
 from qzd_daemon.commands.target import SILENCE_SECONDS, Target, coloured, tell_silence
 from qzd_ext.errors import UsageError
+from qzd_ext.options import Finite
 
 __all__ = ["tail"]
 

@@ -6,7 +6,6 @@ which are imported inside the command, so that `--help` is quick.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -17,24 +16,12 @@ import msgspec
 
 from qzd_ext.errors import UsageError
 
-__all__ = ["BUNDLE", "DIRECTORY", "FILE", "Within", "json_option", "say", "write_json"]
+__all__ = ["BUNDLE", "DIRECTORY", "FILE", "json_option", "say", "write_json"]
 
 BUNDLE = click.Path(path_type=Path)
 """A bundle's directory; whether it is one is said by `bundle.read`, which says more than click can."""
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-class Within(click.FloatRange):
-    """A finite number in a range: nan is outside of none, and a gate at nan would hold for everything."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does, but for what is not finite."""
-        found = float(super().convert(value, param, ctx))
-        if not math.isfinite(found):
-            self.fail(f"{value!r} is not finite", param, ctx)
-        return found
-
 
 STDOUT = Path("-")
 """What `--json` takes for the standard output."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qzd_tools.commands import BUNDLE, DIRECTORY, Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import BUNDLE, DIRECTORY, json_option, say, write_json
 
 if TYPE_CHECKING:
     from qzd_tools.benchmark import Benchmark
@@ -18,7 +19,7 @@ __all__ = ["command", "describe"]
 @click.command()
 @click.argument("bundle", nargs=-1, required=True, type=BUNDLE)
 @click.option("--hint", type=click.Choice(["throughput", "latency"]), default="throughput", show_default=True)
-@click.option("--seconds", type=Within(0.2), default=10.0, show_default=True,
+@click.option("--seconds", type=Finite(0.2), default=10.0, show_default=True,
               help="For each bundle, and each way of running.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns it is cut into.")
 @click.option("--images", type=DIRECTORY, help="Frames to run on.  [default: the golden frames, or noise]")

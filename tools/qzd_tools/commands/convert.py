@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from qzd_ext.errors import UsageError
-from qzd_tools.commands import Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import json_option, say, write_json
 
 __all__ = ["command"]
 
@@ -103,8 +104,8 @@ def _plain(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--anchors", type=ANCHORS, help="WIDTH,HEIGHT,... in input pixels, for yolo_anchor.")
 @click.option("--masks", type=MASKS, help="Anchors of each output, such as 0,1,2/3,4,5/6,7,8.")
 @click.option("--scale-xy", type=SCALE_XY, help="Of each output: Darknet's scale_x_y.")
-@click.option("--confidence", type=Within(0, 1), help="Threshold that the bundle serves with.")
-@click.option("--iou", type=Within(0, 1), help="Overlap that NMS suppresses above.")
+@click.option("--confidence", type=Finite(0, 1), help="Threshold that the bundle serves with.")
+@click.option("--iou", type=Finite(0, 1), help="Overlap that NMS suppresses above.")
 @click.option("--nms", type=click.Choice(["iou", "diou"]), help="The overlap that NMS measures.")
 @click.option("--fp16", is_flag=True, help="Store weights in half precision.")
 @click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="A picture, or a directory.")

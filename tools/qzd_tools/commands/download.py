@@ -8,7 +8,8 @@ from typing import Any
 import click
 import msgspec
 
-from qzd_tools.commands import DIRECTORY, Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import DIRECTORY, json_option, say, write_json
 from qzd_tools.commands.catalogue import catalogue_option
 
 __all__ = ["command", "origin_options"]
@@ -20,7 +21,7 @@ def origin_options(function: Any) -> Any:
         click.option("--mirror", "mirrors", multiple=True, help="Tried first: MIRROR/NAME/FILE."),
         click.option("--from", "from_directory", type=DIRECTORY, help="Copy the files from here."),
         click.option("--unverified", is_flag=True, help="Accept files whose checksum is not known."),
-        click.option("--stall", type=Within(0.1), default=30.0, show_default=True,
+        click.option("--stall", type=Finite(0.1), default=30.0, show_default=True,
                      help="Seconds without a byte until a server is given up."),
         click.option("--attempts", type=click.IntRange(1), default=4, show_default=True,
                      help="At each address, each going on where the one before stopped."),

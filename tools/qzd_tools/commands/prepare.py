@@ -11,7 +11,8 @@ import msgspec
 from click.core import ParameterSource
 
 from qzd_ext.errors import DataError, GateError, UsageError
-from qzd_tools.commands import DIRECTORY, Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import DIRECTORY, json_option, say, write_json
 from qzd_tools.commands.catalogue import catalogue_option
 from qzd_tools.commands.convert import command as convert_command
 from qzd_tools.commands.download import origin_options
@@ -38,10 +39,10 @@ ANY = click.Path(path_type=Path)
 @click.option("-o", "--output", type=DIRECTORY, help="Everything is made in here.  [default: ./NAME]")
 @click.option("--convert", "convert_flags", default="", help="Options of `qzd-tools convert`, in quotes.")
 @click.option("--mode", "modes", multiple=True, type=click.Choice(MODES), help="To make.  [default: all]")
-@click.option("--max-drop", type=Within(0, 1), help="How much mAP or top-1 INT8 may lose.")
-@click.option("--time-budget", type=Within(0), default=1800.0, show_default=True,
+@click.option("--max-drop", type=Finite(0, 1), help="How much mAP or top-1 INT8 may lose.")
+@click.option("--time-budget", type=Finite(0), default=1800.0, show_default=True,
               help="Seconds to search where INT8 loses more.")
-@click.option("--seconds", type=Within(0.2), default=10.0, show_default=True,
+@click.option("--seconds", type=Finite(0.2), default=10.0, show_default=True,
               help="Of the benchmark, for each bundle.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns it is cut into.")
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")

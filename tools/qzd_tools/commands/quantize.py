@@ -9,7 +9,8 @@ import click
 from click.core import ParameterSource
 
 from qzd_ext.errors import GateError, UsageError
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
 from qzd_tools.isa import TARGETS
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ RECIPE = (
 @click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
 @click.option("--validation-images", type=DIRECTORY, help="Where those images lie, if not in images/ beside.")
-@click.option("--max-drop", type=Within(0, 1), help="How much mAP or top-1 may be lost.")
-@click.option("--time-budget", type=Within(0), help="Seconds to search.  [default: 1800]")
+@click.option("--max-drop", type=Finite(0, 1), help="How much mAP or top-1 may be lost.")
+@click.option("--time-budget", type=Finite(0), help="Seconds to search.  [default: 1800]")
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--device", default="CPU", show_default=True, help="Where to measure.")

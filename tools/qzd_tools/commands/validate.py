@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from qzd_ext.errors import UsageError
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, Within, json_option, say, write_json
+from qzd_ext.options import Finite
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "dataset_for", "describe"]
 
-FRACTION = Within(0, 1)
+FRACTION = Finite(0, 1)
 WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 
 
