@@ -12,7 +12,6 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,7 +33,6 @@ REQUESTS_KEPT = 64  # of one caller, before its connection is no longer read
 LONG_CALLS = 8
 BATCH = 64  # calls answered before replies of long ones are looked at
 LINGER_MS = 500
-LAST_SECONDS = 0.2  # for calls that wait, unread, when the daemon stops
 
 Envelope = list[bytes]
 
@@ -124,9 +122,8 @@ class Control:
         for call in self._in_hand:
             text = f"the daemon stops; whether {call.request.op} was done is not known"
             self._send(call.envelope, _refusal(call.request.id, "stopping", text))
-        end = time.monotonic() + LAST_SECONDS
-        while self._entrance.has_more(end):
-            self._take(self._entrance.socket.recv_multipart())
+        for frames in self._entrance.unread():
+            self._take(frames)
             answered = True
         return answered
 

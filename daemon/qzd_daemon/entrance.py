@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import zmq
 
@@ -21,6 +23,7 @@ __all__ = ["Entrance"]
 log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 0.1
+LAST_SECONDS = 0.2  # for messages that wait, unread, when an owner stops
 LEFT_MS = 10  # what is on its way when an owner stops comes within this time
 REBIND_SECONDS = 0.1  # the old listener is closed by another thread, a moment later
 REBIND_PAUSE_SECONDS = 0.5  # between tries, where something else has taken the place meanwhile
@@ -73,9 +76,11 @@ class Entrance:
             if self._is_open:
                 os.eventfd_write(self._bell, 1)
 
-    def has_more(self, end: float) -> bool:
-        """Whether an owner that stops has still something to read; False after `end`, in any case."""
-        return time.monotonic() < end and self.socket.poll(LEFT_MS) != 0
+    def unread(self, *, copy: bool = True) -> Iterator[list[Any]]:
+        """What an owner that stops has still to read, and what is on its way, for `LAST_SECONDS` at most."""
+        end = time.monotonic() + LAST_SECONDS
+        while time.monotonic() < end and self.socket.poll(LEFT_MS):
+            yield self.socket.recv_multipart(0, copy=copy)
 
     def close(self, linger_ms: int, *, answered: bool = False) -> None:
         """Close the socket; where callers have just been `answered`, when they had a moment to read it.

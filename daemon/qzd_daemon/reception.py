@@ -32,7 +32,6 @@ REPLIES_KEPT = 256  # for a caller that does not read
 REQUESTS_KEPT = 2  # of one caller, before its connection is no longer read
 BATCH = 64
 LINGER_MS = 500
-LAST_SECONDS = 0.2  # for messages that wait, unread, when the daemon stops
 STOPPING = Fault("stopping", "the daemon stops. To fix: ask the next one")
 
 Header = TypeVar("Header", bound=msgspec.Struct)
@@ -147,9 +146,8 @@ class Reception(Generic[Header]):
         self._send_done()
         for asked in list(self.in_hand):
             self._finish(asked, STOPPING)
-        end = time.monotonic() + LAST_SECONDS
-        while self._entrance.has_more(end):
-            self._receive(self._entrance.socket.recv_multipart(copy=False))
+        for frames in self._entrance.unread(copy=False):
+            self._receive(frames)
             answered = True
         return answered
 
