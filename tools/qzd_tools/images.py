@@ -96,9 +96,9 @@ def _decoded(data: np.typing.NDArray[np.uint8]) -> Frame | None:
         return None
 
 
-def shrunk(frame: Frame) -> Frame:
-    """A picture of at most `LONGEST_SIDE`, (h, w, 3) uint8; itself where it is that small."""
-    ratio = LONGEST_SIDE / max(frame.shape[:2])
+def shrunk(frame: Frame, longest_side: int = LONGEST_SIDE) -> Frame:
+    """A picture of at most `longest_side` pixels, (h, w, 3) uint8; itself where it is that small."""
+    ratio = longest_side / max(frame.shape[:2])
     if ratio >= 1:
         return frame
     size = (max(round(frame.shape[1] * ratio), 1), max(round(frame.shape[0] * ratio), 1))

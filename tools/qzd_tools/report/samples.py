@@ -18,7 +18,7 @@ from qzd_ext.detections import Classes, Detections
 from qzd_ext.detector import Detector
 from qzd_ext.geometry import Frame
 from qzd_ext.golden import Tolerance, compare
-from qzd_tools.images import read_image
+from qzd_tools.images import read_image, shrunk
 
 __all__ = ["Sample", "sample_images"]
 
@@ -92,8 +92,7 @@ def _words(found: Detections | Classes, names: list[str]) -> str:
 
 def _drawn(frame: Frame, found: Detections | Classes, names: list[str]) -> Frame:
     scale = min(LONGEST_SIDE / max(frame.shape[:2]), 1.0)
-    size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
-    picture = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+    picture = shrunk(frame, LONGEST_SIDE).copy()
     if isinstance(found, Detections):
         for box, score, number in zip(found.boxes * scale, found.scores, found.class_ids, strict=True):
             _draw_box(picture, [int(v) for v in box], f"{names[number]} {score:.2f}", int(number))
