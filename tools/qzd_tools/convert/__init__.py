@@ -102,13 +102,13 @@ def convert(
     _tell(note, picture, facts, found)
     model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
-    Decoder(manifest, [tuple(output.shape) for output in model.outputs], found.priors)
+    decoder = Decoder(manifest, [tuple(output.shape) for output in model.outputs], found.priors)
     target = destination or Path(f"{manifest.name}-{manifest.precision}")
     with bundles.create(target, overwrite=options.overwrite) as draft:
         save_ir(model, draft.directory / bundles.MODEL, fp16=options.fp16)
         if found.priors is not None:
             np.save(draft.directory / bundles.PRIORS, found.priors)
-        results = add_golden(draft, manifest, found.priors, pictures)
+        results = add_golden(draft, manifest, decoder, pictures)
         note(f"golden frames: {len(results)}, with {sum(map(len, results))} findings" if results
              else "golden frames: none, as no pictures were given with --golden")  # fmt: skip
         provenance = msgspec.structs.replace(manifest.provenance, notes=tuple(notes))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qzd_ext.bundle import Draft
 from qzd_ext.decode import Decoder
-from qzd_ext.detections import Classes, Detections, FloatArray
+from qzd_ext.detections import Classes, Detections
 from qzd_ext.errors import DataError
 from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
@@ -22,7 +22,7 @@ __all__ = ["MOST", "add_golden", "list_pictures"]
 
 MOST = 4
 """Golden frames in a bundle: enough to see a wrong device, few enough to start fast."""
-ROUNDING = 1e-3
+ROUNDING = 1e-3  # of a score of 1, in half precision
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -37,7 +37,7 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
 
 
 def add_golden(
-    draft: Draft, manifest: Manifest, priors: FloatArray | None, pictures: Sequence[Path]
+    draft: Draft, manifest: Manifest, decoder: Decoder, pictures: Sequence[Path]
 ) -> list[Detections | Classes]:
     """Run a draft's model over pictures and keep them with what it found.
 
@@ -46,8 +46,8 @@ def add_golden(
     draft : Draft
         Its model.xml is written already.
     manifest : Manifest
-    priors : (N, 4) float32 or None
-        For the head `ssd`.
+    decoder : Decoder
+        Of the manifest's head.
     pictures : sequence of Path
         At most `MOST` are taken, evenly over the sequence; none make no golden frames.
 
@@ -66,7 +66,6 @@ def add_golden(
     chosen = [pictures[i * len(pictures) // MOST] for i in range(MOST)] if len(pictures) > MOST else pictures
     runner = Runner(draft.directory / "model.xml", RunOptions(hint="latency", requests=1))
     try:
-        decoder = Decoder(manifest, runner.output_shapes, priors)
         results = []
         for index, path in enumerate(chosen):
             frame = shrunk(read_image(path))
