@@ -6,6 +6,7 @@ What may live here: the way of a request through the scheduler. Sockets are in `
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ __all__ = ["Desk"]
 Answer = Callable[[wire.Detections], None]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class _Asked(Work):
     """A frame with somebody who waits for what is in it."""
 
@@ -61,7 +62,8 @@ class Desk:
         asked = _Asked(self, 0, Captured(frame), answer)
         if not self._mailbox.put(asked):
             return None
-        return lambda: self._mailbox.discard(asked)
+        waiting = weakref.ref(asked)  # `answer` may lead to what is returned: a ring would keep the frame
+        return lambda: (still := waiting()) is not None and self._mailbox.discard(still)
 
     def close(self) -> None:
         """Take nothing more; what waits is still answered."""

@@ -133,6 +133,7 @@ class Slot:
                 done(self, _device_fault(device, fault) if fault else None)
             except Exception:
                 log.exception("a result was lost: whoever was to take it failed")
+            del run, done, fault  # a request that idles must not keep the last frame in memory
 
     def _close(self) -> None:
         self._runs.put(None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +16,14 @@ import pytest
 import zmq
 
 from process import Daemon
-from qzd_daemon import wire
+from qzd_daemon import models, wire
 from qzd_daemon.caller import ImageCaller, RefusedError
-from qzd_daemon.config import InferenceConfig
+from qzd_daemon.config import InferenceConfig, ModelConfig
 from qzd_daemon.desk import Desk
 from qzd_daemon.door import Door
 from qzd_daemon.inference import Inference
 from qzd_daemon.mailbox import Inbox
+from qzd_daemon.scheduler import Scheduler
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
 from tiny import POISON, encode, paint, write_tiny_bundle
@@ -200,6 +204,32 @@ def test_infer_when_the_model_goes_meanwhile_is_told_at_once(
     finally:
         inference.close()
         door.close()
+
+
+def test_desk_when_a_request_is_answered_keeps_nothing_of_its_frame(tiny_bundle: Path) -> None:
+    """A frame may have 120 MB, and the collector of garbage comes by only after hundreds of requests."""
+    served = models.load("tiny", ModelConfig(bundle=str(tiny_bundle), device="CPU"), None)
+    scheduler = Scheduler("tiny", served, lambda _: None, lambda _: None)
+    scheduler.start()
+    frame, answered, asked = FRAME.copy(), threading.Event(), dict[str, object]()
+    kept = weakref.ref(frame)
+
+    def answer(message: wire.Detections) -> None:
+        asked["answer"] = message
+        answered.set()
+
+    gc.disable()
+    try:
+        asked["cancel"] = scheduler.desk.submit(frame, answer)
+        del frame
+        assert answered.wait(20)
+        end = time.monotonic() + 5
+        while kept() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
+        assert scheduler.stop(20)
 
 
 def test_infer_when_the_daemon_stops_says_so(daemon: Callable[..., Daemon], tmp_path: Path) -> None:
