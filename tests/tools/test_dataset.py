@@ -83,7 +83,11 @@ def test_read_coco_names_the_entry_when_it_is_wrong(tmp_path, changes, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"images": [', b"[]", b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"images": [', b"[]", b"\xff\xfe", b"{}", b'{"info": ' + b"[" * 100_000,
+     b'{"images": [{"id": 1, "file_name": "caf\xe9.jpg"}]}'],
+)  # fmt: skip
 def test_read_coco_fails_when_file_is_no_coco(tmp_path, content):
     file = coco(tmp_path)
     file.write_bytes(content)

@@ -108,6 +108,8 @@ def test_downloaded_is_none_when_a_file_has_changed(mirror: Mirror, entry: Entry
     download("tiny", entry, tmp_path / "tiny", patience=QUICK)
     (tmp_path / "tiny" / "labels.txt").write_text("cat\ncow\n")
     assert downloaded(tmp_path / "tiny") is None
+    (tmp_path / "tiny" / "download.json").write_bytes(b'{"name": "\xff"}')
+    assert downloaded(tmp_path / "tiny") is None
     with pytest.raises(UsageError, match="something else is there"):
         download("tiny", entry, tmp_path / "tiny", patience=QUICK)
 
@@ -186,6 +188,13 @@ def test_load_names_the_key_when_a_catalogue_is_wrong(tmp_path: Path, line: str,
     text = '[m]\ntitle = "M"\ntask = "detection"\nformat = "x"\nlicence = "x"\nmodel = ["x"]\n[[m.files]]\n'
     (tmp_path / "c.toml").write_text(text + "\n".join(facts.values()))
     with pytest.raises(DataError, match=message):
+        load(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("content", [b'title = "caf\xe9"', b"a = " + b"[" * 5000], ids=["latin-1", "deep"])
+def test_load_names_the_file_when_it_is_no_toml_at_all(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(DataError, match=r"c\.toml: "):
         load(tmp_path / "c.toml")
 
 

@@ -24,7 +24,7 @@ def test_a_step_is_not_done_again(tmp_path: Path) -> None:
     assert [run(tmp_path / "x"), run(tmp_path / "x")] == [True, False]
 
 
-@pytest.mark.parametrize("damage", ["changed", "gone", "forgotten", "scrambled"])
+@pytest.mark.parametrize("damage", ["changed", "gone", "forgotten", "scrambled", "bytes"])
 def test_a_step_is_done_again_when_its_output_or_record_is_not_what_it_was(
     tmp_path: Path, damage: str
 ) -> None:
@@ -39,6 +39,8 @@ def test_a_step_is_done_again_when_its_output_or_record_is_not_what_it_was(
             record.unlink()
         case "scrambled":
             record.write_text('{"write": ')
+        case "bytes":
+            record.write_bytes(b'{"write": {"inputs": {"a": "\xff"}}}')
     assert run(tmp_path / "x")
     assert out.read_text() == "made"
 

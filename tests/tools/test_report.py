@@ -188,9 +188,13 @@ def test_the_report_is_written_when_names_are_no_utf8_or_in_another_script(tmp_p
     assert (tmp_path / "x").read_text() == "caf\\udce9.jpg"
 
 
-def test_a_missing_result_file_is_named(tmp_path: Path) -> None:
+def test_a_result_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.json: cannot be read"):
         read_results([tmp_path / "gone.json"])
+    for content in (b'{"note": "caf\xe9"}', b"[" * 100_000):
+        (tmp_path / "x.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"x\.json: "):
+            read_results([tmp_path / "x.json"])
 
 
 def test_samples_show_what_both_bundles_find(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def load(path: Path | None = None) -> Mapping[str, Entry]:
         return msgspec.toml.decode(source.read_bytes(), type=dict[str, Entry])
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
         raise DataError(
             f"{source}: {error}",
             wanted="a catalogue: a table for each model, as `qzd-tools catalogue --json FILE` shows them",

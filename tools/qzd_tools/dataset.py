@@ -161,7 +161,7 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
         coco = msgspec.json.decode(annotations.read_bytes().removeprefix(BOM_UTF8), type=_Coco)
     except OSError as error:
         raise DataError(f"{annotations}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
         raise _wrong(annotations, str(error)) from error
     _check_entries(annotations, coco)
     directory = image_directory(annotations, images)

@@ -68,7 +68,7 @@ def downloaded(directory: Path) -> Downloaded | None:
     try:
         record = msgspec.json.decode((directory / RECORD).read_bytes(), type=Downloaded)
         whole = all(checksum_of(directory / path) == wanted for path, wanted in record.files.items())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
     return record if whole else None
 

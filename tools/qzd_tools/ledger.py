@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, _Done]:
     """What is on record; nothing where it cannot be read, since then nothing is certain."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, _Done])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return {}
 
 

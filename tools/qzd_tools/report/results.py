@@ -218,7 +218,7 @@ def _read(path: Path) -> _Compared | _Quantized | _Benchmarks:
         return msgspec.convert(raw, _Quantized) if "parent" in keys else msgspec.convert(raw, _Compared)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
         raise DataError(
             f"{path}: {error}",
             wanted="what `validate`, `quantize` or `benchmark` wrote with --json",
