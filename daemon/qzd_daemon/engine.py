@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -38,7 +38,6 @@ ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"
 
 log = logging.getLogger(__name__)
 
-TURN_SECONDS = 1.0  # a stop waits so long for a change that is being carried out
 SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
 LOOK_UP_SECONDS = 0.01
 
@@ -74,7 +73,8 @@ class Engine:
         self._taken: dict[str, Path] = {}  # where `bundle` led when that was last served
         self.failed_tests: set[str] = set()
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
-        self._changing = threading.RLock()
+        self._changing = threading.RLock()  # from the first look on; a model may take minutes to compile
+        self._in_use = threading.Lock()  # only while something is changed, or tested
         self._stopping = threading.Event()
 
     @property
@@ -119,20 +119,22 @@ class Engine:
             new_streams = _differing(config.streams, before.streams)
             opened = {name: self._open(name, stream, undo) for name, stream in new_streams.items()}
             loaded = {name: self._load(name, model, config, undo) for name, model in new_models.items()}
-            undo.pop_all()  # nothing can fail any more
-            self._config = config
-            self._remove_streams([n for n in before.streams if n in new_streams or n not in config.streams])
-            for name, served in loaded.items():
-                self._put(name, served, "swapped")
-            for name in before.models.keys() - config.models.keys():
-                self._remove_model(name)
-            for name, source in opened.items():
-                self._streams[name] = self._stream(name, new_streams[name], source)
+            gone = [name for name in before.streams if name in new_streams or name not in config.streams]
+            with self._at_work():
+                undo.pop_all()  # nothing can fail any more
+                self._config = config
+                self._remove_streams(gone)
+                for name, served in loaded.items():
+                    self._put(name, served, "swapped")
+                for name in before.models.keys() - config.models.keys():
+                    self._remove_model(name)
+                for name, source in opened.items():
+                    self._streams[name] = self._stream(name, new_streams[name], source)
         self._stream_ended()  # perhaps the last of those that had not
 
     def start_streams(self) -> None:
         """Start to read the sources that are not read yet; none once the stop has begun."""
-        with self._changing:
+        with self._in_use:
             for stream in self._streams.values():
                 if not self._stopping.is_set():
                     stream.start()
@@ -213,7 +215,7 @@ class Engine:
         QzdError
             It failed, or there is no such model.
         """
-        with self._changing:
+        with self._changing, self._at_work():
             self._model(name)
             try:
                 models.self_test(name, self._schedulers[name].served.detector)
@@ -237,10 +239,11 @@ class Engine:
         """Stop the sources, finish what waits and what is under way. False when something hung.
 
         A change that is being prepared may take minutes, and is not waited for: it fails when it is.
+        One that is being carried out is: it has frames of its own to finish.
         """
         end = time.monotonic() + timeout
         self._stopping.set()
-        in_turn = self._changing.acquire(timeout=min(timeout, TURN_SECONDS))
+        in_turn = self._in_use.acquire(timeout=timeout / 2)
         try:
             self._remove_streams(list(self._streams), told=False)
             schedulers = list(self._schedulers.values())
@@ -250,7 +253,15 @@ class Engine:
             return all(drained)
         finally:
             if in_turn:
-                self._changing.release()
+                self._in_use.release()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """A stop waits for the end of this, and when it has begun there is no other."""
+        with self._in_use:
+            if self._stopping.is_set():
+                raise UsageError("the daemon stops", fix="ask again when it is back")
+            yield
 
     def _model(self, name: str) -> ModelConfig:
         if name not in self._config.models:
@@ -268,16 +279,15 @@ class Engine:
         if cache_dir is not None:
             prune(cache_dir, config.service.cache_max_mb * 2**20)
         undo.callback(served.detector.close)
-        if self._stopping.is_set():
-            raise UsageError(f"model {name}: the daemon stops", fix="ask again when it is back")
         return served
 
     def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> Served:
         with contextlib.ExitStack() as undo:
             undo.callback(self.swaps.update, refused=1)
             served = self._load(name, msgspec.structs.replace(model, bundle=str(path)), self._config, undo)
-            undo.pop_all()
-        self._put(name, served, state)
+            with self._at_work():
+                undo.pop_all()
+                self._put(name, served, state)
         return served
 
     def _has_new_version(self, name: str, model: ModelConfig) -> bool:
@@ -374,12 +384,13 @@ class Engine:
             try:
                 with contextlib.ExitStack() as undo:
                     served = self._load(name, left, self._config, undo)
-                    undo.pop_all()
+                    with self._at_work():
+                        undo.pop_all()
+                        instead = f"{served.device} instead of {failed.device}, which failed"
+                        self._put(name, served, "swapped", instead)
             except QzdError as error:
                 log.error("model %s: no other device serves it: %s", name, error)
                 scheduler.stay()
-                return
-            self._put(name, served, "swapped", f"{served.device} instead of {failed.device}, which failed")
 
     def _tell(self, name: str, served: Served, state: ModelStateName, reason: str | None = None) -> None:
         log.log(

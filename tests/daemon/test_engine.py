@@ -244,6 +244,49 @@ def test_stop_when_streams_are_being_replaced_starts_no_new_one(
     assert not [m for m in running.of(wire.StreamState) if m.state == "removed"]
 
 
+@pytest.mark.parametrize("change", [{"confidence": 0.4}, None])
+def test_stop_when_a_change_waits_for_frames_of_the_model_before_waits_for_them_too(
+    running: Running, tmp_path: Path, change: dict[str, float] | None
+) -> None:
+    bundle, images = faulty(tmp_path, "slow", [POISON, (3, 3, "green"), (4, 4, "green")], dim=2)
+    running.serve(config(bundle, "a", source=images, requests=2))
+    running.wait_for_state("running")
+    time.sleep(0.1)
+    changed = config(bundle, "a", source=images, requests=2, **(change or {}))
+    if change is None:
+        changed = replace(changed, models={"other": changed.models["tiny"]}, streams={})
+    changing = threading.Thread(target=running.engine.apply, args=(changed,))
+    changing.start()
+    time.sleep(0.3)
+    assert running.stop(20)
+    assert [(m.frame, m.outcome) for m in running.of(wire.Detections)] == [(n, "ok") for n in range(3)]
+    changing.join(20)
+
+
+def test_start_streams_when_a_model_is_being_loaded_does_not_wait_for_it(
+    running: Running, versions: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.engine.apply(config(versions, "a", source=clip))
+    loading, go_on, load = threading.Event(), threading.Event(), models.load
+
+    def load_slowly(*arguments: object) -> models.Served:
+        loading.set()
+        go_on.wait(20)
+        return load(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(models, "load", load_slowly)
+    more = ModelConfig(bundle=str(versions / "1"), device="CPU")
+    changing = threading.Thread(target=running.engine.load, args=("more", more))
+    changing.start()
+    assert loading.wait(20)
+    running.engine.start_streams()
+    running.wait_for_state("running")
+    assert list(running.engine.served) == ["tiny"]
+    go_on.set()
+    changing.join(20)
+    assert list(running.engine.served) == ["tiny", "more"]
+
+
 def test_apply_when_a_removed_stream_has_a_frame_on_a_hung_device_skips_what_is_left_and_then_removes_it(
     running: Running, tmp_path: Path
 ) -> None:
