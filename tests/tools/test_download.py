@@ -29,10 +29,10 @@ from qzd_tools.fetch import Patience
 QUICK = Patience(stall_seconds=1, attempts=2, pause_seconds=0.01)
 
 
-def archive() -> bytes:
+def archive(name: str = "graph/frozen.pb") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        info = tarfile.TarInfo("graph/frozen.pb")
+        info = tarfile.TarInfo(name)
         info.size = 5
         tar.addfile(info, io.BytesIO(b"graph"))
     return buffer.getvalue()
@@ -88,7 +88,8 @@ def test_download_does_not_take_what_is_there_for_another_version(
     newer = msgspec.structs.replace(entry, files=(entry.files[0], remote(mirror, "labels.txt")))
     with pytest.raises(UsageError, match="or one of other files"):
         download("tiny", newer, tmp_path / "tiny", patience=QUICK)
-    assert downloaded(tmp_path / "tiny") == first
+    assert downloaded("tiny", entry, tmp_path / "tiny") == first
+    assert downloaded("tiny", newer, tmp_path / "tiny") is None
 
 
 def test_download_keeps_the_files_that_came_when_another_fails(
@@ -104,12 +105,45 @@ def test_download_keeps_the_files_that_came_when_another_fails(
     assert [path for path, _ in mirror.requests] == ["whole/tiny/labels.txt"]
 
 
+def test_download_keeps_what_is_hidden_in_an_archive(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.files["tiny/graph.tar.gz"] = archive(".hidden/graph.pb")
+    entry = Entry(title="Tiny", task="detection", format="test", licence="none", model=(".hidden/graph.pb",),
+                  files=(remote(mirror, "graph.tar.gz", unpack=True),))  # fmt: skip
+    assert set(download("tiny", entry, tmp_path / "tiny", patience=QUICK).files) == {".hidden/graph.pb"}
+
+
+def test_download_does_not_take_what_another_version_unpacked(
+    mirror: Mirror, entry: Entry, tmp_path: Path
+) -> None:
+    labels = mirror.files.pop("tiny/labels.txt")
+    with pytest.raises(DataError, match="HTTP 404"):
+        download("tiny", entry, tmp_path / "tiny", patience=QUICK)
+    mirror.files |= {"tiny/labels.txt": labels, "tiny/graph.tar.gz": archive("new/graph.pb")}
+    changed = remote(mirror, "graph.tar.gz", unpack=True)
+    newer = msgspec.structs.replace(entry, files=(changed, entry.files[1]), model=("new/graph.pb",))
+    download("tiny", newer, tmp_path / "tiny", patience=QUICK)
+    assert (tmp_path / "tiny" / "new" / "graph.pb").exists()
+
+
+def test_download_goes_on_when_it_was_killed_while_it_unpacked(
+    mirror: Mirror, entry: Entry, tmp_path: Path
+) -> None:
+    (tmp_path / ".tiny.partial" / "graph").mkdir(parents=True)
+    (tmp_path / ".tiny.partial" / "graph" / "frozen.pb").write_bytes(b"gra")
+    for path, content in mirror.files.items():
+        (tmp_path / ".tiny.partial" / Path(path).name).write_bytes(content)
+    download("tiny", entry, tmp_path / "tiny", patience=QUICK)
+    assert (tmp_path / "tiny" / "graph" / "frozen.pb").read_bytes() == b"graph"
+    assert [p.name for p in (tmp_path / "tiny").iterdir() if p.name.startswith((".", "graph."))] == []
+    assert mirror.requests == []
+
+
 def test_downloaded_is_none_when_a_file_has_changed(mirror: Mirror, entry: Entry, tmp_path: Path) -> None:
     download("tiny", entry, tmp_path / "tiny", patience=QUICK)
     (tmp_path / "tiny" / "labels.txt").write_text("cat\ncow\n")
-    assert downloaded(tmp_path / "tiny") is None
+    assert downloaded("tiny", entry, tmp_path / "tiny") is None
     (tmp_path / "tiny" / "download.json").write_bytes(b'{"name": "\xff"}')
-    assert downloaded(tmp_path / "tiny") is None
+    assert downloaded("tiny", entry, tmp_path / "tiny") is None
     with pytest.raises(UsageError, match="something else is there"):
         download("tiny", entry, tmp_path / "tiny", patience=QUICK)
 
@@ -125,10 +159,13 @@ def test_download_from_a_directory_needs_no_network(
     mirror: Mirror, entry: Entry, tmp_path: Path, folder: str
 ) -> None:
     (tmp_path / "usb" / folder).mkdir(parents=True)
+    (tmp_path / ".tiny.partial").mkdir()
+    (tmp_path / ".tiny.partial" / ".labels.txt.part").write_text("what a network left")
     for path, content in mirror.files.items():
         (tmp_path / "usb" / folder / Path(path).name).write_bytes(content)
     download("tiny", entry, tmp_path / "tiny", Origin(directory=tmp_path / "usb"))
     assert (tmp_path / "tiny" / "graph" / "frozen.pb").read_bytes() == b"graph"
+    assert not list((tmp_path / "tiny").glob(".*"))
     assert mirror.requests == []
 
 

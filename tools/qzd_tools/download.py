@@ -16,14 +16,13 @@ from msgspec import Struct
 
 from qzd_ext.errors import DataError, UsageError
 from qzd_tools.catalogue import Entry, RemoteFile
-from qzd_tools.fetch import Patience, checksum_of, fetch, is_whole
+from qzd_tools.fetch import PATIENT, Patience, checksum_of, fetch, is_whole, part_of
 from qzd_tools.progress import byte_progress
 from qzd_tools.unpack import unpack
 
 __all__ = ["Downloaded", "Origin", "download", "downloaded"]
 
 RECORD = "download.json"
-PATIENT = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,12 @@ class Downloaded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return [directory / path for path in self.model]
 
 
-def downloaded(directory: Path) -> Downloaded | None:
-    """What a directory holds, with every checksum verified; None where that is not whole."""
+def downloaded(name: str, entry: Entry, directory: Path) -> Downloaded | None:
+    """What a directory holds of a model, with every checksum verified; None where that is not all of it."""
     try:
         record = msgspec.json.decode((directory / RECORD).read_bytes(), type=Downloaded)
+        if (record.name, record.fetched) != (name, _checksums(entry)):
+            return None
         whole = all(checksum_of(directory / path) == wanted for path, wanted in record.files.items())
     except (OSError, ValueError):
         return None
@@ -96,8 +97,8 @@ def download(
     DataError
         A file could not be had, or is not what it should be.
     """
-    there = downloaded(directory)
-    if there is not None and there.name == name and there.fetched == _checksums(entry):
+    there = downloaded(name, entry, directory)
+    if there is not None:
         return there
     if directory.exists():
         raise UsageError(
@@ -109,7 +110,11 @@ def download(
     partial = directory.with_name(f".{directory.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     for file in entry.files:
-        _bring(name, file, partial, origin, patience)
+        if not (file.checksum and is_whole(partial / file.name, file)):
+            _bring(name, file, partial / file.name, origin, patience)
+    for file in entry.files:
+        if file.unpack:
+            unpack(partial / file.name, partial)
     record = _sealed(name, entry, partial)
     partial.rename(directory)
     return record
@@ -128,21 +133,13 @@ def _check_verifiable(name: str, entry: Entry, origin: Origin) -> None:
         )
 
 
-def _bring(name: str, file: RemoteFile, directory: Path, origin: Origin, patience: Patience) -> None:
-    target = directory / file.name
-    done = directory / f".{file.name}.unpacked"
-    if done.exists() or (file.checksum and is_whole(target, file)):
-        pass
-    elif origin.directory is not None:
+def _bring(name: str, file: RemoteFile, target: Path, origin: Origin, patience: Patience) -> None:
+    if origin.directory is not None:
         _copy(name, file, target, origin.directory)
-    else:
-        mirrored = [f"{mirror.rstrip('/')}/{name}/{file.name}" for mirror in origin.mirrors]
-        with byte_progress(file.name, file.bytes or None) as step:
-            fetch(file, target, (*mirrored, *file.addresses), patience, step)
-    if file.unpack and not done.exists():
-        unpack(target, directory)
-        done.touch()
-        target.unlink()
+        return
+    mirrored = [f"{mirror.rstrip('/')}/{name}/{file.name}" for mirror in origin.mirrors]
+    with byte_progress(file.name, file.bytes or None) as step:
+        fetch(file, target, (*mirrored, *file.addresses), patience, step)
 
 
 def _copy(name: str, file: RemoteFile, target: Path, directory: Path) -> None:
@@ -156,18 +153,19 @@ def _copy(name: str, file: RemoteFile, target: Path, directory: Path) -> None:
             + (f" with {file.checksum}" if file.checksum else ""),
             fix=f"put it there; it comes from {file.addresses[0]}",
         )
-    shutil.copyfile(source, target)
+    part = part_of(target)
+    shutil.copyfile(source, part)
+    part.replace(target)
 
 
 def _sealed(name: str, entry: Entry, partial: Path) -> Downloaded:
-    """Record what is there, and put it all on the disk."""
-    for leftover in partial.glob(".*"):
-        leftover.unlink()
-    files = sorted(p for p in partial.rglob("*") if p.is_file() and p != partial / RECORD)
+    """Record what is there and put it on the disk. Archives go last: until then a later call wants them."""
+    archives = [partial / file.name for file in entry.files if file.unpack]
+    made = sorted(p for p in partial.rglob("*") if p.is_file() and p not in (partial / RECORD, *archives))
     record = Downloaded(
         name=name,
         verified=entry.verifiable,
-        files={p.relative_to(partial).as_posix(): checksum_of(p) for p in files},
+        files={p.relative_to(partial).as_posix(): checksum_of(p) for p in made},
         fetched=_checksums(entry),
         model=entry.model,
     )
@@ -178,5 +176,7 @@ def _sealed(name: str, entry: Entry, partial: Path) -> Downloaded:
             fix="correct `model` in the catalogue",
         )
     (partial / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
+    for archive in archives:
+        archive.unlink()
     os.sync()
     return record

@@ -25,7 +25,7 @@ from qzd_ext import __version__
 from qzd_ext.errors import DataError, ResourceError
 from qzd_tools.catalogue import RemoteFile
 
-__all__ = ["Patience", "checksum_of", "fetch", "is_whole"]
+__all__ = ["PATIENT", "Patience", "checksum_of", "fetch", "is_whole", "part_of"]
 
 CHUNK = 1 << 18
 MOST_BYTES = 4 << 30
@@ -110,6 +110,11 @@ def _fault(path: Path, file: RemoteFile) -> str | None:
     return None
 
 
+def part_of(destination: Path) -> Path:
+    """Where a file is until it is whole."""
+    return destination.with_name(f".{destination.name}.part")
+
+
 def fetch(
     file: RemoteFile,
     destination: Path,
@@ -139,7 +144,7 @@ def fetch(
     ResourceError
         The disk has no room for it.
     """
-    part = destination.with_name(f".{destination.name}.part")
+    part = part_of(destination)
     _check_room(file, part)
     faults = []
     for address in addresses if addresses is not None else file.addresses:

@@ -189,11 +189,13 @@ class _Work:
         if job.entry is None:
             return list(job.sources)
         directory = job.output / "model"
-        if directory.exists() and downloaded(directory) is None:
-            shutil.rmtree(directory)
-        self.ledger.fresh["download"] = not directory.exists()
-        self.say("download ..." if self.ledger.fresh["download"] else "download: done already")
-        return download(job.name, job.entry, directory, job.origin, job.patience).paths(directory)
+        there = downloaded(job.name, job.entry, directory)
+        self.ledger.fresh["download"] = there is None
+        self.say("download ..." if there is None else "download: done already")
+        if there is None:
+            shutil.rmtree(directory, ignore_errors=True)
+            there = download(job.name, job.entry, directory, job.origin, job.patience)
+        return there.paths(directory)
 
     def convert(self, sources: list[Path]) -> Bundle:
         """The original as a bundle."""
