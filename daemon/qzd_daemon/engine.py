@@ -30,7 +30,7 @@ from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Source, open_source
 from qzd_daemon.streams import Stream
 from qzd_ext import bundle
-from qzd_ext.errors import QzdError, UsageError
+from qzd_ext.errors import BundleError, QzdError, UsageError
 
 __all__ = ["Engine"]
 
@@ -219,6 +219,8 @@ class Engine:
             self._model(name)
             try:
                 models.self_test(name, self._schedulers[name].served.detector)
+            except BundleError:  # it was replaced or removed, which says nothing of the device
+                raise
             except QzdError:
                 self.failed_tests.add(name)
                 raise

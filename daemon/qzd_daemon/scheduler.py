@@ -187,9 +187,8 @@ class Scheduler:
         """Between two frames, take the model that was put beside the one that serves."""
         if self._next is not None:
             self.served, self._next = self._next, None
-            self._given_up = self._faults_in_a_row = 0
-            self._fault_times.clear()
-            self._faults_told = self._stays = False
+            self._given_up = 0
+            self._forget_faults()
             self._switched.set()
 
     def _start(self, slot: Slot, mail: Mail[Work]) -> None:
@@ -235,6 +234,11 @@ class Scheduler:
             self._faults_told = True
             self._failed(served)
 
+    def _forget_faults(self) -> None:
+        self._faults_in_a_row = 0
+        self._fault_times.clear()
+        self._faults_told = self._stays = False
+
     def stay(self) -> None:
         """No other device takes over from the one that failed; it may answer again."""
         self._answers_in_a_row = 0
@@ -248,8 +252,7 @@ class Scheduler:
     def note_recovery(self) -> None:
         """Trust the device again, where it had failed and stays."""
         if self._stays:
-            self._faults_told = self._stays = False
-            self._fault_times.clear()
+            self._forget_faults()
             self._recovered(self.served)
 
 

@@ -347,6 +347,16 @@ def test_self_test_when_the_device_does_not_answer_has_failed(
     detector.release(slot)
 
 
+def test_self_test_when_the_bundle_was_replaced_says_so_and_nothing_of_the_device(
+    running: Running, versions: Path, clip: Path
+) -> None:
+    running.serve(config(versions, source=clip))
+    (versions / "2" / "golden" / "0.json").write_text("another")
+    with pytest.raises(BundleError, match="has changed since the model was loaded"):
+        running.engine.self_test("tiny")
+    assert not running.engine.failed_tests
+
+
 def test_stream_when_its_source_fails_says_so_after_its_last_frame(running: Running, tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "slow", fault="slow")
     clip = write_clip(tmp_path / "clip.mp4", [paint(POISON) // 8] * 2)
@@ -453,6 +463,31 @@ def test_device_when_it_answers_again_and_no_other_is_there_is_told(
     states = running.of(wire.ModelState)
     assert [m.state for m in states] == ["loaded", "failed", "loaded"]
     assert states[-1].reason == "device CPU answers again"
+
+
+def test_device_when_a_self_test_has_cleared_it_is_not_given_up_for_one_fault(
+    running: Running, tmp_path: Path
+) -> None:
+    bundle, images = faulty(tmp_path, "fail", [POISON])
+    running.serve(config(bundle, source=images))
+    errors: list[wire.Detections] = []
+
+    def ask(red: int) -> None:
+        frame, answered = paint(POISON), threading.Event()
+        frame[0, 0, 2] = red  # OpenVINO checks a shape only when it changes
+        running.engine.desks["tiny"].submit(frame, lambda message: (errors.append(message), answered.set()))
+        assert answered.wait(20)
+
+    for red in (255, 254, 253):
+        ask(red)
+    running.wait(lambda: len(running.of(wire.ModelState)) == 2)
+    while len(running.of(wire.ModelState)) == 2:  # no other device was found for it
+        running.engine.self_test("tiny")
+    for red in (252, 251, 250):
+        assert [m.state for m in running.of(wire.ModelState)] == ["loaded", "failed", "loaded"]
+        ask(red)
+    running.wait(lambda: len(running.of(wire.ModelState)) == 4)
+    assert {message.outcome for message in errors} == {"error"}
 
 
 def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_frame(
