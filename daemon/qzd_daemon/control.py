@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import json
 import logging
 import queue
 import threading
@@ -188,7 +189,14 @@ class Control:
         if isinstance(answer, Refusal):
             self.refused[answer.error.code] += 1
         with contextlib.suppress(zmq.Again):
-            self._entrance.socket.send_multipart([*envelope, self._encoder.encode(answer)], zmq.NOBLOCK)
+            self._entrance.socket.send_multipart([*envelope, self._encode(answer)], zmq.NOBLOCK)
+
+    def _encode(self, answer: Reply | Refusal) -> bytes:
+        try:
+            return self._encoder.encode(answer)
+        except UnicodeEncodeError:  # a path in Linux is bytes, and may be no UTF-8
+            text = json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
+            return text.encode("utf-8", "replace")
 
 
 def _answer(request: Request, operation: Operation) -> Reply | Refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +105,19 @@ def test_load_serves_one_more_model_until_it_is_unloaded(caller: Caller, served:
     assert caller.call("self_test") == {"models": ["tiny", "more"]}
     assert caller.call("unload", model="more") is None
     assert len(caller.call("models")) == 1
+
+
+def test_call_when_a_link_leads_to_a_name_that_is_no_utf8_is_answered(caller: Caller, tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    write_tiny_bundle(odd)
+    link = tmp_path / "link"
+    link.symlink_to(odd)
+    assert caller.call("load", model="odd", bundle=str(link), device="CPU")["bundle"] == f"{tmp_path}/caf?"
+    assert caller.call("unload", model="odd") is None
+    (odd / "model.bin").write_bytes(b"damaged")
+    with pytest.raises(RefusedError, match=r"/caf\?: model\.bin has sha256") as caught:
+        caller.call("load", model="odd", bundle=str(link))
+    assert caught.value.fault.code == "bundle"
 
 
 def test_reload_when_nothing_has_changed_changes_nothing(caller: Caller) -> None:
