@@ -44,6 +44,15 @@ def test_unpack_writes_the_files_of_a_zip(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model" / "graph.pb").stat().st_size == 5000
 
 
+def test_unpack_writes_the_zip_that_a_tar_ends_with(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as inner:
+        inner.writestr("inside", b"not wanted")
+    members = (member("a.pb"), b"graph"), (member("b.zip"), buffer.getvalue())
+    archive = tar(tmp_path / "a.tar", *members, mode="w:")
+    assert {path.name for path in unpack(archive, tmp_path / "out")} == {"a.pb", "b.zip"}
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

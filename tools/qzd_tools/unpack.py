@@ -86,7 +86,7 @@ def unpack(archive: Path, directory: Path, most_bytes: int = MOST_BYTES) -> list
 
 @contextlib.contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile | zipfile.ZipFile]:
-    if zipfile.is_zipfile(archive):
+    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):  # a zip may end a plain tar
         with zipfile.ZipFile(archive) as zipped:
             yield zipped
     else:
