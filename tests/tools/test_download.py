@@ -242,15 +242,38 @@ def test_the_commands_write_json(
     assert "yolo-v4-tf" in json.loads((tmp_path / "list.json").read_text())
     lines = [
         '[tiny]\ntitle = "Tiny"\ntask = "detection"\nformat = "test"\nlicence = "none"',
-        'model = ["labels.txt"]\nconvert = { mean = [1.5, 2], background = false }\n[[tiny.files]]',
+        'model = ["labels.txt"]\n[tiny.convert]\nmean = [1.5, 2]\nbackground = false\nnormalized = false',
+        'anchors = [[10, 14], [23, 27]]\nmasks = [[0], [1]]\nlabels = "my names.txt"\n[[tiny.files]]',
         f'name = "labels.txt"\naddresses = ["{mirror.address}/whole/tiny/labels.txt"]',
         f'checksum = "{entry.files[1].checksum}"',
     ]
     (tmp_path / "c.toml").write_text("\n".join(lines))
-    chosen = ["--catalogue", str(tmp_path / "c.toml"), "-o", str(tmp_path / "tiny")]
+    chosen = ["--catalogue", str(tmp_path / "c.toml"), "-o", str(tmp_path / "a tiny one")]
     assert main(["download", "tiny", *chosen, "--json", str(tmp_path / "done.json")]) == 0
     assert json.loads((tmp_path / "done.json").read_text())["verified"] is True
-    assert "--mean 1.5,2 --no-background" in capsys.readouterr().out
+    flags = "--mean 1.5,2 --no-background --pixels --anchors 10,14,23,27 --masks 0/1 --labels 'my names.txt'"
+    assert f"convert '{tmp_path}/a tiny one/labels.txt' {flags}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["download", "yolo-v4-tf", "--mirror", "mirror:8000/models"], 2, "neither http nor https"),
+        (["download", "m", "--catalogue", "c.toml"], 3, "m.convert.label: convert has no such option"),
+    ],
+)
+def test_download_says_what_is_wrong_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], code: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text(
+        '[m]\ntitle = "M"\ntask = "detection"\nformat = "x"\nlicence = "x"\nmodel = ["x"]\n'
+        'convert = { label = "coco80" }\n[[m.files]]\nname = "x"\naddresses = ["http://x/y"]\n'
+    )
+    assert main(words) == code
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
 
 
 def test_download_goes_on_after_ctrl_c(mirror: Mirror, tmp_path: Path) -> None:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
+from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
 from qzd_tools.commands import DIRECTORY, json_option, say, write_json
-from qzd_tools.commands.catalogue import catalogue_option
+from qzd_tools.commands.catalogue import catalogue_option, load_checked
+from qzd_tools.commands.convert import command as convert_command
 
 __all__ = ["command", "origin_options"]
+
+
+def _addresses(_context: click.Context, _option: click.Parameter, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no address: it would be passed over for the catalogue's own."""
+    for address in found:
+        if not address.startswith(("http://", "https://")):
+            raise UsageError(f"--mirror {address}: neither http nor https", wanted="such as http://host/models")
+    return found
 
 
 def origin_options(function: Any) -> Any:
     """The options that say where files are taken from."""
     for option in (
-        click.option("--mirror", "mirrors", multiple=True, help="Tried first: MIRROR/NAME/FILE."),
+        click.option("--mirror", "mirrors", multiple=True, callback=_addresses,
+                     help="Tried first: MIRROR/NAME/FILE."),
         click.option("--from", "from_directory", type=DIRECTORY, help="Copy the files from here."),
         click.option("--unverified", is_flag=True, help="Accept files whose checksum is not known."),
         click.option("--stall", type=Finite(0.1), default=30.0, show_default=True,
@@ -52,11 +64,11 @@ def command(
     What was interrupted goes on where it stopped; what is there already is not fetched again. Proxies are
     taken from the environment: http_proxy, https_proxy, no_proxy.
     """
-    from qzd_tools.catalogue import find, load
+    from qzd_tools.catalogue import find
     from qzd_tools.download import Origin, download
     from qzd_tools.fetch import Patience
 
-    entry = find(load(catalogue_file), name)
+    entry = find(load_checked(catalogue_file), name)
     directory = output or Path(name)
     origin = Origin(mirrors, from_directory, unverified)
     record = download(name, entry, directory, origin, Patience(stall_seconds=stall, attempts=attempts))
@@ -64,19 +76,23 @@ def command(
     if not record.verified:
         for path, checksum in record.files.items():
             say(f"  {path}: {checksum}")
-    paths = " ".join(map(str, record.paths(directory)))
-    say(f"next: qzd-tools convert {paths} {_flags(entry.convert)}".rstrip())
+    words = [*map(str, record.paths(directory)), *_flags(entry.convert)]
+    say(f"next: qzd-tools convert {shlex.join(words)}")
     document = msgspec.to_builtins(record)
     write_json(json_file, {"directory": str(directory), "convert": entry.convert, **document})
 
 
-def _flags(options: dict[str, Any]) -> str:
+def _flags(options: dict[str, Any]) -> list[str]:
     """Options of convert as they are typed."""
+    known = {param.name: param for param in convert_command.params}
     words = []
     for key, value in options.items():
-        flag = key.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
+            words += (known[key].opts if value else known[key].secondary_opts)[:1]
         else:
-            words.append(f"--{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
-    return " ".join(words)
+            words += [known[key].opts[0], _typed(value, "/" if key == "masks" else ",")]
+    return words
+
+
+def _typed(value: Any, between: str) -> str:
+    return between.join(_typed(one, ",") for one in value) if isinstance(value, list) else str(value)

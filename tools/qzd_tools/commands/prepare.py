@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.options import Finite
 from qzd_tools.commands import DIRECTORY, json_option, say, write_json
-from qzd_tools.commands.catalogue import catalogue_option
+from qzd_tools.commands.catalogue import catalogue_option, load_checked
 from qzd_tools.commands.convert import command as convert_command
 from qzd_tools.commands.download import origin_options
 
@@ -93,9 +93,9 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
 
 def _meant(model: tuple[str, ...], catalogue_file: Path | None) -> tuple[str, Entry | None, tuple[Path, ...]]:
     """The model's name, and its entry of the catalogue or its files."""
-    from qzd_tools.catalogue import find, load
+    from qzd_tools.catalogue import find
 
-    catalogue = load(catalogue_file)
+    catalogue = load_checked(catalogue_file)
     paths = tuple(Path(word) for word in model)
     if paths[0].exists() and model[0] not in catalogue:
         return paths[0].resolve().stem, None, paths
