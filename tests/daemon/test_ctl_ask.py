@@ -19,7 +19,7 @@ from clips import write_clip
 from process import Daemon
 from qzd_daemon.commands.target import table
 from qzd_daemon.ctl import cli
-from tiny import paint, write_tiny_bundle
+from tiny import encode, paint, write_tiny_bundle
 
 CONFIG = """
 [publish]
@@ -208,6 +208,14 @@ def test_infer_tells_and_draws_what_is_in_an_image(directory: Path, tmp_path: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("red ")
     assert (cv2.imread(str(drawn)) != cv2.imread(str(image))).any()
+
+
+def test_infer_when_names_are_no_utf8_reads_and_writes_them(directory: Path, tmp_path: Path) -> None:
+    image, drawn = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9.bmp", b"th\xe9.png"))
+    image.write_bytes(encode(paint((1, 2, "red")), "bmp"))
+    done = qzdctl(directory, "infer", image, "--draw", drawn)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
 BMP_HEAD = b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 2_000_000, 4, 1, 24, 0, 0, 0, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -83,6 +84,10 @@ def test_read_golden_gives_what_was_written_in_order(tmp_path: Path) -> None:
     frames = read_golden(_bundle_with_golden(tmp_path / "b"))
     assert [int(f.frame[0, 0, 0]) for f in frames] == list(range(11))
     assert all(compare(f.expected, _found((BOX, 0.5, 0)), TOLERANCE, 0.25) == [] for f in frames)
+
+
+def test_golden_frames_below_a_name_that_is_no_utf8_are_read_and_written(tmp_path: Path) -> None:
+    assert len(read_golden(_bundle_with_golden(tmp_path / os.fsdecode(b"caf\xe9")))) == 11
 
 
 def test_read_golden_names_the_picture_that_cannot_be_read(tmp_path: Path) -> None:

@@ -43,15 +43,17 @@ def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
     for start, form in STARTS.items():
         if content.startswith(start):
             return content, form, None
-    image = _pixels(path)
+    image = _pixels(path, content)
     return image.tobytes(), "bgr", (image.shape[1], image.shape[0])
 
 
-def _pixels(path: Path):  # type: ignore[no-untyped-def]  # NumPy is loaded only when it is needed
+def _pixels(path: Path, content: bytes):  # type: ignore[no-untyped-def]  # NumPy is loaded only when it is needed
+    """OpenCV is not given the path: a name that is no UTF-8 makes it crash."""
     import cv2
+    import numpy as np
 
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:  # such as a size that no image has
         image = None
     if image is None:
@@ -76,7 +78,7 @@ def _text(found: wire.Detections) -> str:
 def _draw(source: Path, destination: Path, found: wire.Detections) -> None:
     import cv2
 
-    image = _pixels(source)
+    image = _pixels(source, source.read_bytes())
     for box in found.detections or ():
         colour = COLOURS[box.class_id % len(COLOURS)]
         left, top, right, bottom = (round(v) for v in box.box)
@@ -84,12 +86,10 @@ def _draw(source: Path, destination: Path, found: wire.Detections) -> None:
         at = (left, max(12, top - 4))
         cv2.putText(image, f"{box.label} {box.score:.2f}", at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1)
     try:
-        written = cv2.imwrite(str(destination), image)
-    except cv2.error:
-        written = False
-    if not written:
+        destination.write_bytes(cv2.imencode(destination.suffix, image)[1].tobytes())
+    except (cv2.error, OSError) as error:
         raise DataError(
             f"{destination}: cannot be written",
             wanted="a name that ends in .png or .jpg, in a directory that is there",
             fix="choose another name",
-        )
+        ) from error
