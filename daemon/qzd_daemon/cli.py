@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -72,10 +73,20 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     gc.freeze()
     gc.enable()
     share_arenas()
+    _allow_files()
     cv2.setNumThreads(1)  # streams run side by side as it is, and the cores belong to the model
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit
+
+
+def _allow_files() -> None:
+    """As many open files as are allowed at all: where they are used up, a connection makes libzmq abort.
+
+    Outside of systemd's unit the limit that holds is 1024 as a rule, and subscribers alone may be 1000.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import time
@@ -71,6 +72,25 @@ def test_daemon_when_given_a_clip_publishes_each_frame_once_and_in_order(
     assert {(m.outcome, m.dropped_before, m.width, m.height) for m in messages} == {("ok", 0, 64, 64)}
     assert [m.pts_s for m in messages[:3]] == pytest.approx([0, 0.04, 0.08])
     assert end.reason == "end of file after 100 frames"
+
+
+def test_daemon_when_few_files_may_be_open_takes_as_many_as_are_allowed(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    few, most = 200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    before = resource.prlimit(0, resource.RLIMIT_NOFILE, (few, most))
+    try:
+        process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip)).ready()
+    finally:
+        resource.prlimit(0, resource.RLIMIT_NOFILE, before)
+    assert resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE) == (most, most)
+    address, made = process.endpoint.removeprefix("ipc://"), []
+    for _ in range(2 * few):
+        made.append(socket.socket(socket.AF_UNIX))
+        made[-1].connect(address)
+    for connection in made:
+        connection.close()
+    assert process.stop() == 0, process.log
 
 
 def test_daemon_when_a_clip_is_played_stamps_each_frame_when_it_is_shown(
