@@ -36,8 +36,9 @@ def convolved(shape: list[int], kind: ov.Type = ov.Type.f32, before=lambda node:
         ([-1, 3, -1, -1], (32, 40), ("NCHW", 40, 32)),
         ([-1, -1, -1, 3], (1, 32, 40, 3), ("NHWC", 40, 32)),
         ([1, 3, 48, 64], (32, 40), ("NCHW", 40, 32)),
+        ([-1, -1, -1, -1], (1, 3, 32, 40), ("NCHW", 40, 32)),
     ],
-    ids=["nchw", "nhwc", "open batch", "open size", "all four dimensions", "another size"],
+    ids=["nchw", "nhwc", "open batch", "open size", "all four dimensions", "another size", "all open"],
 )
 def test_make_static_fixes_one_picture(shape, wanted, found):
     model = convolved(shape)
@@ -63,7 +64,7 @@ def test_make_static_refuses_a_shape_that_the_graph_cannot_take():
         make_static(graphs.yolox(), (48, 48))
 
 
-@pytest.mark.parametrize("shape", [[1, 4, 8, 8], [1, 3, 8], [1, 8, 8, 1]])
+@pytest.mark.parametrize("shape", [[1, 4, 8, 8], [1, 3, 8], [1, 8, 8, 1], [-1, -1, -1, -1]])
 def test_make_static_says_what_there_is_when_no_input_is_a_picture(shape):
     frame = ops.parameter(shape, np.float32, "odd")
     with pytest.raises(ModelError, match="which input is the picture"):
@@ -141,6 +142,7 @@ def test_input_of_asks_how_frames_are_resized():
         input_of(find_picture(convolved([1, 3, 8, 8])), known("here", color="rgb"))
 
 
+@pytest.mark.parametrize("kind", [ov.Type.u8, ov.Type.i32], ids=["bytes", "whole numbers"])
 @pytest.mark.parametrize(
     ("stated", "info", "words"),
     [
@@ -151,9 +153,9 @@ def test_input_of_asks_how_frames_are_resized():
     ],
     ids=["nothing", "neutral flags", "metadata", "flags"],
 )
-def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(tmp_path, stated, info, words):
+def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(tmp_path, stated, info, words, kind):
     """Arithmetic before it would be rounded to bytes again, and the model be blind."""
-    frame = graphs.picture((1, 3, 8, 8), ov.Type.u8)
+    frame = graphs.picture((1, 3, 8, 8), kind)
     values = ops.reduce_mean(ops.convert(frame, ov.Type.f32), np.array([2, 3]))
     model = ov.Model([ops.softmax(values, 1)], [frame], "bytes")
     for key, value in info.items():

@@ -35,7 +35,7 @@ class Picture:
     facts : Facts
         What the operations behind it say.
     takes_bytes : bool
-        Whether the graph takes them itself: nothing but whole numbers of 0..255 can be given to it.
+        Whether the graph takes whole numbers: nothing but pixels as they are, 0..255, can be given to it.
     """
 
     index: int
@@ -66,9 +66,9 @@ def make_static(
     ModelError
         The graph cannot take that shape.
     """
-    index, layout = _image_input(model)
+    index, layout = _image_input(model, shape)
     picture = model.inputs[index]
-    dims = [d.get_length() if d.is_static else None for d in picture.partial_shape]
+    dims = _dimensions(picture, shape)
     spots = (2, 3) if layout == "NCHW" else (1, 2)
     dims[0] = 1
     dims[6 - sum(spots)] = 3
@@ -101,22 +101,31 @@ def make_static(
         ) from error
 
 
-def _image_input(model: ov.Model) -> tuple[int, Literal["NCHW", "NHWC"]]:
+def _dimensions(port: ov.Output, stated: Sequence[int] | None) -> list[int | None]:
+    """All four of an input, those that the graph leaves open as stated; empty where it has not four."""
+    shape = port.partial_shape
+    if shape.rank.is_dynamic or len(shape) != 4:
+        return []
+    others: Sequence[int | None] = stated if stated is not None and len(stated) == 4 else [None] * 4
+    return [d.get_length() if d.is_static else other for d, other in zip(shape, others, strict=True)]
+
+
+def _image_input(
+    model: ov.Model, stated: Sequence[int] | None = None
+) -> tuple[int, Literal["NCHW", "NHWC"]]:
     """The index and layout of the one input that is a picture."""
     found: list[tuple[int, Literal["NCHW", "NHWC"]]] = []
     for index, port in enumerate(model.inputs):
-        shape = port.partial_shape
-        if shape.rank.is_dynamic or len(shape) != 4:
-            continue
-        if shape[1].is_static and shape[1].get_length() == 3:
+        dims = _dimensions(port, stated)
+        if dims and dims[1] == 3:
             found.append((index, "NCHW"))
-        elif shape[3].is_static and shape[3].get_length() == 3:
+        elif dims and dims[3] == 3:
             found.append((index, "NHWC"))
     if len(model.inputs) != 1 or len(found) != 1:
         raise ModelError(
             f"cannot tell which input is the picture: {describe(model)}",
             wanted="one input, [1,3,H,W] or [1,H,W,3]",
-            fix="export the model with the picture as its only input",
+            fix="export the model with the picture as its only input; if all is open, state --shape 1,3,H,W",
         )
     return found[0]
 
@@ -128,7 +137,12 @@ def find_picture(model: ov.Model) -> Picture:
     shape = port.shape
     height, width = shape[2:] if layout == "NCHW" else shape[1:3]
     facts = _normalisation(port).over(_reversal(port))
-    return Picture(index, layout, width, height, facts, port.element_type == ov.Type.u8)
+    return Picture(index, layout, width, height, facts, _takes_bytes(port))
+
+
+def _takes_bytes(port: ov.Output) -> bool:
+    """Signed bytes are left out: pixels are none of them, and `--mean 128` makes them such."""
+    return bool(port.element_type.is_integral()) and port.element_type != ov.Type.i8
 
 
 def _first_operations(port: ov.Output) -> list[ov.Node]:
@@ -158,7 +172,7 @@ def _reversal(port: ov.Output) -> Facts:
 
 def _normalisation(port: ov.Output) -> Facts:
     """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are."""
-    if port.element_type == ov.Type.u8:
+    if _takes_bytes(port):
         return known("the model takes bytes", mean=(0.0,), scale=(1.0,))
     for node in _first_operations(port):
         kind = node.get_type_name()
