@@ -110,6 +110,6 @@ def main() -> None:
     except UnicodeEncodeError:  # from the shell, as bytes that are no UTF-8
         click.echo("qzdctl: an argument is not UTF-8", err=True)
         sys.exit(UsageError.exit_code)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
         sys.exit(EndpointError.exit_code)

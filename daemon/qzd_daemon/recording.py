@@ -106,7 +106,7 @@ def _read_line(text: bytes, where: str) -> tuple[Line, wire.Message | wire.Other
     try:
         line = msgspec.json.decode(text, type=Line)
         return line, wire.decode_any(bytes(line.message))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             f"{where}: {error}",
             wanted='{"received_ns": ..., "topic": "...", "message": {...}}',

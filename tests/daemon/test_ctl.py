@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zmq
 
 from clips import write_clip
 from process import Daemon
+from qzd_daemon import wire
 from tiny import paint
 
 CONFIG = """
@@ -93,3 +95,19 @@ def test_qzdctl_when_used_wrongly_exits_with_2(arguments: tuple[str, ...]) -> No
     tail = qzdctl(*arguments)
     tail.communicate(timeout=30)
     assert tail.returncode == 2
+
+
+@pytest.mark.parametrize("payload", [b"no JSON", b"{}", b'{"schema":"qzd.stream/1","x":' + b"[" * 3000])
+def test_tail_when_what_comes_is_not_of_the_protocol_says_so(tmp_path: Path, payload: bytes) -> None:
+    endpoint = f"ipc://{tmp_path}/detections"
+    with zmq.Context() as context, context.socket(zmq.XPUB) as other:
+        other.linger = 0
+        other.bind(endpoint)
+        tail = qzdctl("--endpoint", endpoint, "tail")
+        for _ in range(4):  # its subscriptions
+            assert other.poll(20_000)
+            other.recv()
+        other.send_multipart([wire.HEARTBEAT.encode(), payload])
+        _, err = tail.communicate(timeout=30)
+    assert (tail.returncode, err.count("\n")) == (3, 1)
+    assert err.startswith("qzdctl: what was received is not of qzd's protocol: ")

@@ -164,6 +164,7 @@ BAD_LINES = [
     "{}",
     '{"received_ns":1,"topic":"t","message":{"schema":"x"}}',
     '{"received_ns":1e30,"topic":"t","message":{"schema":"x","epoch":"e","seq":1}}',
+    '{"received_ns":1,"topic":"t","message":' + "[" * 3000,
     "\xff",
 ]
 
