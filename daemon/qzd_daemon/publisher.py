@@ -178,8 +178,10 @@ class Publisher:
             self._subscriptions[topic] += change
             if self._subscriptions[topic] <= 0:
                 del self._subscriptions[topic]
+            too_many = len(self._subscriptions) > MAX_SUBSCRIPTIONS
+            if too_many:
+                self._subscriptions.clear()
             self._subscribed.notify_all()
-        if len(self._subscriptions) > MAX_SUBSCRIPTIONS:
+        if too_many:
             log.error("more than %d subscriptions: every subscriber is put out", MAX_SUBSCRIPTIONS)
-            self._subscriptions.clear()
             self._entrance.let_go("")
