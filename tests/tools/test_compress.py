@@ -44,8 +44,9 @@ def model_of(kind: str, values: np.ndarray, port_first: bool = False) -> ov.Mode
         ("matmul weight first", (16, 8), 16),
     ],
 )
-def test_compress_weights_keeps_results_and_has_a_scale_an_output_channel(kind, shape, channels):
-    values = weights(*shape)
+@pytest.mark.parametrize("mean", [0, 1, -6], ids=["symmetric", "skewed", "negative"])
+def test_compress_weights_keeps_results_with_a_scale_and_a_zero_a_channel(kind, shape, channels, mean):
+    values = weights(*shape) + np.float32(mean)
     original, compressed = model_of(kind, values), model_of(kind, values)
     assert compress_weights(compressed) == 1
     source = RNG.normal(size=original.inputs[0].shape).astype(np.float32)
@@ -54,15 +55,19 @@ def test_compress_weights_keeps_results_and_has_a_scale_an_output_channel(kind, 
     found = core.compile_model(compressed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(source)[0]
     assert np.abs(found - exact).max() < 0.02 * np.abs(exact).max()
     constants = [n for n in compressed.get_ordered_ops() if n.get_type_name() == "Constant"]
-    stored = next(n for n in constants if n.get_element_type() == ov.Type.i8)
-    scale = next(n for n in constants if n.get_element_type() == ov.Type.f32 and n.data.ndim == len(shape))
-    assert stored.data.size == values.size
-    assert scale.data.size == channels
+    bytes_ = [n.data.astype(float) for n in constants if n.get_element_type() == ov.Type.u8]
+    zero, stored = sorted(bytes_, key=np.size)
+    scales = [n.data for n in constants if n.get_element_type() == ov.Type.f32]
+    scale = next(found for found in scales if found.ndim == len(shape))
+    assert (stored.shape, zero.size, scale.size) == (shape, channels, channels)
+    # the step is that of the channel's range, zero in it
+    inside = tuple(a for a in range(len(shape)) if scale.shape[a] == 1)
+    reach = values.max(inside, initial=0, keepdims=True) - values.min(inside, initial=0, keepdims=True)
+    np.testing.assert_allclose(scale, reach / 254, rtol=1e-5)
     # a weight goes to one of its two neighbours, and the sum of each channel's stays
-    error = stored.data * scale.data - values
-    assert np.abs(error / scale.data).max() <= 1 + 1e-5
-    inside = tuple(a for a in range(len(shape)) if scale.data.shape[a] == 1)
-    assert np.abs((error / scale.data).sum(axis=inside)).max() <= 0.5 + 1e-3
+    steps = (stored - zero) - values / scale
+    assert np.abs(steps).max() <= 1 + 1e-4
+    assert np.abs(steps.sum(axis=inside)).max() <= 0.5 + 1e-2
 
 
 def test_compress_weights_leaves_the_smallest_layers_in_half_precision():
@@ -72,7 +77,7 @@ def test_compress_weights_leaves_the_smallest_layers_in_half_precision():
     model = ov.Model([large], [source], "two")
     assert compress_weights(model) == 1
     types = [n.get_element_type() for n in model.get_ordered_ops() if n.get_type_name() == "Constant"]
-    assert sorted(t.get_type_name() for t in types) == ["f16", "f32", "i8"]
+    assert sorted(t.get_type_name() for t in types) == ["f16", "f32", "u8", "u8"]
 
 
 def test_compress_weights_leaves_what_half_precision_cannot_hold():

@@ -26,9 +26,10 @@ HALF_LIMIT = 65504.0
 def compress_weights(model: ov.Model) -> int:
     """Store the weights of convolutions and matrix products as eight bits with a scale a channel, in place.
 
-    A weight becomes `Multiply(Convert(i8), scale)`, symmetric, `scale = max |w| / 127` for each output
-    channel. What is rounded up and down is balanced, so that each channel's weights keep their sum: an
-    output is then not shifted by inputs that have a mean.
+    A weight becomes `Multiply(Subtract(Convert(u8), zero), scale)`, with a scale and a zero point for each
+    output channel: the step is a 254th of the channel's range, which is seldom symmetric, and zero stays
+    zero. What is rounded up and down is balanced, so that each channel's weights keep their sum: an output
+    is then not shifted by inputs that have a mean.
 
     Returns
     -------
@@ -67,11 +68,15 @@ def _half(values: FloatArray) -> ov.Node:
 
 def _eight_bits(values: FloatArray, kept: tuple[int, ...]) -> ov.Node:
     axes = tuple(axis for axis in range(values.ndim) if axis not in kept)
-    largest = np.abs(values).max(axis=axes, keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    low = np.minimum(values.min(axis=axes, keepdims=True), 0)
+    width = np.maximum(values.max(axis=axes, keepdims=True), 0) - low
+    # 254 steps of 255: both ends fit, whichever way they are rounded.
+    scale = np.where(width > 0, width / 254, 1).astype(np.float32)
+    zero = np.ceil(-low / scale)
     rounded = _balanced(np.moveaxis(values / scale, kept, range(len(kept))), len(kept))
-    stored = np.moveaxis(rounded, range(len(kept)), kept).astype(np.int8)
-    return ops.multiply(ops.convert(ops.constant(np.ascontiguousarray(stored)), "f32"), ops.constant(scale))
+    stored = np.ascontiguousarray(np.moveaxis(rounded, range(len(kept)), kept) + zero)
+    bytes_, zeros = (ops.convert(ops.constant(part.astype(np.uint8)), "f32") for part in (stored, zero))
+    return ops.multiply(ops.subtract(bytes_, zeros), ops.constant(scale))
 
 
 def _balanced(values: FloatArray, leading: int) -> FloatArray:
@@ -85,5 +90,4 @@ def _balanced(values: FloatArray, leading: int) -> FloatArray:
     excess = np.round(rest.sum(axis=-1, keepdims=True))
     direction = np.sign(excess)
     rank = np.argsort(np.argsort(-rest * direction, axis=-1, kind="stable"), axis=-1, kind="stable")
-    turned = nearest + np.where(rank < np.abs(excess), direction, 0)
-    return np.clip(turned, -127, 127).reshape(values.shape)
+    return (nearest + np.where(rank < np.abs(excess), direction, 0)).reshape(values.shape)
