@@ -9,7 +9,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-__all__ = ["byte_progress", "progress"]
+__all__ = ["byte_progress", "progress", "watched"]
+
+
+def watched() -> bool:
+    """Whether somebody sees what goes to stderr; Python has none where it was closed, as by `2>&-`."""
+    return bool(sys.stderr and sys.stderr.isatty())
 
 
 @contextlib.contextmanager
@@ -21,7 +26,7 @@ def progress(title: str, total: int | None = None) -> Iterator[Callable[[str], N
     callable
         Call it with a short text when one more of `total` is done; the text stands at the bar's end.
     """
-    if not sys.stderr.isatty():
+    if not watched():
         yield lambda _: None
         return
     from rich.console import Console
@@ -48,7 +53,7 @@ def byte_progress(title: str, total: int | None = None) -> Iterator[Callable[[in
     callable
         Call it with the number of bytes that are there.
     """
-    if not sys.stderr.isatty():
+    if not watched():
         yield lambda _: None
         return
     from rich.console import Console

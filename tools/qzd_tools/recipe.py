@@ -21,6 +21,7 @@ import openvino as ov
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Frame
 from qzd_tools.isa import saturates
+from qzd_tools.progress import watched
 from qzd_tools.revert import revert_layers
 from qzd_tools.structure import find_head, match_names, match_patterns, match_types
 
@@ -204,6 +205,6 @@ def quiet_nncf() -> Iterator[None]:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    sink: Any = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    sink: Any = sys.stderr if watched() else io.StringIO()
     with contextlib.redirect_stdout(sink):
         yield

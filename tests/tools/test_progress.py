@@ -1,0 +1,43 @@
+"""Bars on a terminal, and nothing anywhere else."""
+
+from __future__ import annotations
+
+import os
+import pty
+from pathlib import Path
+
+import pytest
+
+from qzd_tools.progress import byte_progress, progress
+
+
+@pytest.mark.parametrize("bar", [progress, byte_progress])
+def test_nothing_is_shown_when_stderr_is_closed_or_no_terminal(
+    bar: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "log").open("w") as log:
+        for stderr in (None, log):
+            monkeypatch.setattr("sys.stderr", stderr)
+            show(bar)
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.parametrize(("bar", "words"), [(progress, "2/3"), (byte_progress, "2/3 bytes")])
+def test_a_bar_is_shown_on_a_terminal(bar: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb") as terminal, os.fdopen(theirs, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        show(bar)
+        shown = os.read(terminal.fileno(), 1 << 16).decode()
+    assert "painting" in shown
+    assert words in shown
+
+
+def show(bar: object) -> None:
+    with bar("painting", 3) as step:  # type: ignore[operator]
+        if bar is progress:
+            step("one")
+            step("two")
+        else:
+            step(2)
