@@ -36,6 +36,14 @@ def write(folder: Path, model: ov.Model) -> Path:
     return path
 
 
+def open_in_size() -> ov.Model:
+    """Takes pictures of any size, and folds a constant as large as the picture."""
+    frame = graphs.picture((1, 3, -1, -1))
+    ones = ops.broadcast(np.float32(1), ops.shape_of(frame))
+    scores = ops.softmax(ops.reduce_mean(ops.multiply(frame, ones), np.array([2, 3])), 1)
+    return ov.Model([scores], [frame], "open")
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
@@ -200,6 +208,7 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, mo
         (["yolox.xml", "--scale", "0"], 2, "above 0"),
         (["yolox.xml", "--mean", "nan"], 2, "not finite"),
         (["yolox.xml", "--shape", "-1,-1"], 2, "above 0"),
+        (["open.xml", "--shape", "10000000,10000000"], 3, "open.xml: OpenVINO cannot take it: "),
         (["yolox.xml", "--shape", "2,3,64,64"], 2, "one picture of three channels, 1,3,H,W"),
         (["yolox.xml", "--anchors", "1,2"], 2, "--anchors says nothing about the head yolox"),
         (["yolox.xml", "--resize", "stretch", "--pad", "3"], 2, "--pad is for --resize letterbox"),
@@ -217,6 +226,7 @@ def test_the_command_says_what_is_wrong_and_exits(tmp_path, monkeypatch, capsys,
     write(tmp_path, graphs.yolox())
     write(tmp_path, graphs.unknown())
     write(tmp_path, graphs.anchor_grids())
+    write(tmp_path, open_in_size())
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     assert run("convert", *arguments) == code

@@ -31,7 +31,7 @@ from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
 from qzd_tools.convert.preprocess import fold, input_of, usual_crop
 from qzd_tools.convert.seen import Seen
-from qzd_tools.convert.sources import Source, read_source
+from qzd_tools.convert.sources import Source, read_source, refusals_told
 from qzd_tools.convert.tfod import input_size
 from qzd_tools.ir import save_ir
 from qzd_tools.structure import is_quantized
@@ -98,9 +98,10 @@ def convert(
 
     source = read_source(sources)
     note(f"source: {source.format}")
-    picture, facts, found = _understand(source, stated, options.shape)
-    _tell(note, picture, facts, found)
-    model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
+    with refusals_told(sources[0]):
+        picture, facts, found = _understand(source, stated, options.shape)
+        _tell(note, picture, facts, found)
+        model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
     decoder = Decoder(manifest, [tuple(output.shape) for output in model.outputs], found.priors)
     target = destination or Path(f"{manifest.name}-{manifest.precision}")

@@ -6,6 +6,7 @@ here: formats and their files; what a model means is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from qzd_tools.convert.darknet_graph import build
 from qzd_tools.convert.facts import Recognised
 from qzd_tools.convert.graph import core
 
-__all__ = ["Source", "read_source"]
+__all__ = ["Source", "read_source", "refusals_told"]
 
 FORMATS = {
     ".xml": ("OpenVINO IR", ".bin"),
@@ -156,12 +157,10 @@ def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | No
     if main.suffix.lower() == ".cfg":
         assert companion is not None
         return build(read_network(main, companion))
-    try:
+    with refusals_told(main):
         if main.suffix.lower() == ".tflite":
             return tflite.read(main)
         return (core().read_model(main, companion) if companion else core().read_model(main)), None
-    except REFUSALS as error:
-        raise _unreadable(main, error) from error
 
 
 def _read_saved_model(path: Path) -> ov.Model:
@@ -173,18 +172,26 @@ def _read_saved_model(path: Path) -> ov.Model:
             wanted=f"a SavedModel directory, or a file: {', '.join(FORMATS)}",
             fix="name the model's file",
         )
-    try:
+    with refusals_told(path):
         return core().read_model(path)
+
+
+@contextlib.contextmanager
+def refusals_told(path: Path) -> Iterator[None]:
+    """OpenVINO's refusals of a model, without its source locations.
+
+    Raises
+    ------
+    ModelError
+        It raised one in this block.
+    """
+    try:
+        yield
     except REFUSALS as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> ModelError:
-    """OpenVINO's refusal, without its source locations."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(NOISE)]
-    return ModelError(
-        f"{path}: OpenVINO cannot read it: {' '.join(telling or lines) or 'no reason given'}",
-        wanted=f"a sound model: {', '.join(FORMATS)}, or a SavedModel directory",
-        fix="export it again, or to ONNX",
-    )
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        telling = [line for line in lines if not line.startswith(NOISE)]
+        raise ModelError(
+            f"{path}: OpenVINO cannot take it: {' '.join(telling or lines) or 'no reason given'}",
+            wanted=f"a sound model: {', '.join(FORMATS)}, or a SavedModel directory",
+            fix="export it again, or to ONNX",
+        ) from error
