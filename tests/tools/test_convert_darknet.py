@@ -227,6 +227,15 @@ def test_weights_refuse_a_file_without_a_header(tmp_path):
         Weights(tmp_path / "short.weights")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_refuse_numbers_that_are_not_finite(tmp_path, number):
+    """A network of such weights finds nothing, whatever it is shown."""
+    path = tmp_path / "hurt.weights"
+    path.write_bytes(header() + np.array([1, number, 2], "<f4").tobytes())
+    with pytest.raises(ModelError, match="the number at byte 24 is not finite"):
+        Weights(path)
+
+
 def test_weights_give_both_counts_when_the_header_is_cut_off(tmp_path):
     (tmp_path / "cut.weights").write_bytes(header()[:17])
     with pytest.raises(ModelError, match="it has 17 bytes, and the cfg consumes 20: 3 bytes are missing"):

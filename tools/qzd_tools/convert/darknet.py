@@ -150,7 +150,7 @@ def parse(text: str, path: Path) -> list[Section]:
             continue
         name, equals, value = line.partition("=")
         if not equals or not sections:
-            raise ModelError(f"{path}:{number}: {raw.strip()!r}", wanted="[section] or option=value")
+            raise ModelError(f"{path}:{number}: {raw.strip()[:80]!r}", wanted="[section] or option=value")
         section = sections[-1]
         if section.options.get(name, value) != value and name in USED[section.kind]:
             found = f"{name}={section.options[name]}, and {value} in line {number}"
@@ -205,6 +205,13 @@ class Weights:
         usable = max(self.size - self.consumed, 0) // 4
         self._floats = np.memmap(path, "<f4", "r", self.consumed, (usable,)) if usable else np.empty(0, "<f4")
         self._next = 0
+        if not np.isfinite(self._floats).all():
+            at = self.consumed + 4 * int(np.argmin(np.isfinite(self._floats)))
+            raise ModelError(
+                f"{path}: the number at byte {at:,} is not finite",
+                wanted="weights that a training has ended with",
+                fix="get the file again",
+            )
 
     def take(self, *shape: int) -> FloatArray:
         """The next numbers, in this shape.
