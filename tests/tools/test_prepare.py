@@ -291,4 +291,6 @@ def test_prepare_reports_and_exits_with_1_each_time_when_the_gate_is_missed(
         assert "accuracy fell by" in document["missed"]
         states.append(set(document["steps"].values()))
     assert states == [{"done"}, {"there"}]
-    assert [row[0] for row in tables_of(tmp_path / "out")["Accuracy and time"][1:]] == ["FP32", "INT8"]
+    tables = tables_of(tmp_path / "out")
+    assert [row[0] for row in tables["Accuracy and time"][1:]] == ["FP32", "INT8"]
+    assert float(tables["What each kind of quantization takes and gives"][1][2]) > 0

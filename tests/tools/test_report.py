@@ -20,7 +20,7 @@ from qzd_ext.detections import Classes
 from qzd_ext.errors import DataError
 from qzd_tools.cli import main
 from qzd_tools.images import list_images
-from qzd_tools.report import _write, write_report
+from qzd_tools.report import write_report
 from qzd_tools.report.results import read_results
 from qzd_tools.report.samples import _drawn, sample_images
 from tiny import write_tiny_bundle
@@ -178,14 +178,23 @@ def test_the_report_keeps_its_name(tmp_path: Path, output: str, html: str) -> No
     assert write_report(written(tmp_path, validation("fp32", 0.4)), tmp_path / output)[0] == tmp_path / html
 
 
-def test_the_report_is_written_when_names_are_no_utf8_or_in_another_script(tmp_path: Path) -> None:
+def test_the_report_is_written_when_names_are_in_another_script(tmp_path: Path) -> None:
     before, after = validation("fp32", 0.4), validation("int8", 0.5)
     for document in (before, after):
         document["classes"][0]["label"] = "\u884c\u4eba"
     html, _ = write_report(written(tmp_path, before, after), tmp_path / "report.html")
     assert "\u884c\u4eba" in html.read_text()
-    _write(tmp_path / "x", os.fsdecode(b"caf\xe9.jpg"))
-    assert (tmp_path / "x").read_text() == "caf\\udce9.jpg"
+
+
+def test_the_report_leaves_nothing_half_written_when_the_disk_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = str(written(tmp_path, validation("fp32", 0.4))[0])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".page.html.part").symlink_to("/dev/full")
+    assert main(["report", result, "-o", str(tmp_path / "out" / "page.html")]) == 3
+    assert "out/page.html: No space left" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_result_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -225,9 +234,13 @@ def test_the_command_writes_the_page_with_samples(
     ]
     results = [str(path) for path in written(tmp_path, *documents)]
     images = write_painted(tmp_path / "data").parent / "images"
+    for path in images.iterdir():  # names of files are any bytes
+        path.rename(images / (os.fsdecode(b"caf\xe9-") + path.name))
     words = ["-o", str(tmp_path / "page.html"), "--images", str(images), "--samples", "2"]
     assert main(["report", *results, *words, "--json", str(tmp_path / "r.json")]) == 0
-    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 4
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg") == 4
+    assert "caf\\udce9-" in page
     assert "page.md" in capsys.readouterr().out
 
 

@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from qzd_ext import bundle as bundles
 from qzd_ext.errors import BundleError, UsageError
+from qzd_tools.files import write_whole
 
-__all__ = ["Ledger", "open_ledger", "write_whole"]
+__all__ = ["Ledger", "open_ledger"]
 
 RECORD = "prepare.json"
 LOCK = ".lock"
@@ -108,13 +109,6 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
                 f"{directory}: another process is at work there", fix="wait for it, or choose another -o"
             ) from error
         yield Ledger(directory)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or as it was."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def _read(path: Path) -> dict[str, _Done]:

@@ -19,7 +19,6 @@ import msgspec
 from qzd_ext import __version__
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
-from qzd_ext.errors import GateError
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import RunOptions
 from qzd_tools.benchmark import benchmark, frames_from
@@ -31,8 +30,9 @@ from qzd_tools.convert.sources import read_source
 from qzd_tools.dataset import Dataset
 from qzd_tools.download import Origin, download, downloaded
 from qzd_tools.fetch import Patience, checksum_of
+from qzd_tools.files import write_whole
 from qzd_tools.images import combined_digest, content_hashes
-from qzd_tools.ledger import Ledger, open_ledger, write_whole
+from qzd_tools.ledger import Ledger, open_ledger
 from qzd_tools.machine import this_machine
 from qzd_tools.quantize import Gate, Mode, Quantized, quantize
 from qzd_tools.report import write_report
@@ -176,9 +176,11 @@ class _Work:
     def _step(
         self, name: str, inputs: dict[str, str], outputs: Sequence[Path], work: Callable[[], object]
     ) -> str:
-        if not self.ledger.is_done(name, inputs):
+        def announced() -> object:
             self.say(f"{name} ...")
-        remark = self.ledger.step(name, inputs, outputs, work)
+            return work()
+
+        remark = self.ledger.step(name, inputs, outputs, announced)
         if not self.ledger.fresh[name]:
             self.say(f"{name}: done already")
         return remark
@@ -231,17 +233,15 @@ class _Work:
 
         def work() -> str:
             shutil.rmtree(target, ignore_errors=True)
-            figures.unlink(missing_ok=True)
-            try:
-                result = self._quantized(original, mode, target)
-            except GateError as error:
-                self.say(str(error))
-                return str(error)
+            result = self._quantized(original, mode, target)
             _write(figures, quantize_document(result))
             for name, one in ((ORIGINAL, result.before), (mode, result.after)):
                 if one is not None:
                     self._keep_validation(name, one)
-            return ""
+            if result.missed is None:
+                return ""
+            self.say(str(result.missed))
+            return str(result.missed)
 
         return self._step(f"quantize {mode}", inputs, [target, figures], work)
 
@@ -249,7 +249,7 @@ class _Work:
         job = self.job
         assert self.dataset is not None
         gate = Gate(dataset=self.dataset, max_drop=job.max_drop, time_budget=job.time_budget)
-        result = quantize(
+        return quantize(
             original,
             target,
             mode=mode,
@@ -259,9 +259,6 @@ class _Work:
             options=job.options,
             say=self._note,
         )
-        if result.missed is not None:
-            raise result.missed
-        return result
 
     def _validation_inputs(self, bundle: Bundle) -> dict[str, str]:
         assert self.dataset is not None
@@ -271,9 +268,9 @@ class _Work:
         """What quantize measured need not be measured again."""
         figures = self.job.results(f"validate-{name}")
         inputs = self._validation_inputs(validation.bundle)
-        if not self.ledger.is_done(f"validate {name}", inputs):
-            work = lambda: _write(figures, validation.as_json())  # noqa: E731
-            self.ledger.step(f"validate {name}", inputs, [figures], work)
+        self.ledger.step(
+            f"validate {name}", inputs, [figures], lambda: _write(figures, validation.as_json())
+        )
 
     def validate(self, name: str, bundle: Bundle) -> None:
         """How good a bundle is."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jinja2
 
+from qzd_tools.files import write_whole
 from qzd_tools.report.plots import all_plots
 from qzd_tools.report.results import Results, read_results
 from qzd_tools.report.samples import Sample, sample_images
@@ -65,7 +66,9 @@ def write_report(
     written = []
     for suffix, template in TEMPLATES.items():
         path = output.with_name(_stem(output.name) + suffix)
-        _write(path, environment.get_template(template).render(content))
+        text = environment.get_template(template).render(content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode(errors="backslashreplace"))  # names of files are any bytes
         written.append(path)
     return written[0], written[1]
 
@@ -82,11 +85,3 @@ def _samples(found: Results, images: Sequence[Path], count: int) -> list[Sample]
     if before is None or smaller is None or not images:
         return []
     return sample_images(before, smaller, images, count)
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files are any bytes
-    temporary.replace(path)
