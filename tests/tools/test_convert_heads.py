@@ -72,6 +72,16 @@ def test_recognise_passes_over_the_best_class_beside_the_scores():
     assert found.outputs[0].get_element_type().is_real()
 
 
+@pytest.mark.parametrize(
+    ("classes", "stated", "reason"),
+    [(1001, None, "ImageNet's and one more"), (1001, True, "as asked for"), (10, True, "as asked for")],
+)
+def test_recognise_says_why_a_class_is_background(classes, stated, reason):
+    found = see(graphs.classifier(classes), known("flag", background=stated))
+    assert found.classes == classes - 1
+    assert found.reason.endswith(f"of which 0 is background, {reason}" if stated else reason)
+
+
 def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
     found = see(graphs.end_to_end(), known("flag", normalized=False, labels=from_names(["a", "b"])))
     assert (EndToEnd(), 2) == (found.head, found.classes)

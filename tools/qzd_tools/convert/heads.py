@@ -108,16 +108,16 @@ def _classification(seen: Seen) -> Recognised | str:
     if output is None or len(shape) not in {2, 4} or set(shape[2:]) - {1} or shape[0] != 1 or shape[1] < 2:
         return "not one output [1,C]"
     last = skip(output).get_node().get_type_name()
-    background = seen.facts.background
+    why, background = "as asked for", seen.facts.background
     if background is None:
-        background = shape[1] == 1001
+        why, background = "as 1001 classes are ImageNet's and one more", shape[1] == 1001
     activated = last in {"Softmax", "Sigmoid"}
     return Recognised(
         Classification(activation="none" if activated else "softmax", background=background),
         (output if len(shape) == 2 else _flat(output),),
         shape[1] - background,
         f"one output [1,{shape[1]}] of {'probabilities from ' + last if activated else 'logits'}"
-        + (", of which 0 is background, as 1001 classes are ImageNet's and one more" if background else ""),
+        + (f", of which 0 is background, {why}" if background else ""),
         known("as ImageNet classifiers are evaluated: short side 1/0.875 of the crop", resize="crop"),
     )
 
