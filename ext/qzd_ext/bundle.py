@@ -12,6 +12,7 @@ the manifest's keys mean is in `manifest`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import re
@@ -47,6 +48,8 @@ MODEL = "model.xml"
 WEIGHTS = "model.bin"
 LABELS = "labels.txt"
 PRIORS = "priors.npy"
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,7 +264,10 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
 
 
 def _put_in_place(temporary: Path, destination: Path) -> None:
+    """What was there may be left in `temporary`, which is then removed."""
     if destination.exists():
+        if _exchange(temporary, destination):
+            return
         old = Path(tempfile.mkdtemp(prefix=f".{destination.name}.old.", dir=destination.parent))
         destination.rename(old / "bundle")
         try:
@@ -273,6 +279,16 @@ def _put_in_place(temporary: Path, destination: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     else:
         temporary.rename(destination)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let each have the other's name, in one step; False where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    paths = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    return bool(renameat2(*paths, RENAME_EXCHANGE) == 0)
 
 
 def _sync(path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -65,13 +67,37 @@ def test_create_keeps_the_old_bundle_when_interrupted(tmp_path: Path) -> None:
     assert bundle.read(tmp_path / "b").digest == before
 
 
-def test_create_replaces_a_bundle_only_when_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exchange", [bundle._exchange, lambda *_: False])
+def test_create_replaces_a_bundle_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: Callable[[Path, Path], bool]
+) -> None:
+    monkeypatch.setattr(bundle, "_exchange", exchange)
     _write(tmp_path / "b")
     with pytest.raises(BundleError, match="--overwrite"):
         _write(tmp_path / "b", model=b"<other/>")
     _write(tmp_path / "b", overwrite=True, model=b"<other/>")
     assert (tmp_path / "b" / "model.xml").read_bytes() == b"<other/>"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_create_when_it_replaces_a_bundle_leaves_no_moment_without_one(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    _write(tmp_path / "c")
+    if not bundle._exchange(tmp_path / "b", tmp_path / "c"):
+        pytest.skip("this file system cannot exchange two names")
+    done, missed = threading.Event(), 0
+
+    def replace() -> None:
+        for _ in range(30):
+            _write(tmp_path / "b", overwrite=True)
+        done.set()
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    while not done.is_set():
+        missed += not (tmp_path / "b" / bundle.MANIFEST).exists()
+    replacing.join()
+    assert missed == 0
 
 
 def test_create_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
