@@ -14,7 +14,7 @@ import pytest
 from qzd_ext.errors import DataError
 from qzd_tools.dataset import normalized, read_coco
 from qzd_tools.imagenet import read_imagenet
-from qzd_tools.images import combined_digest, content_hashes, list_images, read_image
+from qzd_tools.images import combined_digest, content_hashes, evenly, list_images, read_image
 
 
 def picture(path: Path, width: int = 64, height: int = 48, grey: int = 90) -> Path:
@@ -187,6 +187,13 @@ def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkey
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match="locked: cannot be read: Permission denied"):
         list_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "taken"), [(0, []), (2, [0, 1]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3]), (9, [0, 2, 4, 6])]
+)
+def test_evenly_takes_from_all_of_them(count, taken):
+    assert evenly([Path(str(i)) for i in range(count)], 4) == [Path(str(i)) for i in taken]
 
 
 @pytest.mark.parametrize("missing", [True, False])

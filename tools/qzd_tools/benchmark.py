@@ -27,7 +27,7 @@ from qzd_ext.golden import read_golden
 from qzd_ext.runner import Runner, RunOptions, Slot
 from qzd_tools.benchmark_app import AppResult, run_benchmark_app
 from qzd_tools.footprint import Footprint, footprint
-from qzd_tools.images import read_image
+from qzd_tools.images import evenly, read_image
 from qzd_tools.progress import progress
 
 __all__ = ["Benchmark", "Speed", "benchmark", "frames_from"]
@@ -122,7 +122,7 @@ def frames_from(images: Sequence[Path], bundle: Bundle) -> tuple[list[Frame], st
         An image cannot be read.
     """
     if images:
-        chosen = images[:: max(len(images) // MOST_FRAMES, 1)][:MOST_FRAMES]
+        chosen = evenly(images, MOST_FRAMES)
         return [read_image(path) for path in chosen], f"{len(chosen)} images"
     golden = [one.frame for one in read_golden(bundle)]
     if golden:

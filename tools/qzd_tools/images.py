@@ -17,7 +17,7 @@ from qzd_ext.bundle import sha256_of
 from qzd_ext.errors import DataError
 from qzd_ext.geometry import Frame
 
-__all__ = ["combined_digest", "content_hashes", "list_images", "read_image", "shrunk"]
+__all__ = ["combined_digest", "content_hashes", "evenly", "list_images", "read_image", "shrunk"]
 
 LONGEST_SIDE = 640
 """Pixels; larger pictures are scaled down before they become golden, to keep the bundle small."""
@@ -59,6 +59,12 @@ def _walk(directory: Path) -> Iterator[Path]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(at, name) for name in names if not name.startswith("."))
+
+
+def evenly(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the paths, in their order, taken evenly from all of them."""
+    count = min(len(paths), most)
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def read_image(path: Path) -> Frame:

@@ -25,8 +25,9 @@ from qzd_ext.runner import RunOptions
 from qzd_tools import isa
 from qzd_tools.calibration import Calibration, kept, preparer
 from qzd_tools.compress import compress_weights
+from qzd_tools.convert.golden import GOLDEN_FRAMES
 from qzd_tools.dataset import Dataset
-from qzd_tools.images import read_image, shrunk
+from qzd_tools.images import evenly, read_image, shrunk
 from qzd_tools.ir import save_ir
 from qzd_tools.recipe import Recipe, apply_recipe
 from qzd_tools.validate import Validation, validate
@@ -35,9 +36,6 @@ __all__ = ["Job", "Mode", "Say"]
 
 Mode = Literal["int8", "int8-weights", "fp16"]
 Say = Callable[[str], None]
-
-GOLDEN_FRAMES = 4
-"""How many calibration images become golden frames where the parent has none."""
 
 
 class Job:
@@ -113,9 +111,8 @@ class Job:
         """
         frames: list[Frame] = [golden.frame for golden in read_golden(self.parent)]
         if not frames and self.calibration is not None:
-            images = self.calibration.images
-            chosen = [images[i * len(images) // GOLDEN_FRAMES] for i in range(GOLDEN_FRAMES)]
-            frames = [shrunk(read_image(path)) for path in dict.fromkeys(chosen)]
+            chosen = evenly(self.calibration.images, GOLDEN_FRAMES)
+            frames = [shrunk(read_image(path)) for path in chosen]
         if not frames:
             say("no golden frames: the bundle that this one is made from has none")
             return

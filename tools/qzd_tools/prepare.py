@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,27 @@ from qzd_tools.calibration import Calibration, overlap
 from qzd_tools.catalogue import Entry
 from qzd_tools.commands.quantize import document as quantize_document
 from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.convert.golden import GOLDEN_FRAMES
 from qzd_tools.convert.sources import read_source
 from qzd_tools.dataset import Dataset
 from qzd_tools.download import Origin, download, downloaded
 from qzd_tools.fetch import Patience, checksum_of
 from qzd_tools.files import write_whole
-from qzd_tools.images import combined_digest, content_hashes
+from qzd_tools.images import combined_digest, content_hashes, evenly
+from qzd_tools.job import Mode, Say
 from qzd_tools.ledger import Ledger, open_ledger
 from qzd_tools.machine import this_machine
-from qzd_tools.quantize import Gate, Mode, Quantized, quantize
+from qzd_tools.quantize import Gate, Quantized, quantize
 from qzd_tools.report import write_report
 from qzd_tools.validate import Validation, validate
 
-__all__ = ["Job", "Prepared", "prepare"]
+__all__ = ["Plan", "Prepared", "prepare"]
 
 ORIGINAL = "original"
-GOLDEN_IMAGES = 4
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Plan:
     """What is asked for.
 
     Attributes
@@ -89,16 +89,16 @@ class Job:
     convert: ConvertOptions
     calibration: tuple[Path, ...]
     dataset: Callable[[Manifest], Dataset]
-    modes: tuple[Mode, ...] = ("fp16", "int8-weights", "int8")
-    max_drop: float | None = None
-    time_budget: float = 1800.0
-    allow_overlap: bool = False
-    seconds: float = 10.0
-    rounds: int = 5
-    compare: bool = False
-    options: RunOptions = RunOptions()
-    origin: Origin = field(default_factory=Origin)
-    patience: Patience = field(default_factory=Patience)
+    modes: tuple[Mode, ...]
+    max_drop: float | None
+    time_budget: float
+    allow_overlap: bool
+    seconds: float
+    rounds: int
+    compare: bool
+    options: RunOptions
+    origin: Origin
+    patience: Patience
 
     def results(self, name: str) -> Path:
         """Where a step leaves its figures."""
@@ -130,7 +130,7 @@ class Prepared:
     missed: str
 
 
-def prepare(job: Job, say: Say = lambda _: None) -> Prepared:
+def prepare(plan: Plan, say: Say = lambda _: None) -> Prepared:
     """Download, convert, quantize, validate, benchmark and report; steps that are done are not done again.
 
     Raises
@@ -138,37 +138,37 @@ def prepare(job: Job, say: Say = lambda _: None) -> Prepared:
     QzdError
         A step failed. What was done before is kept, and a later call goes on from there.
     """
-    with open_ledger(job.output) as ledger:
-        _sweep(job)
-        (job.output / "results").mkdir(exist_ok=True)
-        work = _Work(job, ledger, say)
+    with open_ledger(plan.output) as ledger:
+        _sweep(plan)
+        (plan.output / "results").mkdir(exist_ok=True)
+        work = _Work(plan, ledger, say)
         sources = work.fetch()
         original = work.convert(sources)
-        work.dataset = job.dataset(original.manifest)
-        if "int8" in job.modes and not job.allow_overlap:  # before the modes that need no data
-            calibration = Calibration(job.calibration, tuple(content_hashes(job.calibration)))
+        work.dataset = plan.dataset(original.manifest)
+        if "int8" in plan.modes and not plan.allow_overlap:  # before the modes that need no data
+            calibration = Calibration(plan.calibration, tuple(content_hashes(plan.calibration)))
             overlap(calibration, [p.path for p in work.dataset.pictures], allowed=False)
-        missed = [work.quantize(original, mode) for mode in job.modes]
-        made = {name: bundles.read(job.output / name) for name in (ORIGINAL, *job.modes)}
+        missed = [work.quantize(original, mode) for mode in plan.modes]
+        made = {name: bundles.read(plan.output / name) for name in (ORIGINAL, *plan.modes)}
         for name, bundle in made.items():
             work.validate(name, bundle)
         work.benchmark(tuple(made.values()))
         results = work.report(made)
-    return Prepared(made, results, job.output / "report.html", ledger.fresh, next(filter(None, missed), ""))
+    return Prepared(made, results, plan.output / "report.html", ledger.fresh, next(filter(None, missed), ""))
 
 
-def _sweep(job: Job) -> None:
+def _sweep(plan: Plan) -> None:
     """Remove what a killed run left half done; a half download is kept, to go on with."""
-    for name in (ORIGINAL, *job.modes):
-        for leftover in job.output.glob(f".{name}.*"):
+    for name in (ORIGINAL, *plan.modes):
+        for leftover in plan.output.glob(f".{name}.*"):
             shutil.rmtree(leftover)
 
 
 class _Work:
     """The steps; each is recorded when it is done."""
 
-    def __init__(self, job: Job, ledger: Ledger, say: Say) -> None:
-        self.job = job
+    def __init__(self, plan: Plan, ledger: Ledger, say: Say) -> None:
+        self.plan = plan
         self.ledger = ledger
         self.say = say
         self.dataset: Dataset | None = None
@@ -187,25 +187,23 @@ class _Work:
 
     def fetch(self) -> list[Path]:
         """The model's files."""
-        job = self.job
-        if job.entry is None:
-            return list(job.sources)
-        directory = job.output / "model"
-        there = downloaded(job.name, job.entry, directory)
+        plan = self.plan
+        if plan.entry is None:
+            return list(plan.sources)
+        directory = plan.output / "model"
+        there = downloaded(plan.name, plan.entry, directory)
         self.ledger.fresh["download"] = there is None
         self.say("download ..." if there is None else "download: done already")
         if there is None:
             shutil.rmtree(directory, ignore_errors=True)
-            there = download(job.name, job.entry, directory, job.origin, job.patience)
+            there = download(plan.name, plan.entry, directory, plan.origin, plan.patience)
         return there.paths(directory)
 
     def convert(self, sources: list[Path]) -> Bundle:
         """The original as a bundle."""
-        target, images = self.job.output / ORIGINAL, self.job.calibration
-        golden = [images[i * len(images) // GOLDEN_IMAGES] for i in range(GOLDEN_IMAGES)] if images else []
-        options = dataclasses.replace(
-            self.job.convert, name=self.job.name, golden=tuple(dict.fromkeys(golden)), overwrite=True
-        )
+        plan, target = self.plan, self.plan.output / ORIGINAL
+        golden = evenly(plan.calibration, GOLDEN_FRAMES)
+        options = dataclasses.replace(plan.convert, name=plan.name, golden=golden, overwrite=True)
         inputs = read_source(sources).files | {
             "options": repr(dataclasses.replace(options, golden=())),
             "golden": combined_digest(content_hashes(options.golden)),
@@ -220,16 +218,16 @@ class _Work:
 
     def quantize(self, original: Bundle, mode: Mode) -> str:
         """One smaller bundle; why it missed the gate, or nothing."""
-        job, target = self.job, self.job.output / mode
+        plan, target = self.plan, self.plan.output / mode
         assert self.dataset is not None
         inputs = {"original": original.digest, "qzd": __version__}
         if mode == "int8":
             inputs |= {
-                "calibration": combined_digest(content_hashes(job.calibration)),
+                "calibration": combined_digest(content_hashes(plan.calibration)),
                 "dataset": self.dataset.digest,
-                "gate": f"{job.max_drop} in {job.time_budget} s on {job.options}",
+                "gate": f"{plan.max_drop} in {plan.time_budget} s on {plan.options}",
             }
-        figures = job.results(f"quantize-{mode}")
+        figures = plan.results(f"quantize-{mode}")
 
         def work() -> str:
             shutil.rmtree(target, ignore_errors=True)
@@ -246,27 +244,27 @@ class _Work:
         return self._step(f"quantize {mode}", inputs, [target, figures], work)
 
     def _quantized(self, original: Bundle, mode: Mode, target: Path) -> Quantized:
-        job = self.job
+        plan = self.plan
         assert self.dataset is not None
-        gate = Gate(dataset=self.dataset, max_drop=job.max_drop, time_budget=job.time_budget)
+        gate = Gate(dataset=self.dataset, max_drop=plan.max_drop, time_budget=plan.time_budget)
         return quantize(
             original,
             target,
             mode=mode,
-            images=job.calibration if mode == "int8" else (),
+            images=plan.calibration if mode == "int8" else (),
             gate=gate if mode == "int8" else None,
-            allow_overlap=job.allow_overlap,
-            options=job.options,
+            allow_overlap=plan.allow_overlap,
+            options=plan.options,
             say=self._note,
         )
 
     def _validation_inputs(self, bundle: Bundle) -> dict[str, str]:
         assert self.dataset is not None
-        return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": repr(self.job.options)}
+        return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": repr(self.plan.options)}
 
     def _keep_validation(self, name: str, validation: Validation) -> None:
         """What quantize measured need not be measured again."""
-        figures = self.job.results(f"validate-{name}")
+        figures = self.plan.results(f"validate-{name}")
         inputs = self._validation_inputs(validation.bundle)
         self.ledger.step(
             f"validate {name}", inputs, [figures], lambda: _write(figures, validation.as_json())
@@ -274,11 +272,11 @@ class _Work:
 
     def validate(self, name: str, bundle: Bundle) -> None:
         """How good a bundle is."""
-        figures = self.job.results(f"validate-{name}")
+        figures = self.plan.results(f"validate-{name}")
 
         def work() -> None:
             assert self.dataset is not None
-            measured = validate(bundle, self.dataset, options=self.job.options, title=name)
+            measured = validate(bundle, self.dataset, options=self.plan.options, title=name)
             _write(figures, measured.as_json())
 
         before = self.ledger.fresh.get(f"validate {name}", False)
@@ -287,33 +285,33 @@ class _Work:
 
     def benchmark(self, made: tuple[Bundle, ...]) -> None:
         """How fast all bundles are, beside each other."""
-        job, here = self.job, this_machine()
+        plan, here = self.plan, this_machine()
         assert self.dataset is not None
         images = [picture.path for picture in self.dataset.pictures]
         inputs = {
             "bundles": " ".join(bundle.digest for bundle in made),
             "images": self.dataset.digest,
-            "how": f"{job.seconds} s in {job.rounds} rounds, {job.options}, benchmark_app {job.compare}",
+            "how": f"{plan.seconds} s in {plan.rounds} rounds, {plan.options}, benchmark_app {plan.compare}",
             "machine": hashlib.sha256(msgspec.json.encode(here)).hexdigest(),
         }
 
         def work() -> None:
             frames, what = frames_from(images, made[0])
             figures = benchmark(
-                made, frames, job.options, seconds=job.seconds, rounds=job.rounds, compare=job.compare
+                made, frames, plan.options, seconds=plan.seconds, rounds=plan.rounds, compare=plan.compare
             )
-            _write(job.results("benchmark"), {"machine": here, "frames": what, "benchmarks": figures})
+            _write(plan.results("benchmark"), {"machine": here, "frames": what, "benchmarks": figures})
 
-        self._step("benchmark", inputs, [job.results("benchmark")], work)
+        self._step("benchmark", inputs, [plan.results("benchmark")], work)
 
     def report(self, made: dict[str, Bundle]) -> tuple[Path, ...]:
         """Everything on one page; gives the result files."""
-        job = self.job
+        plan = self.plan
         assert self.dataset is not None
-        names = ["benchmark", *(f"validate-{n}" for n in made), *(f"quantize-{m}" for m in job.modes)]
-        results = tuple(path for name in names if (path := job.results(name)).exists())
+        names = ["benchmark", *(f"validate-{n}" for n in made), *(f"quantize-{m}" for m in plan.modes)]
+        results = tuple(path for name in names if (path := plan.results(name)).exists())
         inputs = {path.stem: checksum_of(path, "sha256") for path in results}
-        pages = [job.output / "report.html", job.output / "report.md"]
+        pages = [plan.output / "report.html", plan.output / "report.md"]
         images = [picture.path for picture in self.dataset.pictures]
         self._step("report", inputs, pages, lambda: write_report(results, pages[0], images))
         return results

@@ -60,12 +60,12 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
     from qzd_ext.runner import RunOptions
     from qzd_tools.download import Origin
     from qzd_tools.fetch import Patience
-    from qzd_tools.prepare import Job, prepare
+    from qzd_tools.prepare import Plan, prepare
 
     if not given["validation"].exists():
         raise DataError(f"{given['validation']}: no such file", fix="correct --validation")
     name, entry, sources = _meant(model, given["catalogue_file"])
-    job = Job(
+    plan = Plan(
         name=name,
         output=given["output"] or Path(name),
         entry=entry,
@@ -84,7 +84,7 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
         origin=Origin(given["mirrors"], given["from_directory"], given["unverified"]),
         patience=Patience(stall_seconds=given["stall"], attempts=given["attempts"]),
     )
-    done = prepare(job, say)
+    done = prepare(plan, say)
     _tell(done)
     write_json(json_file, _document(done))
     if done.missed:

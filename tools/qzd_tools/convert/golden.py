@@ -16,12 +16,12 @@ from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import Runner, RunOptions
-from qzd_tools.images import list_images, read_image, shrunk
+from qzd_tools.images import evenly, list_images, read_image, shrunk
 
-__all__ = ["MOST", "add_golden", "list_pictures"]
+__all__ = ["GOLDEN_FRAMES", "add_golden", "list_pictures"]
 
-MOST = 4
-"""Golden frames in a bundle: enough to see a wrong device, few enough to start fast."""
+GOLDEN_FRAMES = 4
+"""In a bundle: enough to see a wrong device, few enough to start fast."""
 ROUNDING = 1e-3  # of a score of 1, in half precision
 
 
@@ -49,7 +49,7 @@ def add_golden(
     decoder : Decoder
         Of the manifest's head.
     pictures : sequence of Path
-        At most `MOST` are taken, evenly over the sequence; none make no golden frames.
+        At most `GOLDEN_FRAMES` are taken, evenly over the sequence; none make no golden frames.
 
     Returns
     -------
@@ -63,11 +63,10 @@ def add_golden(
     """
     if not pictures:
         return []
-    chosen = [pictures[i * len(pictures) // MOST] for i in range(MOST)] if len(pictures) > MOST else pictures
     runner = Runner(draft.directory / "model.xml", RunOptions(hint="latency", requests=1))
     try:
         results = []
-        for index, path in enumerate(chosen):
+        for index, path in enumerate(evenly(pictures, GOLDEN_FRAMES)):
             frame = shrunk(read_image(path))
             slot = runner.acquire()
             assert slot is not None

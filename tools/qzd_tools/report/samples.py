@@ -18,7 +18,7 @@ from qzd_ext.detections import Classes, Detections
 from qzd_ext.detector import Detector
 from qzd_ext.geometry import Frame
 from qzd_ext.golden import Tolerance, compare
-from qzd_tools.images import read_image, shrunk
+from qzd_tools.images import evenly, read_image, shrunk
 
 __all__ = ["Sample", "sample_images"]
 
@@ -59,11 +59,10 @@ def sample_images(
     QzdError
         An image cannot be read, or a bundle cannot be run.
     """
-    chosen = images[:: max(len(images) // CANDIDATES, 1)][:CANDIDATES]
     limit = after.manifest.thresholds.confidence
     seen = []
     with Detector(before) as first, Detector(after) as second:
-        for path in chosen:
+        for path in evenly(images, CANDIDATES):
             frame = read_image(path)
             pair = (first.detect(frame).found, second.detect(frame).found)
             seen.append((len(compare(*pair, NEAR, limit)), path, frame, pair))
