@@ -92,11 +92,15 @@ docs: build ## docs/reference.md and docs/schema, from the code
 	$(BIN)/python -m qzd_daemon.schema docs/schema
 	$(BIN)/python -m qzd_daemon.reference docs/reference.md
 
-lock: .venv/dev ## pin the runtime's wheels again, each with its hashes, for every platform
-	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
-	  --generate-hashes --no-header --no-annotate --output-file requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra tools \
-	  --generate-hashes --no-header --no-annotate --output-file requirements-tools.lock
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+  --generate-hashes --no-header --no-annotate
+
+lock: .venv/dev ## pin the wheels of build, runtime and tools again, with their hashes, for every platform
+	$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
+	  print(*tomllib.load(file)["build-system"]["requires"], sep="\n")' \
+	  | $(LOCK) - --output-file requirements-build.lock
+	$(LOCK) pyproject.toml --output-file requirements.lock
+	$(LOCK) pyproject.toml --extra tools --output-file requirements-tools.lock
 
 install: ## the daemon, its units and docs
 	umask 022 && $(MAKE) install-wheels install-program install-systemd install-docs
@@ -111,8 +115,10 @@ install-wheels: .venv/bin/python # what the daemon stands on, as requirements.lo
 
 install-program: .venv/bin/python # qzd and qzdctl, beside what install-wheels has put there; compiles
 	@[ -d $(PROGRAM).new ] || { echo "make: there are no wheels to put it beside: make install" >&2; exit 3; }
-	rm -rf build/wheel
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	rm -rf build/wheel build/requires
+	$(BIN)/pip install --quiet --no-deps --require-hashes --target build/requires -r requirements-build.lock
+	PYTHONPATH="$(CURDIR)/build/requires" \
+	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(PROGRAM).new build/wheel/qzd-*.whl
 	rm -rf $(PROGRAM).new/bin $(if $(TOOLS),,$(PROGRAM).new/qzd_tools)
 	chmod -R a+rX $(PROGRAM).new # whatever the umask is
