@@ -118,6 +118,28 @@ def send(machine: Machine, signal: str) -> None:
     machine.run("systemctl", "kill", "--kill-whom=main", "--signal", signal, "qzd")
 
 
+@pytest.mark.parametrize("mode", [None, 0o750])
+def test_tmpfiles_put_a_configuration_where_there_is_none_and_leave_its_folder_as_it_is(
+    tmp_path: Path, mode: int | None
+) -> None:
+    if reason := unmet("systemd-tmpfiles"):
+        pytest.skip(reason)
+    for name, content in (("passwd", "root:x:0:0::/:\nqzd:x:9:9::/:\n"), ("group", "root:x:0:\nqzd:x:9:\n")):
+        (tmp_path / "etc").mkdir(exist_ok=True)
+        (tmp_path / "etc" / name).write_text(content)
+    template = tmp_path / "usr/local/share/qzd/qzd.toml"
+    template.parent.mkdir(parents=True)
+    template.write_text("new")
+    if mode is not None:
+        (tmp_path / "etc/qzd").mkdir(mode)
+        (tmp_path / "etc/qzd/qzd.toml").write_text("old")
+    run("systemd-tmpfiles", f"--root={tmp_path}", "--create", str(ROOT / "systemd/tmpfiles.conf"))
+    written = tmp_path / "etc/qzd/qzd.toml"
+    assert written.read_text() == ("new" if mode is None else "old")
+    assert written.stat().st_mode & 0o777 == 0o640
+    assert written.parent.stat().st_mode & 0o777 == (mode or 0o755)
+
+
 def test_start_is_active_only_when_the_daemon_is_ready(service: Machine) -> None:
     active = int(service.show("ActiveEnterTimestampMonotonic"))
     ready = [entry for entry in journal(service) if entry["MESSAGE"].startswith("READY")][-1]
