@@ -128,7 +128,8 @@ def test_combined_digest_is_the_same_in_any_order():
 
 
 @pytest.mark.parametrize(
-    ("name", "same"), [("Traffic_Light", "traffic light"), ("hair  drier", "hair-drier"), ("TV", "tv")]
+    ("name", "same"),
+    [("Traffic_Light", "traffic light"), ("hair  drier", "hair-drier"), ("TV", "tv"), ("e\u0301", "\u00c9")],
 )
 def test_normalized_is_the_same_when_spelling_differs(name, same):
     assert normalized(name) == normalized(same)
@@ -212,9 +213,9 @@ NAMES = ("tench", "great white shark", "")
 
 def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
     picture(tmp_path / "images" / "a file.png")
-    (tmp_path / "labels.txt").write_bytes(codecs.BOM_UTF8 + b"a file.png 1\r\n\n")
+    (tmp_path / "labels.txt").write_bytes(codecs.BOM_UTF8 + b"a file.png 1\r\n\na file.png\t0\n")
     dataset = read_imagenet(tmp_path / "labels.txt", None, NAMES)
-    assert [(p.path.name, p.truth) for p in dataset.pictures] == [("a file.png", 1)]
+    assert [(p.path.name, p.truth) for p in dataset.pictures] == [("a file.png", 1), ("a file.png", 0)]
 
 
 @pytest.mark.parametrize(
@@ -223,6 +224,7 @@ def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
         ("a.png 3\n", ":1: class 3"),
         ("a.png 0\nb.png 0\n", ":2: .*b.png is not there"),
         ("a.png\n", ":1: 'a.png'"),
+        ("0\n", ":1: '0'"),
         ("a.png x\n", ":1: 'a.png x'"),
         ("a.png -1\n", ":1:"),
         (f"a.png {'9' * 5000}\n", ":1:"),

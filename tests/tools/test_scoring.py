@@ -171,11 +171,11 @@ def test_match_categories_shortens_long_lists():
 
 def test_score_classes_counts_first_and_first_five():
     pictures = tuple(Picture(Path(f"{i}.png"), truth) for i, truth in enumerate((0, 0, 6, 2)))
-    truth = ClassDataset(Path("labels.txt"), pictures)
+    truth = ClassDataset(Path("labels.txt"), pictures, tuple("abcdefg"))
     ranks = [(0, 1, 2, 3, 4, 5, 6), (1, 0, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 6, 5), (2, 1, 0, 3, 4, 5, 6)]
     scores = np.linspace(0.9, 0.1, 7, dtype=np.float32)
     found = [Classes(scores.copy(), np.array(rank, np.int32)) for rank in ranks]
-    score = score_classes(truth, tuple("abcdefg"), found)
+    score = score_classes(truth, found)
     assert score.metrics == {"top1": 0.5, "top5": 0.75}
     assert score.main == 0.5
     assert [(c.label, c.instances, c.metrics["top1"]) for c in score.classes] == [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from qzd_ext.errors import DataError
 from qzd_tools.images import combined_digest, content_hashes
 
 __all__ = [
+    "FLAGS",
     "Annotation",
     "BoxDataset",
     "ClassDataset",
@@ -36,7 +38,6 @@ BOX_TOLERANCE = 1.0
 
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What NumPy keeps apart: beyond 64 bits it rounds, and two ids become one."""
-
 
 FLAGS = "--images, or --validation-images where they are to validate a quantized bundle with"
 """How a person names where images lie."""
@@ -117,10 +118,21 @@ class BoxDataset:
 
 @dataclass(frozen=True)
 class ClassDataset:
-    """Images with one class each: an index into the model's label names."""
+    """Images with one class each.
+
+    Attributes
+    ----------
+    source : Path
+        The list, or the directory.
+    pictures : tuple of Picture
+        Each with an index into `names`.
+    names : tuple of str
+        The labels of the model that it was read for.
+    """
 
     source: Path
     pictures: tuple[Picture, ...]
+    names: tuple[str, ...]
 
     @cached_property
     def digest(self) -> str:
@@ -139,8 +151,12 @@ def _picture_hashes(pictures: Sequence[Picture]) -> list[str]:
 
 
 def normalized(name: str) -> str:
-    """A label for comparison: case, underscores, hyphens and double spaces do not matter."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+    """A label for comparison: case, underscores, hyphens and double spaces do not matter.
+
+    Nor does how an accent is written: names of folders that come from macOS have it as a letter of its own.
+    """
+    plain = unicodedata.normalize("NFC", name).lower()
+    return " ".join(plain.replace("_", " ").replace("-", " ").split())
 
 
 def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qzd_ext.errors import DataError
-from qzd_tools.dataset import ClassDataset, Picture, image_directory, normalized
+from qzd_tools.dataset import FLAGS, ClassDataset, Picture, image_directory, normalized
 from qzd_tools.images import list_images
 
 __all__ = ["read_imagenet"]
@@ -59,12 +59,12 @@ def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> 
     pictures = [_listed(f"{labels}:{number}", line, directory, len(names)) for number, line in numbered]
     if not pictures:
         raise DataError(f"{labels}: no line in it", wanted="lines of `FILE CLASS`")
-    return ClassDataset(labels, tuple(pictures))
+    return ClassDataset(labels, tuple(pictures), names)
 
 
 def _listed(where: str, line: str, directory: Path, classes: int) -> Picture:
-    file, _, number = line.rpartition(" ")
-    if not file.strip() or not number.isdecimal() or len(number) > MOST_DIGITS:
+    *file, number = line.rsplit(maxsplit=1)
+    if not file or not number.isdecimal() or len(number) > MOST_DIGITS:
         raise DataError(f"{where}: {line!r}", wanted="`FILE CLASS`, the class a number from 0")
     if int(number) >= classes:
         raise DataError(
@@ -72,9 +72,9 @@ def _listed(where: str, line: str, directory: Path, classes: int) -> Picture:
             wanted=f"a class from 0 to {classes - 1}",
             fix="check that the list belongs to this model, and that its classes count from 0",
         )
-    path = directory / file.strip()
+    path = directory.joinpath(*file)
     if not path.is_file():
-        raise DataError(f"{where}: {path} is not there", fix="name the directory of the images with --images")
+        raise DataError(f"{where}: {path} is not there", fix=f"name the directory of the images with {FLAGS}")
     return Picture(path, int(number))
 
 
@@ -94,7 +94,7 @@ def _read_class_folders(directory: Path, names: tuple[str, ...]) -> ClassDataset
                 fix="rename the folder, or check that the images belong to this model",
             )
         pictures += [Picture(path, meant[0]) for path in list_images(folder)]
-    return ClassDataset(directory, tuple(pictures))
+    return ClassDataset(directory, tuple(pictures), names)
 
 
 def _folder_classes(folder: str, names: tuple[str, ...], spelt: list[str]) -> list[int]:

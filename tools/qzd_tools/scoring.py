@@ -269,7 +269,7 @@ def _objects_found(evaluation: Any, confidence: float) -> tuple[int, ...]:
     return tuple(found)
 
 
-def score_classes(dataset: ClassDataset, names: tuple[str, ...], found: Sequence[Classes]) -> Score:
+def score_classes(dataset: ClassDataset, found: Sequence[Classes]) -> Score:
     """Judge classes: the share of pictures whose class is the best one, or among the best five.
 
     Parameters
@@ -284,5 +284,5 @@ def score_classes(dataset: ClassDataset, names: tuple[str, ...], found: Sequence
     scores = []
     for number in sorted(set(truth)):
         hits = [hit for hit, t in zip(first, truth, strict=True) if t == number]
-        scores.append(ClassScore(names[number], number, len(hits), {"top1": float(np.mean(hits))}))
+        scores.append(ClassScore(dataset.names[number], number, len(hits), {"top1": float(np.mean(hits))}))
     return Score({"top1": float(np.mean(first)), "top5": float(np.mean(five))}, tuple(scores), tuple(first))

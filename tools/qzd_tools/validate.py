@@ -202,8 +202,13 @@ def validate(
 def _judge(manifest: Manifest, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:
     """What turns predictions into a score; whether the labels fit is found out before anything runs."""
     if isinstance(dataset, ClassDataset):
-        names = manifest.labels.names
-        return lambda found: score_classes(dataset, names, found), ""
+        if manifest.labels.names != dataset.names:  # its classes are numbers of another model's labels
+            raise DataError(
+                f"{manifest.name} has other labels than the model that {dataset.source} was read for",
+                wanted="two bundles of one model, with the same labels in the same order",
+                fix="convert both with the same --labels",
+            )
+        return lambda found: score_classes(dataset, found), ""
     categories = match_categories(manifest.labels, dataset.categories)
     _check_objects(dataset, categories)
     confidence = manifest.thresholds.confidence
