@@ -80,6 +80,11 @@ def test_inspect_says_which_file_is_wrong_when_a_bundle_was_edited(
     assert "labels.txt has sha256" in said.out
 
 
+def test_inspect_says_that_nothing_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path / "model.onnx")]) == 3
+    assert "model.onnx: no such file or directory" in capsys.readouterr().err
+
+
 def test_inspect_source_names_the_file_when_it_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"model\.onnx"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qzd_ext.errors import BundleError
+from qzd_ext.errors import BundleError, ResourceError
 from qzd_tools.commands import json_option, say, write_json
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def command(model: tuple[Path, ...], head: str | None, layers: bool, json_file: 
     from qzd_tools.inspection import inspect_bundle, inspect_source
 
     first = model[0]
+    if not first.exists():
+        raise ResourceError(f"{first}: no such file or directory", fix="correct the path")
     is_source = first.is_file() or len(model) > 1 or (first / "saved_model.pb").is_file()
     if first.name == MANIFEST and first.is_file():
         first, is_source = first.parent, False
