@@ -77,19 +77,6 @@ class Benchmark(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Turns:
-    """What is measured of one bundle, round by round."""
-
-    bundle: Bundle
-    runner: Runner
-    detector: Detector
-    inference: _Samples = field(default_factory=lambda: _Samples())
-    whole: _Samples = field(default_factory=lambda: _Samples())
-    stages: list[tuple[float, float, float]] = field(default_factory=list)
-    app: list[AppResult] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _Samples:
     """Rates of the rounds, and all latencies in milliseconds."""
 
@@ -111,6 +98,19 @@ class _Samples:
             samples=len(self.latencies),
             histogram=tuple(zip(edges[1:].tolist(), counts.tolist(), strict=True)),
         )
+
+
+@dataclass(slots=True)
+class _Turns:
+    """What is measured of one bundle, round by round."""
+
+    bundle: Bundle
+    runner: Runner
+    detector: Detector
+    inference: _Samples = field(default_factory=_Samples)
+    whole: _Samples = field(default_factory=_Samples)
+    stages: list[tuple[float, float, float]] = field(default_factory=list)
+    app: list[AppResult] = field(default_factory=list)
 
 
 def frames_from(images: Sequence[Path], bundle: Bundle) -> tuple[list[Frame], str]:
@@ -210,6 +210,7 @@ class _Tally:
     def run(self, start: Callable[[], None], drain: Callable[[], object], seconds: float) -> None:
         """Start again and again until the time is over; then wait for the rest."""
         begin = time.perf_counter()
+        start()
         while time.perf_counter() - begin < seconds and self.fault is None:
             start()
         drain()

@@ -16,6 +16,7 @@ from msgspec import Struct
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.errors import DataError, QzdError
+from qzd_ext.manifest import Thresholds
 from qzd_tools.benchmark import Benchmark
 from qzd_tools.machine import Machine
 
@@ -58,9 +59,9 @@ class _Validation(Struct, frozen=True):
     dataset: str
     device: str
     seconds: float
-    curve: list[float] = []
-    note: str = ""
-    thresholds: dict[str, bool | int | float | str] = {}
+    curve: list[float]
+    note: str
+    thresholds: Thresholds
 
 
 class _Compared(_Validation, frozen=True):

@@ -143,17 +143,13 @@ def _all_metrics(results: Results) -> Table | None:
         return None
     keys = list(measured[0].validation.metrics)
     rows = tuple((key, *(_metric(v, key) for v in measured)) for key in keys)
-    limits = measured[0].validation.thresholds
-    note = (
-        f"Confidence {limits['confidence']:g}, NMS by {limits['nms']} {limits['iou']:g}, at most "
-        f"{limits['max_detections']} boxes an image."
-        if "map" in keys and limits
-        else ""
-    )
-    remark = measured[0].validation.note
-    judged = "As pycocotools computes them. " if "map" in keys else ""
-    return Table("All figures of accuracy", ("", *(v.title for v in measured)), rows,
-                 f"{judged}{note} {remark}".strip())  # fmt: skip
+    limits, note = measured[0].validation.thresholds, measured[0].validation.note
+    if "map" in keys:
+        note = (
+            f"As pycocotools computes them. Confidence {limits.confidence:g}, NMS by {limits.nms} "
+            f"{limits.iou:g}, at most {limits.max_detections} boxes an image. {note}"
+        )
+    return Table("All figures of accuracy", ("", *(v.title for v in measured)), rows, note.strip())
 
 
 def _classes(results: Results) -> Table | None:
