@@ -236,6 +236,7 @@ IMAGES = "calibration/images"
     [
         ("detector", {}, 2, "without images to calibrate with"),
         ("detector", {"images": IMAGES, "ignored_pattern": "model.22"}, 2, "matches nothing"),
+        ("detector", {"images": IMAGES, "ignored_pattern": ".*"}, 3, "nothing in the model was quantized"),
         ("detector", {"images": IMAGES, "max_drop": 0.01}, 2, "--max-drop without validation data"),
         ("detector", {"images": IMAGES, "max_drop": "nan"}, 2, "'nan' is not finite"),
         ("detector", {"images": IMAGES, "time_budget": "inf"}, 2, "'inf' is not finite"),

@@ -7,6 +7,7 @@ datasets.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,15 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
+from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Frame
 from qzd_tools.progress import progress
 from qzd_tools.recipe import Recipe
 from qzd_tools.revert import revert_layers
 from qzd_tools.structure import weighted_layers
 
-__all__ = ["Attempt", "escalate", "rank_layers"]
+__all__ = ["RANKING_IMAGES", "Attempt", "Make", "escalate", "rank_layers"]
 
 RANKING_IMAGES = 8
+
+Make = Callable[[], ov.Model]
+"""Makes the INT8 graph of a step, which takes its time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +60,7 @@ def escalate(
     budget: float,
     quantize: Callable[[Recipe], ov.Model],
     judge: Callable[[ov.Model, Recipe, tuple[str, ...]], float],
-    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], Make]]],
     say: Callable[[str], None],
 ) -> Attempt:
     """Try stronger recipes until one keeps within the limit or the time is over.
@@ -67,14 +72,14 @@ def escalate(
     limit : float
         The drop that is allowed.
     budget : float
-        Seconds; a step that would go beyond, if it takes as long as the longest so far, is not begun.
+        Seconds; a step that would go beyond, if it takes as long as the one before it, is not begun.
     quantize : callable
-        From a recipe to an INT8 graph.
+        From a recipe to an INT8 graph; a recipe with which it raises ModelError is told and passed over.
     judge : callable
         From an INT8 graph, its recipe and its reverted layers to its drop.
     reverts : callable
-        From an attempt, and the seconds that may go into ranking its layers, to graphs with more and
-        more of them in float.
+        From an attempt, and the seconds that may go into ranking its layers, to more and more of them,
+        each with what makes the graph in which they are float.
     say : callable
         Told of each step.
 
@@ -83,24 +88,28 @@ def escalate(
     Attempt
         The best so far: the first within the limit, or the one with the least drop.
     """
-    best, longest = plain, plain.seconds
+    best, seconds = plain, plain.seconds
     begin = time.monotonic()
     steps = _steps(plain, lambda: best, quantize, reverts, lambda: budget - (time.monotonic() - begin))
     while best.drop > limit:
-        step_begin = time.monotonic()
-        if step_begin - begin + longest > budget:
-            say(f"the time budget of {budget:g} s has no room for another step, of some {longest:.0f} s")
+        if time.monotonic() - begin + seconds > budget:
+            say(f"the time budget of {budget:g} s has no room for another step, of some {seconds:.0f} s")
             break
         step = next(steps, None)
         if step is None:
             break
-        name, recipe, reverted, model = step
+        step_begin = time.monotonic()  # ranking layers, which is done once, is no part of a step
+        name, recipe, reverted, make = step
+        try:
+            model = make()
+        except ModelError as error:
+            say(f"{name}: {error.found}")
+            continue
         drop = judge(model, recipe, reverted)
-        attempt = Attempt(model, recipe, reverted, drop, time.monotonic() - step_begin)
-        longest = max(longest, attempt.seconds)
-        say(f"{name}: drop {drop:+.4f} ({attempt.seconds:.0f} s)")
-        if attempt.drop < best.drop:
-            best = attempt
+        seconds = time.monotonic() - step_begin
+        say(f"{name}: drop {drop:+.4f} ({seconds:.0f} s)")
+        if drop < best.drop:
+            best = Attempt(model, recipe, reverted, drop, seconds)
     return best
 
 
@@ -108,20 +117,20 @@ def _steps(
     plain: Attempt,
     best: Callable[[], Attempt],
     quantize: Callable[[Recipe], ov.Model],
-    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], ov.Model]]],
+    reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], Make]]],
     left: Callable[[], float],
-) -> Iterator[tuple[str, Recipe, tuple[str, ...], ov.Model]]:
+) -> Iterator[tuple[str, Recipe, tuple[str, ...], Make]]:
     if plain.recipe.head_layers != "float":
         recipe = dataclasses.replace(plain.recipe, head_layers="float")
-        yield "the head's last layers in float", recipe, (), quantize(recipe)
+        yield "the head's last layers in float", recipe, (), functools.partial(quantize, recipe)
     recipe = dataclasses.replace(best().recipe, smooth_quant=True)
-    yield "smooth quantization", recipe, (), quantize(recipe)
+    yield "smooth quantization", recipe, (), functools.partial(quantize, recipe)
     if plain.recipe.fast_bias_correction:
         recipe = dataclasses.replace(best().recipe, fast_bias_correction=False)
-        yield "accurate bias correction", recipe, (), quantize(recipe)
+        yield "accurate bias correction", recipe, (), functools.partial(quantize, recipe)
     base = best()
-    for reverted, model in reverts(base, left() / 2):
-        yield f"{len(reverted)} layers that cost most in float", base.recipe, reverted, model
+    for reverted, make in reverts(base, left() / 2):
+        yield f"{len(reverted)} layers that cost most in float", base.recipe, reverted, make
 
 
 def rank_layers(

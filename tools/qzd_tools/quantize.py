@@ -22,7 +22,7 @@ from qzd_ext.runner import Runner, RunOptions
 from qzd_tools import isa
 from qzd_tools.calibration import FEW, choose, overlap
 from qzd_tools.dataset import Dataset
-from qzd_tools.escalate import RANKING_IMAGES, Attempt, escalate, rank_layers
+from qzd_tools.escalate import RANKING_IMAGES, Attempt, Make, escalate, rank_layers
 from qzd_tools.job import Job, Mode, Say
 from qzd_tools.recipe import Recipe, ignored_operations, make_names_unique, settled
 from qzd_tools.revert import revert_layers
@@ -240,13 +240,14 @@ def _improve(
         measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
         return before.score.main - measured[id(candidate)].score.main
 
-    def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], ov.Model]]:
+    def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], Make]]:
         assert job.calibration is not None
         inputs = [job.prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
         ranked = rank_layers(attempt.model, model, inputs, seconds=seconds)
         count = 1
         while count <= len(ranked):
-            yield tuple(ranked[:count]), revert_layers(attempt.model, model, ranked[:count])
+            chosen = tuple(ranked[:count])
+            yield chosen, functools.partial(revert_layers, attempt.model, model, chosen)
             count *= 2
 
     say(f"plain recipe: drop {plain.drop:+.4f}")

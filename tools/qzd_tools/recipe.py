@@ -23,7 +23,7 @@ from qzd_ext.geometry import Frame
 from qzd_tools.isa import saturates
 from qzd_tools.progress import watched
 from qzd_tools.revert import revert_layers
-from qzd_tools.structure import find_head, match_names, match_patterns, match_types
+from qzd_tools.structure import find_head, is_quantized, match_names, match_patterns, match_types
 
 __all__ = [
     "Recipe",
@@ -145,7 +145,7 @@ def apply_recipe(
     UsageError
         A name, pattern or type of the recipe matches nothing.
     ModelError
-        NNCF cannot quantize the graph.
+        NNCF cannot quantize the graph, or finds nothing in it to quantize.
     """
     import nncf
 
@@ -155,10 +155,17 @@ def apply_recipe(
         with quiet_nncf():
             if recipe.smooth_quant:
                 model = _smoothed(model, dataset, subset_size, ignored_operations(model, recipe))
-            return nncf.quantize(model, dataset, subset_size=subset_size, **parameters)
+            quantized = nncf.quantize(model, dataset, subset_size=subset_size, **parameters)
     except (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError, RuntimeError) as error:
         found = f"NNCF cannot quantize the model: {error}"
         raise ModelError(found, fix="leave the part that it names in float: --ignored-name") from error
+    if not is_quantized(quantized):
+        raise ModelError(
+            "nothing in the model was quantized",
+            wanted="convolutions or matrix products that are not left in float",
+            fix="ignore less, choose --head-layers int8, or a --mode that needs no images",
+        )
+    return quantized
 
 
 def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
