@@ -213,6 +213,15 @@ def test_quantize_measures_a_classifier(painted, tmp_path):
     assert bundles.read(tmp_path / "new").manifest.accuracy[0].metrics == {"top1": 1.0, "top5": 1.0}
 
 
+@pytest.mark.parametrize(("after", "warned"), [(80.0, True), (99.0, False), (150.0, False)])
+def test_quantize_says_that_it_is_slower_than_float(painted, tmp_path, monkeypatch, capsys, after, warned):
+    monkeypatch.setattr(module, "throughputs", lambda *_: [100.0, after])
+    assert run("quantize", painted / "detector", "--mode", "fp16", "-o", tmp_path / "new") == 0
+    out = capsys.readouterr().out
+    assert f"100.0 -> {after:8.1f} inferences a second" in out
+    assert (f"slower than float on this machine, {after} against 100.0 a second" in out) == warned
+
+
 @pytest.mark.parametrize(("mode", "least", "most"), [("int8-weights", 0.2, 0.4), ("fp16", 0.4, 0.65)])
 def test_modes_without_data_are_smaller_and_find_the_same(painted, tmp_path, mode, least, most):
     assert run("quantize", painted / "detector", "--mode", mode, "-o", tmp_path / "new") == 0
@@ -229,6 +238,8 @@ def options(**given: object) -> list[str]:
 
 
 IMAGES = "calibration/images"
+COCO = {"validation_annotations": "validation/instances.json"}
+LIST = {"validation_imagenet": "classes/labels.txt"}
 
 
 @pytest.mark.parametrize(
@@ -238,6 +249,8 @@ IMAGES = "calibration/images"
         ("detector", {"images": IMAGES, "ignored_pattern": "model.22"}, 2, "matches nothing"),
         ("detector", {"images": IMAGES, "ignored_pattern": ".*"}, 3, "nothing in the model was quantized"),
         ("detector", {"images": IMAGES, "max_drop": 0.01}, 2, "--max-drop without validation data"),
+        ("detector", {"images": IMAGES, **COCO, **LIST}, 2, "COCO annotations and an ImageNet list"),
+        ("classifier", {"images": IMAGES, **COCO}, 2, "a classifier a list of files"),
         ("detector", {"images": IMAGES, "max_drop": "nan"}, 2, "'nan' is not finite"),
         ("detector", {"images": IMAGES, "time_budget": "inf"}, 2, "'inf' is not finite"),
         ("detector", {"images": IMAGES, "target_isa": "sse9"}, 2, "sse9"),

@@ -265,5 +265,6 @@ def _missed(gate: Gate, before: Validation, after: Validation) -> GateError | No
     try:
         check_drop(compare(after, before, gate.dataset), gate.max_drop)
     except GateError as error:
-        return error
+        fix = "give more --time-budget or calibration images, or choose another --mode"
+        return GateError(error.found, wanted=error.wanted, fix=fix)
     return None

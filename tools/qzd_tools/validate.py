@@ -187,7 +187,7 @@ def validate(
     if (manifest.task == "detection") != isinstance(dataset, BoxDataset):
         raise UsageError(
             f"{bundle.path} is for {manifest.task}, {dataset.source} is not",
-            fix="give a detector COCO annotations (--annotations), a classifier a list (--imagenet)",
+            fix="give a detector COCO annotations, a classifier a list of files with their classes",
         )
     thresholds = thresholds or validation_thresholds(manifest)
     judge, note = _judge(manifest, dataset)

@@ -128,8 +128,10 @@ def dataset_for(
         return read_coco(annotations, images)
     if imagenet is not None and annotations is None:
         return read_imagenet(imagenet, images, manifest.labels.names)
+    if annotations is not None:
+        raise UsageError("COCO annotations and an ImageNet list", fix="leave out what is not for this model")
     raise UsageError(
-        "COCO annotations and an ImageNet list" if annotations else "no dataset to judge by",
+        "no dataset to judge by",
         wanted="one of --annotations FILE (detection) and --imagenet LABELS (classification)",
     )
 
