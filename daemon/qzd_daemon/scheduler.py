@@ -93,13 +93,16 @@ class Scheduler:
         """Serve with another model from the next frame on, then let go of the one before.
 
         No frame is lost or answered twice: those under way end on the model that they were started on.
+        Owned from here on; where this was stopped already, it is closed at once.
         """
         before = self.served
         self._switched.clear()
         self._next = served
         while not self._switched.wait(LOOK_UP_SECONDS) and self._thread.is_alive():
             pass
-        if not _let_go(before, timeout):
+        if not self._switched.is_set():  # it was stopped meanwhile, and `stop` lets go of the one before
+            served.detector.close()
+        elif not _let_go(before, timeout):
             log.error("model %s: the one before still has frames under way; it is left behind", self.name)
 
     @property

@@ -76,6 +76,7 @@ class Detector:
             self._runner.close()
             raise
         self._in_flight = 0
+        self._closed = False
         self._changed = threading.Condition()
 
     def _check_input_size(self) -> None:
@@ -216,9 +217,12 @@ class Detector:
             self._runner.release(slot)
 
     def close(self) -> None:
-        """Wait for the frames under way, then let go of the device."""
+        """Wait for the frames under way, then let go of the device; once, whoever else closes it too."""
         self.drain()
-        self._runner.close()
+        with self._changed:
+            closed, self._closed = self._closed, True
+        if not closed:
+            self._runner.close()
 
     def __enter__(self) -> Detector:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -16,6 +17,7 @@ from qzd_daemon import models, wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
 from qzd_daemon.sent import Inlets
+from qzd_daemon.streams import Stream
 from qzd_ext.errors import BundleError, DeviceError, GateError, QzdError, SourceError, UsageError
 from tiny import POISON, Fault, paint, write_tiny_bundle
 
@@ -261,6 +263,27 @@ def test_stop_when_a_change_waits_for_frames_of_the_model_before_waits_for_them_
     assert running.stop(20)
     assert [(m.frame, m.outcome) for m in running.of(wire.Detections)] == [(n, "ok") for n in range(3)]
     changing.join(20)
+
+
+def test_stop_when_it_has_no_time_for_a_change_leaves_no_model_open(
+    running: Running, versions: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.engine.apply(config(versions, "a", source=clip))
+    hanging, go_on, join = threading.Event(), threading.Event(), Stream.join
+
+    def join_slowly(stream: Stream, timeout: float) -> bool:
+        hanging.set()
+        return go_on.wait(20) and join(stream, timeout)
+
+    monkeypatch.setattr(Stream, "join", join_slowly)
+    changed = config(versions, source=clip, confidence=0.4)
+    with ThreadPoolExecutor() as pool:
+        changing = pool.submit(running.engine.apply, changed)
+        assert hanging.wait(20)
+        assert running.stop(0)
+        go_on.set()
+        changing.result(20)
+    assert not [t for t in threading.enumerate() if t.name.startswith("qzd-infer")]
 
 
 def test_start_streams_when_a_model_is_being_loaded_does_not_wait_for_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -101,6 +102,14 @@ def test_drain_waits_for_what_is_under_way(tiny: Bundle) -> None:
         assert not detector.drain(timeout=0.02)
         let_go.set()
         assert detector.drain(timeout=10)
+
+
+def test_close_from_many_threads_closes_once(tiny: Bundle) -> None:
+    detector = Detector(tiny)
+    with ThreadPoolExecutor(8) as pool:
+        for closing in [pool.submit(detector.close) for _ in range(8)]:
+            closing.result(20)
+    detector.close()
 
 
 def test_a_request_is_idle_again_only_when_its_result_is_handed_on(tiny: Bundle) -> None:
