@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
@@ -83,41 +83,56 @@ def predict_on_cluster(
     DeviceError
         One shard after another lost its worker.
     """
-    with _client(address) as client:
-        from distributed import KilledWorker, as_completed
-
+    with _client(address) as client, _explained(address):
         workers = max(len(client.scheduler_info(n_workers=-1)["workers"]), 1)
         size = min(math.ceil(len(pictures) / (SHARDS_A_WORKER * workers)), MOST_PICTURES)
         starts = range(0, len(pictures), size)
         shards = [
             _Shard(bundle, tuple(pictures[i : i + size]), thresholds, options, VERSIONS) for i in starts
         ]
-        futures = client.map(_predict_shard, shards, pure=False)
-        places = {future: index for index, future in enumerate(futures)}
-        found: dict[int, Predictions] = {}
-        devices: set[str] = set()
-        with progress(title, len(futures)) as step:
-            try:
-                for future, outcome in as_completed(futures, loop=client.loop, with_results=True):
-                    if not isinstance(outcome, tuple):  # why Dask has cancelled it
-                        raise _lost(address)
-                    found[places[future]], device = outcome
-                    devices.add(device)
-                    step(f"{workers} workers")
-            except KilledWorker as error:
-                raise DeviceError(
-                    f"{address}: a shard lost its worker again and again: {error}",
-                    fix="look at the workers' logs; a worker that runs out of memory is killed",
-                ) from error
-            except ImportError as error:  # raised on a worker
-                raise UsageError(
-                    f"{address}: a worker cannot import {error.name or error}",
-                    fix="install qzd[tools,cluster] there, in the version that is here",
-                ) from error
-            finally:
-                with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
-                    client.cancel(futures)
-    return [one for index in sorted(found) for one in found[index]], ",".join(sorted(devices))
+        with progress(title, len(shards)) as step:
+            parts = _run(client, address, shards, lambda: step(f"{workers} workers"))
+    found = [one for predictions, _ in parts for one in predictions]
+    return found, ",".join(sorted({devices for _, devices in parts}))
+
+
+def _run(
+    client: Client, address: str, shards: Sequence[_Shard], done: Callable[[], None]
+) -> list[tuple[Predictions, str]]:
+    """What each shard gave, in the order of the shards; `done` is called for each."""
+    from distributed import as_completed
+
+    futures = client.map(_predict_shard, shards, pure=False)
+    parts: dict[Any, tuple[Predictions, str]] = {}
+    try:
+        for future, outcome in as_completed(futures, loop=client.loop, with_results=True):
+            if not isinstance(outcome, tuple):  # why Dask has cancelled it
+                raise _lost(address)
+            parts[future] = outcome
+            done()
+    finally:
+        with contextlib.suppress(Exception):  # a scheduler that is gone has nothing to cancel
+            client.cancel(futures)
+    return [parts[future] for future in futures]
+
+
+@contextlib.contextmanager
+def _explained(address: str) -> Iterator[None]:
+    """What the workers die of and lack, as errors for a person."""
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise DeviceError(
+            f"{address}: a shard lost its worker again and again: {error}",
+            fix="look at the workers' logs; a worker that runs out of memory is killed",
+        ) from error
+    except ImportError as error:
+        raise UsageError(
+            f"{address}: a worker cannot import {error.name or error}",
+            fix="install qzd[tools,cluster] there, in the version that is here",
+        ) from error
 
 
 def _lost(address: str) -> EndpointError:
