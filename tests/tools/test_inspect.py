@@ -48,7 +48,6 @@ def test_inspect_source_gives_the_precision_of_each_layer(mixed_model: Path) -> 
     found = inspect_source([mixed_model], ConvertOptions())
     pairs = [(layer.weights, layer.activations) for layer in found.layers]
     assert pairs == [("f32", "float"), ("f16", "float"), ("i8", "float"), ("i8", "int8")]
-    assert found.quantized == 1
     assert found.operations["Convolution"] == 4
 
 

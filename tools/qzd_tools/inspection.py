@@ -65,11 +65,6 @@ class Inspection(Struct, frozen=True, kw_only=True):
     problem: str = ""
     """Why the hashes are wrong, or why convert could not make a bundle."""
 
-    @property
-    def quantized(self) -> int:
-        """Layers whose weights and input are both in eight bits or fewer."""
-        return sum(one.activations == "int8" and one.weights in ("i8", "u8", "i4") for one in self.layers)
-
 
 def inspect_bundle(path: Path) -> Inspection:
     """Look at a bundle, also at one whose hashes are wrong.

@@ -20,7 +20,7 @@ from typing import IO
 
 from qzd_ext.errors import DataError, ResourceError
 
-__all__ = ["MOST_BYTES", "unpack"]
+__all__ = ["unpack"]
 
 MOST_BYTES = 8 << 30
 """That an archive may unpack to."""

@@ -13,7 +13,7 @@ from qzd_tools.commands import BUNDLE, DIRECTORY, json_option, say, write_json
 if TYPE_CHECKING:
     from qzd_tools.benchmark import Benchmark
 
-__all__ = ["command", "describe"]
+__all__ = ["command"]
 
 
 @click.command()
@@ -55,11 +55,11 @@ def command(
     frames, what = frames_from(list_images(images) if images else [], targets[0])
     options = RunOptions(device=device, hint=hint, requests=requests, threads=threads)
     results = benchmark(targets, frames, options, seconds=seconds, rounds=rounds, compare=compare)
-    say(describe(results, what))
+    say(_describe(results, what))
     write_json(json_file, {"machine": this_machine(), "frames": what, "benchmarks": results})
 
 
-def describe(results: list[Benchmark], frames: str) -> str:
+def _describe(results: list[Benchmark], frames: str) -> str:
     """The figures as text, a block for each bundle."""
     lines = []
     for one in results:

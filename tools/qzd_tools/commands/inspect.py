@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.inspection import Inspection
 
-__all__ = ["command", "describe"]
+__all__ = ["command"]
 
 
 @click.command()
@@ -39,13 +39,13 @@ def command(model: tuple[Path, ...], head: str | None, layers: bool, json_file: 
     if first.name == MANIFEST and first.is_file():
         first, is_source = first.parent, False
     found = inspect_source(model, ConvertOptions(head=head)) if is_source else inspect_bundle(first)
-    say(describe(found, layers))
+    say(_describe(found, layers))
     write_json(json_file, found)
     if found.verified is False:
         raise BundleError(f"{found.path} is not as it was written", fix="copy or make the bundle again")
 
 
-def describe(found: Inspection, layers: bool = False) -> str:
+def _describe(found: Inspection, layers: bool = False) -> str:
     """An inspection as text."""
     lines = [f"{found.path}: {found.format}, {found.bytes / 1e6:.2f} MB"]
     if found.digest:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qzd_tools.dataset import Dataset
     from qzd_tools.validate import Comparison, Validation
 
-__all__ = ["command", "dataset_for", "describe"]
+__all__ = ["command", "dataset_for"]
 
 FRACTION = Finite(0, 1)
 WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
@@ -79,7 +79,7 @@ def command(
         return validation.validate(one, dataset, thresholds, options, scheduler=scheduler)
 
     result = measure(ours)
-    say(describe(result))
+    say(_describe(result))
     document = result.as_json()
     comparison = None
     if theirs is not None:
@@ -136,7 +136,7 @@ def dataset_for(
     )
 
 
-def describe(result: Validation) -> str:
+def _describe(result: Validation) -> str:
     """The figures as text: one a line, then the worst classes."""
     manifest, score = result.bundle.manifest, result.score
     limits = result.thresholds
