@@ -175,6 +175,13 @@ def test_the_digest_is_another_when_two_pictures_are_swapped(tmp_path):
     assert read_coco(annotations).digest != before
 
 
+def test_a_link_that_leads_nowhere_is_no_image_that_is_left_out(tmp_path):
+    (tmp_path / "1.png").symlink_to(tmp_path / "moved" / "1.png")
+    (path,) = list_images(tmp_path)
+    with pytest.raises(DataError, match=r"1\.png: cannot be read: No such file"):
+        read_image(path)
+
+
 def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkeypatch):
     picture(tmp_path / "1.png")
     (tmp_path / "locked").mkdir()

@@ -27,7 +27,7 @@ def list_images(directory: Path) -> list[Path]:
     """The pictures of a directory and those below it, sorted by path. Hidden files are left out.
 
     Links are followed; a directory that can be reached in several ways counts once.
-    Whether each is a picture is found out when it is read.
+    Whether each is a picture, or a link that leads nowhere, is found out when it is read.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def list_images(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory", fix="name a directory with images")
     try:
-        files = sorted(path for path in _walk(directory) if path.is_file())
+        files = sorted(path for path in _walk(directory) if path.is_file() or not path.exists())
     except OSError as error:  # what cannot be seen would be left out without a word
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
     if not files:
