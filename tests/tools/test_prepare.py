@@ -20,6 +20,7 @@ import pytest
 
 from mirror import Mirror, serve
 from painted import write_painted
+from qzd_ext import bundle as bundles
 from qzd_tools.cli import main
 from qzd_tools.demo import dataset
 from qzd_tools.demo.scene import LABELS
@@ -126,13 +127,16 @@ def test_prepare_ends_in_a_report_whose_tables_are_filled(prepared: Model) -> No
 
 def test_prepare_says_that_sets_overlap_before_it_quantizes(tiny_model, tmp_path, capsys) -> None:
     words = [word for word in tiny_model.words if word != "fp16"]
+    for file in Path(words[0]).parent.glob("tiny.*"):
+        shutil.copy(file, tmp_path / f"my model{file.suffix}")  # no name for a bundle as it stands
+    words[0] = str(tmp_path / "my model.xml")
     words[words.index("--mode") : words.index("--mode") + 1] = ["--mode", "fp16", "--mode", "int8"]
     at = words.index("--calibration") + 1
     words[at] = words[words.index("--validation") + 1]
     assert main(["prepare", *words, "-o", str(tmp_path / "out")]) == 2
     assert "calibration images are validation images too" in capsys.readouterr().err
     assert not (tmp_path / "out" / "fp16").exists()
-    assert (tmp_path / "out" / "original").exists()
+    assert bundles.read(tmp_path / "out" / "original").manifest.name == "my_model"
 
 
 def test_prepare_does_nothing_when_everything_is_done(prepared: Model, tmp_path: Path) -> None:

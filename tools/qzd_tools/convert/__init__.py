@@ -181,7 +181,7 @@ def _manifest(
     assert facts.labels is not None
     try:
         return Manifest(
-            name=options.name or _plain_name(source.name),
+            name=_plain_name(options.name or source.name),
             version=options.version,
             task=found.head.task,  # type: ignore[arg-type]
             precision=precision,
