@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -86,7 +87,8 @@ def _allow_files() -> None:
     Outside of systemd's unit the limit that holds is 1024 as a rule, and subscribers alone may be 1000.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with contextlib.suppress(OSError, ValueError):  # a kernel whose own limit is below what was given
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _check(config: Config) -> None:
