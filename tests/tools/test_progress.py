@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -26,12 +29,20 @@ def test_nothing_is_shown_when_stderr_is_closed_or_no_terminal(
 def test_a_bar_is_shown_on_a_terminal(bar: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    with os.fdopen(ours, "rb") as terminal, os.fdopen(theirs, "w") as stderr:
-        monkeypatch.setattr("sys.stderr", stderr)
-        show(bar)
-        shown = os.read(terminal.fileno(), 1 << 16).decode()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "w") as stderr:
+            monkeypatch.setattr("sys.stderr", stderr)
+            show(bar)
+        shown = b"".join(everything(terminal)).decode()
     assert "painting" in shown
     assert words in shown
+
+
+def everything(terminal: BinaryIO) -> Iterator[bytes]:
+    """What comes in pieces, up to EIO: then the other end is closed, and nothing is left."""
+    with contextlib.suppress(OSError):
+        while True:
+            yield os.read(terminal.fileno(), 1 << 16)
 
 
 def show(bar: object) -> None:
