@@ -122,6 +122,19 @@ def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
     assert done.stderr.strip() == "qzd-tools: interrupted; nothing half-written was left"
 
 
+def test_an_interrupt_is_told_as_one_when_it_comes_out_as_another_error():
+    """As it does while OpenVINO is imported."""
+    code = (
+        "import os, signal, sys, click\nfrom qzd_tools import cli\n"
+        "@click.command()\ndef work():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt as error:\n        raise ImportError('failed') from error\n"
+        "cli.cli.get_command = lambda ctx, name: work\nsys.exit(cli.main(['work']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr == "qzd-tools: interrupted; nothing half-written was left\n"
+
+
 @pytest.mark.parametrize("json_to", [[], ["--json", "-"]])
 def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to):
     code = (

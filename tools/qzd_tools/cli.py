@@ -55,22 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         used, 4 interrupted.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in [n for n, handler in before.items() if handler is not signal.SIG_IGN]:
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in ours:
         signal.signal(number, _interrupt)
     try:
         return int(cli.main(arguments, prog_name="qzd-tools", standalone_mode=False) or 0)
-    except click.ClickException as error:
-        error.show()
-        return UsageError.exit_code if isinstance(error, click.UsageError) else ResourceError.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
-    except QzdError as error:
-        return _fail(error)
-    except UnicodeEncodeError as error:  # a path whose bytes are no UTF-8, in JSON or on a terminal
-        return _fail(ResourceError(f"{error.object!r}: not UTF-8", fix="rename it"))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(ResourceError(f"{where}{error.strerror or error}"))
+    except (Exception, KeyboardInterrupt) as error:
+        # what was interrupted may make another error of it, as OpenVINO does while it is imported
+        interrupted = any(signal.getsignal(number) is signal.SIG_IGN for number in ours)
+        code = _told(KeyboardInterrupt() if interrupted else error)
+        if code is None:
+            raise
+        return code
     finally:
         for number, handler in before.items():
             if signal.getsignal(number) is _interrupt:
@@ -82,6 +78,23 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _told(error: BaseException) -> int | None:
+    """Say what ended the work; its exit code, or None where it is nothing that a person can act on."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return UsageError.exit_code if isinstance(error, click.UsageError) else ResourceError.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
+    if isinstance(error, QzdError):
+        return _fail(error)
+    if isinstance(error, UnicodeEncodeError):  # a path whose bytes are no UTF-8, in JSON or on a terminal
+        return _fail(ResourceError(f"{error.object!r}: not UTF-8", fix="rename it"))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(ResourceError(f"{where}{error.strerror or error}"))
+    return None
 
 
 def _fail(error: QzdError) -> int:
