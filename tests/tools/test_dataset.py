@@ -95,6 +95,14 @@ def test_read_coco_fails_when_file_is_no_coco(tmp_path, content):
         read_coco(file)
 
 
+def test_read_coco_takes_whole_numbers_however_they_are_written(tmp_path):
+    images = [{"id": "1", "file_name": "a.png", "width": 64.0, "height": 48.0}]
+    objects = [annotation(image_id=1.0, category_id="3")]
+    dataset = read_coco(coco(tmp_path, images=images, annotations=objects))
+    assert (dataset.pictures[0].truth, dataset.pictures[0].size) == (1, (64, 48))
+    assert (dataset.annotations[0].image_id, dataset.annotations[0].category_id) == (1, 3)
+
+
 def test_read_coco_takes_a_byte_order_mark(tmp_path):
     file = coco(tmp_path)
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())

@@ -162,6 +162,8 @@ def normalized(name: str) -> str:
 def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
     """Read a COCO annotation file and check every entry.
 
+    Whole numbers may be written as 640.0 or "640", as some exporters do.
+
     Parameters
     ----------
     annotations : Path
@@ -174,7 +176,8 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
         It cannot be read, is no COCO file, or an entry is wrong; the message names the entry.
     """
     try:
-        coco = msgspec.json.decode(annotations.read_bytes().removeprefix(BOM_UTF8), type=_Coco)
+        content = annotations.read_bytes().removeprefix(BOM_UTF8)
+        coco = msgspec.json.decode(content, type=_Coco, strict=False)
     except OSError as error:
         raise DataError(f"{annotations}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
