@@ -36,6 +36,7 @@ __all__ = [
     "check_drop",
     "check_floor",
     "compare",
+    "judge_for",
     "predict",
     "validate",
     "validation_thresholds",
@@ -183,24 +184,30 @@ def validate(
     DeviceError, ModelError
         The model cannot be run.
     """
-    manifest = bundle.manifest
-    if (manifest.task == "detection") != isinstance(dataset, BoxDataset):
-        raise UsageError(
-            f"{bundle.path} is for {manifest.task}, {dataset.source} is not",
-            fix="give a detector COCO annotations, a classifier a list of files with their classes",
-        )
-    thresholds = thresholds or validation_thresholds(manifest)
-    judge, note = _judge(manifest, dataset)
+    thresholds = thresholds or validation_thresholds(bundle.manifest)
+    judge, note = judge_for(bundle, dataset)
     begin = time.perf_counter()
-    work = (bundle, dataset.pictures, thresholds, options, title or manifest.name)
+    work = (bundle, dataset.pictures, thresholds, options, title or bundle.manifest.name)
     found, device = predict(*work) if scheduler is None else predict_on_cluster(scheduler, *work)
     seconds = time.perf_counter() - begin
     score = judge(found)
     return Validation(bundle, score, len(found), dataset.digest, device, thresholds, seconds, note)
 
 
-def _judge(manifest: Manifest, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:
-    """What turns predictions into a score; whether the labels fit is found out before anything runs."""
+def judge_for(bundle: Bundle, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:
+    """What turns predictions into a score, and what is to be said of it.
+
+    Raises
+    ------
+    UsageError, DataError
+        The dataset does not fit the bundle, as `validate` says; found out before anything runs.
+    """
+    manifest = bundle.manifest
+    if (manifest.task == "detection") != isinstance(dataset, BoxDataset):
+        raise UsageError(
+            f"{bundle.path} is for {manifest.task}, {dataset.source} is not",
+            fix="give a detector COCO annotations, a classifier a list of files with their classes",
+        )
     if isinstance(dataset, ClassDataset):
         if manifest.labels.names != dataset.names:  # its classes are numbers of another model's labels
             raise DataError(

@@ -73,6 +73,8 @@ def command(
     theirs = bundles.read(baseline) if baseline else None
     dataset = dataset_for(ours.manifest, annotations, imagenet, images)
     options = RunOptions(device=device, threads=threads)
+    if theirs is not None:
+        validation.judge_for(theirs, dataset)  # one that does not fit is refused before the work
 
     def measure(one: bundles.Bundle) -> Validation:
         thresholds = validation.validation_thresholds(one.manifest, confidence, iou, max_detections)
