@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tiny import write_tiny_bundle
 # a busy machine is no failure: no test here asserts a time
 settings.register_profile("qzd", deadline=None)
 settings.load_profile("qzd")
+
+# a shell's background job ignores Ctrl-C, and every process that the tests start would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 
