@@ -23,8 +23,8 @@ __all__ = ["Entrance"]
 log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 0.1
-LAST_SECONDS = 0.2  # for messages that wait, unread, when an owner stops
-LEFT_MS = 10  # what is on its way when an owner stops comes within this time
+LAST_SECONDS = 1.0  # for messages that wait, unread, when an owner stops
+LEFT_MS = 50  # what is on its way when an owner stops comes within this time, on a busy machine too
 REBIND_SECONDS = 0.1  # the old listener is closed by another thread, a moment later
 REBIND_PAUSE_SECONDS = 0.5  # between tries, where something else has taken the place meanwhile
 
