@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from qzd_ext.errors import DataError, UsageError
+from qzd_ext.errors import UsageError
+from qzd_tools.files import reading
 
 __all__ = ["Entry", "RemoteFile", "find", "load"]
 
@@ -88,16 +89,9 @@ def load(path: Path | None = None) -> Mapping[str, Entry]:
         It cannot be read, or an entry is wrong; the message names the key.
     """
     source = resources.files(__package__).joinpath(PACKAGED) if path is None else path
-    try:
+    wanted = "a catalogue: a table for each model, as `qzd-tools catalogue --json FILE` shows them"
+    with reading(source, wanted=wanted, fix="mend the key that is named"):
         return msgspec.toml.decode(source.read_bytes(), type=dict[str, Entry])
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
-        raise DataError(
-            f"{source}: {error}",
-            wanted="a catalogue: a table for each model, as `qzd-tools catalogue --json FILE` shows them",
-            fix="mend the key that is named",
-        ) from error
 
 
 def find(catalogue: Mapping[str, Entry], name: str) -> Entry:

@@ -19,6 +19,7 @@ from typing import Annotated
 import msgspec
 
 from qzd_ext.errors import DataError
+from qzd_tools.files import reading
 from qzd_tools.images import combined_digest, content_hashes
 
 __all__ = [
@@ -38,6 +39,9 @@ BOX_TOLERANCE = 1.0
 
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What NumPy keeps apart: beyond 64 bits it rounds, and two ids become one."""
+
+WANTED = "a COCO annotation file: images, annotations and categories, each with its id"
+FIX = "mend the entry that is named, or export the annotations again"
 
 FLAGS = "--images, or --validation-images where they are to validate a quantized bundle with"
 """How a person names where images lie."""
@@ -175,13 +179,9 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
     DataError
         It cannot be read, is no COCO file, or an entry is wrong; the message names the entry.
     """
-    try:
+    with reading(annotations, wanted=WANTED, fix=FIX):
         content = annotations.read_bytes().removeprefix(BOM_UTF8)
         coco = msgspec.json.decode(content, type=_Coco, strict=False)
-    except OSError as error:
-        raise DataError(f"{annotations}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
-        raise _wrong(annotations, str(error)) from error
     _check_entries(annotations, coco)
     directory = image_directory(annotations, images)
     for index, image in enumerate(coco.images):
@@ -201,11 +201,7 @@ def _picture(directory: Path, image: _Image) -> Picture:
 
 
 def _wrong(annotations: Path, found: str) -> DataError:
-    return DataError(
-        f"{annotations}: {found}",
-        wanted="a COCO annotation file: images, annotations and categories, each with its id",
-        fix="mend the entry that is named, or export the annotations again",
-    )
+    return DataError(f"{annotations}: {found}", wanted=WANTED, fix=FIX)
 
 
 def _check_entries(path: Path, coco: _Coco) -> None:

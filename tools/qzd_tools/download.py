@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from qzd_ext.errors import DataError, UsageError
 from qzd_tools.catalogue import Entry, RemoteFile
-from qzd_tools.fetch import PATIENT, Patience, checksum_of, fetch, is_whole, part_of
+from qzd_tools.fetch import PATIENT, Patience, checksum_of, fetch, is_whole
+from qzd_tools.files import part_of
 from qzd_tools.progress import byte_progress
 from qzd_tools.unpack import unpack
 

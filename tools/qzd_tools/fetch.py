@@ -24,8 +24,9 @@ from urllib.parse import urlsplit
 from qzd_ext import __version__
 from qzd_ext.errors import DataError, ResourceError
 from qzd_tools.catalogue import RemoteFile
+from qzd_tools.files import part_of
 
-__all__ = ["PATIENT", "Patience", "checksum_of", "fetch", "is_whole", "part_of"]
+__all__ = ["PATIENT", "Patience", "checksum_of", "fetch", "is_whole"]
 
 CHUNK = 1 << 18
 MOST_BYTES = 4 << 30
@@ -108,11 +109,6 @@ def _fault(path: Path, file: RemoteFile) -> str | None:
         if found != file.checksum:
             return f"its checksum is {found}, {file.checksum} was wanted"
     return None
-
-
-def part_of(destination: Path) -> Path:
-    """Where a file is until it is whole."""
-    return destination.with_name(f".{destination.name}.part")
 
 
 def fetch(

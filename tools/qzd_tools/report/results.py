@@ -18,6 +18,7 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.errors import DataError, QzdError
 from qzd_ext.manifest import Thresholds
 from qzd_tools.benchmark import Benchmark
+from qzd_tools.files import reading
 from qzd_tools.machine import Machine
 
 __all__ = ["TITLES", "ClassResult", "Results", "Variant", "read_results"]
@@ -211,20 +212,13 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def _read(path: Path) -> _Compared | _Quantized | _Benchmarks:
-    try:
+    wanted = "what `validate`, `quantize` or `benchmark` wrote with --json"
+    with reading(path, wanted=wanted, fix="run the command again with --json FILE, or leave the file out"):
         raw = msgspec.json.decode(path.read_bytes())
         keys = set(raw) if isinstance(raw, dict) else set()
         if "benchmarks" in keys:
             return msgspec.convert(raw, _Benchmarks)
         return msgspec.convert(raw, _Quantized) if "parent" in keys else msgspec.convert(raw, _Compared)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested beyond all reading
-        raise DataError(
-            f"{path}: {error}",
-            wanted="what `validate`, `quantize` or `benchmark` wrote with --json",
-            fix="run the command again with --json FILE, or leave the file out",
-        ) from error
 
 
 def _check_datasets(variants: Sequence[Variant]) -> None:
