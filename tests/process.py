@@ -1,4 +1,4 @@
-"""A real `qzd` process for a test: started, awaited, stopped, its log kept."""
+"""Real processes for tests: scripts that run to their end; `qzd`, started, awaited, stopped, its log kept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Daemon"]
+__all__ = ["Daemon", "run_python"]
 
 COMMAND = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in an interpreter of its own, to its end; what it printed is kept."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
 class Daemon:

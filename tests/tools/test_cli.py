@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from process import run_python
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_tools import cli
 
@@ -73,7 +74,7 @@ def test_help_imports_no_heavy_package():
         "heavy = {'nncf', 'openvino', 'pycocotools', 'onnx', 'torch'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -84,7 +85,7 @@ def test_telemetry_is_off_when_tools_are_imported_after_openvino():
         "assert t.tm.__name__.endswith('telemetry_stub'), t.tm\n"
         "import sys\nassert sys.modules['openvino_telemetry'] is None\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -117,7 +118,7 @@ def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
         "cli.cli.get_command = lambda ctx, name: work\ncode = cli.main(['work'])\n"
         "os.kill(os.getpid(), signal.SIGTERM)\nsys.exit(code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert (done.returncode, done.stdout) == (4, "cleaned\n")
     assert done.stderr.strip() == "qzd-tools: interrupted; nothing half-written was left"
 
@@ -130,7 +131,7 @@ def test_an_interrupt_is_told_as_one_when_it_comes_out_as_another_error():
         "    except KeyboardInterrupt as error:\n        raise ImportError('failed') from error\n"
         "cli.cli.get_command = lambda ctx, name: work\nsys.exit(cli.main(['work']))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 4
     assert done.stderr == "qzd-tools: interrupted; nothing half-written was left\n"
 

@@ -17,6 +17,7 @@ from openvino import opset13 as ops
 
 import graphs
 from architectures import ARCHITECTURES
+from process import run_python
 from qzd_ext import bundle as bundles
 from qzd_ext.detector import Detector
 from qzd_ext.errors import BundleError, DataError, UsageError
@@ -297,7 +298,7 @@ def test_convert_leaves_nothing_when_there_is_no_space(tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
         f"sys.exit(main(['convert', {str(model)!r}, '-o', {str(tmp_path / 'new')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 3, done.stderr
     assert f"{tmp_path / 'new'}: cannot be written" in done.stderr
     assert "Traceback" not in done.stderr

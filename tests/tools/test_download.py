@@ -63,6 +63,14 @@ def entry(mirror: Mirror) -> Entry:
                  model=("graph/frozen.pb",), files=files)  # fmt: skip
 
 
+def download_half(mirror: Mirror, entry: Entry, directory: Path) -> None:
+    """The archive comes; the labels are not there until this is over."""
+    labels = mirror.files.pop("tiny/labels.txt")
+    with pytest.raises(DataError, match="HTTP 404"):
+        download("tiny", entry, directory, patience=QUICK)
+    mirror.files["tiny/labels.txt"] = labels
+
+
 def test_download_gives_a_whole_directory(mirror: Mirror, entry: Entry, tmp_path: Path) -> None:
     record = download("tiny", entry, tmp_path / "tiny", patience=QUICK)
     assert record.paths(tmp_path / "tiny") == [tmp_path / "tiny" / "graph" / "frozen.pb"]
@@ -95,11 +103,8 @@ def test_download_does_not_take_what_is_there_for_another_version(
 def test_download_keeps_the_files_that_came_when_another_fails(
     mirror: Mirror, entry: Entry, tmp_path: Path
 ) -> None:
-    labels = mirror.files.pop("tiny/labels.txt")
-    with pytest.raises(DataError, match="HTTP 404"):
-        download("tiny", entry, tmp_path / "tiny", patience=QUICK)
+    download_half(mirror, entry, tmp_path / "tiny")
     assert not (tmp_path / "tiny").exists()
-    mirror.files["tiny/labels.txt"] = labels
     mirror.requests.clear()
     download("tiny", entry, tmp_path / "tiny", patience=QUICK)
     assert [path for path, _ in mirror.requests] == ["whole/tiny/labels.txt"]
@@ -115,10 +120,8 @@ def test_download_keeps_what_is_hidden_in_an_archive(mirror: Mirror, tmp_path: P
 def test_download_does_not_take_what_another_version_unpacked(
     mirror: Mirror, entry: Entry, tmp_path: Path
 ) -> None:
-    labels = mirror.files.pop("tiny/labels.txt")
-    with pytest.raises(DataError, match="HTTP 404"):
-        download("tiny", entry, tmp_path / "tiny", patience=QUICK)
-    mirror.files |= {"tiny/labels.txt": labels, "tiny/graph.tar.gz": archive("new/graph.pb")}
+    download_half(mirror, entry, tmp_path / "tiny")
+    mirror.files["tiny/graph.tar.gz"] = archive("new/graph.pb")
     changed = remote(mirror, "graph.tar.gz", unpack=True)
     newer = msgspec.structs.replace(entry, files=(changed, entry.files[1]), model=("new/graph.pb",))
     download("tiny", newer, tmp_path / "tiny", patience=QUICK)

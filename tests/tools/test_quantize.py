@@ -18,6 +18,7 @@ import pytest
 from openvino import opset13 as ops
 
 from layered import write_painted_bundle, write_painted_classes, write_painted_dataset
+from process import run_python
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
@@ -499,7 +500,7 @@ def test_quantize_leaves_nothing_when_there_is_no_space(painted, tmp_path, limit
         f"sys.exit(main(['quantize', '--mode', 'fp16', {str(painted / 'detector')!r}, "
         f"'--images', {str(images)!r}, '-o', {str(tmp_path / 'new')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 3, done.stderr
     assert f"{tmp_path / 'new'}: cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
