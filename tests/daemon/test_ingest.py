@@ -46,13 +46,23 @@ GATE = STREAM.format(name="gate") + "timeout_s = 0.3\n"
 FRAME = paint((1, 2, "red"))
 
 
+def reading(process: Daemon, *streams: str) -> Daemon:
+    """Wait until frames of these streams are taken; until then they are answered `busy`."""
+    process.ready()
+    end = time.monotonic() + 30
+    while not all(f"stream {name}: connecting" in process.log for name in streams):
+        assert time.monotonic() < end, process.log
+        time.sleep(0.01)
+    return process
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for most of these tests."""
     directory = tmp_path_factory.mktemp("ingest")
     bundle = write_tiny_bundle(directory / "tiny")
-    process = Daemon(directory, CONFIG.format(directory=directory, bundle=bundle) + EVERY + GATE).ready()
-    yield process
+    process = Daemon(directory, CONFIG.format(directory=directory, bundle=bundle) + EVERY + GATE)
+    yield reading(process, "every", "gate")
     assert process.stop() == 0
     assert "Traceback" not in process.log
     process.kill()
@@ -251,7 +261,7 @@ def test_a_flood_when_the_stream_drops_leaves_out_the_old_and_when_it_waits_is_p
 ) -> None:
     slow = write_tiny_bundle(tmp_path / "tiny", fault="slow")
     config = SLOW_CONFIG.format(directory=tmp_path, bundle=slow)
-    process = daemon(config + EVERY + STREAM.format(name="gate")).ready()
+    process = reading(daemon(config + EVERY + STREAM.format(name="gate")), "every", "gate")
     with Client(process.endpoint) as client:
         while not client.heard_at:
             client.receive(0.1)
