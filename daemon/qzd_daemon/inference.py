@@ -88,23 +88,31 @@ class Inference:
             if not asked.answered:
                 self._submit(asked)
         except QzdError as error:
-            self._reception.answer(asked, Fault(error.code, str(error)))
+            self._refuse(asked, Fault(error.code, str(error)))
         except Exception as error:  # one image must not end the service of the others
             log.exception("a request failed")
-            self._reception.answer(asked, Fault("internal", f"{type(error).__name__}: {error}"))
+            self._refuse(asked, Fault("internal", f"{type(error).__name__}: {error}"))
         finally:
-            asked.image = memoryview(b"")
-            self._decoding.discard(asked)
+            self._decoded(asked)
+
+    def _refuse(self, asked: Asked[ImageHeader], fault: Fault) -> None:
+        self._decoded(asked)
+        self._reception.answer(asked, fault)
+
+    def _decoded(self, asked: Asked[ImageHeader]) -> None:
+        """To be noted before an answer: whoever has it finds room for the next request."""
+        asked.image = memoryview(b"")
+        self._decoding.discard(asked)
 
     def _submit(self, asked: Asked[ImageHeader]) -> None:
         header, desks = asked.header, self._desks()
         name = header.model if header.model is not None or len(desks) != 1 else next(iter(desks))
         if name is None or name not in desks:
             found = "no model is named" if name is None else f"there is no model {name!r}"
-            text = f"{found}. Wanted: one of {', '.join(desks)}"
-            self._reception.answer(asked, Fault("unknown_model", text))
+            self._refuse(asked, Fault("unknown_model", f"{found}. Wanted: one of {', '.join(desks)}"))
             return
         frame = read_image(header.format, asked.image, header.width, header.height, self._config.max_pixels)
+        self._decoded(asked)
         cancel = desks[name].submit(frame, lambda message: self._answer(asked, message))
         if cancel is None:
             gone = Fault("unknown_model", f"model {name!r} is served no more")

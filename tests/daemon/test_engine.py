@@ -259,7 +259,8 @@ def test_stop_when_a_change_waits_for_frames_of_the_model_before_waits_for_them_
         changed = replace(changed, models={"other": changed.models["tiny"]}, streams={})
     changing = threading.Thread(target=running.engine.apply, args=(changed,))
     changing.start()
-    time.sleep(0.3)
+    while running.engine._config != changed:  # it may be a while until the model is loaded
+        time.sleep(0.01)
     assert running.stop(20)
     assert [(m.frame, m.outcome) for m in running.of(wire.Detections)] == [(n, "ok") for n in range(3)]
     changing.join(20)
@@ -518,7 +519,8 @@ def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_fram
 ) -> None:
     bundle, images = faulty(tmp_path, "slow", [(3, 3, "blue"), POISON, (3, 3, "green"), (4, 4, "green")])
     hasty = replace(
-        config(bundle, "a", source=images, requests=2), service=ServiceConfig(inference_timeout_s=1)
+        config(bundle, "a", source=images, requests=2, streams=2),  # so that none waits behind what hangs
+        service=ServiceConfig(inference_timeout_s=1),
     )
     running.serve(hasty)
     end = time.monotonic() + 20

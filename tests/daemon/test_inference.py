@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,11 +19,13 @@ import zmq
 from process import Daemon
 from qzd_daemon import models, wire
 from qzd_daemon.caller import ImageCaller, RefusedError
+from qzd_daemon.calls import ImageHeader
 from qzd_daemon.config import InferenceConfig, ModelConfig
 from qzd_daemon.desk import Desk
 from qzd_daemon.door import Door
 from qzd_daemon.inference import Inference
 from qzd_daemon.mailbox import Inbox
+from qzd_daemon.reception import Reception
 from qzd_daemon.scheduler import Scheduler
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
@@ -180,9 +183,40 @@ def test_infer_when_many_ask_at_once_answers_each_with_its_own(asker: ImageCalle
         for i, one in enumerate(dealers):
             assert one.poll(20_000)
             name, reply = one.recv_multipart()
-            (box,) = json.loads(reply)["detections"]
+            message = json.loads(reply)
+            assert "detections" in message, message
+            (box,) = message["detections"]
             assert (name, box["box"][0]) == (f"id{i}".encode(), 8.0 * i)
             one.close()
+
+
+def test_infer_when_there_is_room_for_one_takes_the_next_from_who_has_the_last_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, answer = threading.Event(), Reception.answer
+
+    def answer_and_linger(reception: Reception[ImageHeader], *answered: Any) -> None:
+        answer(reception, *answered)
+        go_on.wait(20)
+
+    monkeypatch.setattr(Reception, "answer", answer_and_linger)
+    door = Door()
+    inference = Inference(InferenceConfig(bind=(f"ipc://{tmp_path}/i",), queue=1), door, "epoch", dict)
+    inference.start()
+    try:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(f"ipc://{tmp_path}/i")
+            ask(dealer, "1", encode(FRAME))
+            assert answers(dealer, 1) == {"1": "unknown_model"}
+            ask(dealer, "2", encode(FRAME))
+            assert not dealer.poll(200)
+            go_on.set()
+            assert answers(dealer, 1) == {"2": "unknown_model"}
+    finally:
+        go_on.set()
+        inference.close()
+        door.close()
 
 
 @pytest.mark.parametrize(("left", "code"), [((), "unknown_model"), (("tiny",), "stopping")])
