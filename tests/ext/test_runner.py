@@ -14,6 +14,7 @@ import openvino as ov
 import pytest
 from openvino import opset13 as op
 
+from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import DeviceError, ModelError
 from qzd_ext.runner import Runner, RunOptions, Slot, _read, available_devices
 
@@ -62,6 +63,7 @@ def test_start_reports_results_and_faults_alike(fragile_model: Path) -> None:
     runner.close()
 
 
+@pytest.mark.skipif(usable_cpus() < 2, reason="on one CPU, OpenVINO 2026.4 does not check the shape")
 def test_infer_raises_when_the_device_fails(fragile_model: Path) -> None:
     runner = Runner(fragile_model)
     slot = runner.acquire()

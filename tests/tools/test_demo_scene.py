@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def test_a_data_set_is_coco_that_pycocotools_reads(tmp_path: Path) -> None:
 
 
 def test_a_data_set_is_the_same_when_written_again(tmp_path: Path) -> None:
-    first, second = (dataset.write_dataset(tmp_path / name, 2, seed=12) for name in ("a", "b"))
+    names = "a", os.fsdecode(b"caf\xe9")  # names of files are any bytes
+    first, second = (dataset.write_dataset(tmp_path / name, 2, seed=12) for name in names)
     assert json.loads(first.read_text()) == json.loads(second.read_text())
     name = "images/000001.jpg"
     assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()

@@ -156,6 +156,16 @@ def test_prepare_does_again_what_depends_on_a_damaged_result(prepared: Model, tm
     assert outcome(output) == outcome(prepared.output)
 
 
+def test_prepare_leaves_the_bundle_before_when_the_device_is_not_here(
+    prepared: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = shutil.copytree(prepared.output, tmp_path / "out")
+    (output / "fp16" / "labels.txt").write_text("damaged")
+    assert main(prepared.command("--device", "TPU", output=output)) == 3
+    assert "TPU is not here" in capsys.readouterr().err
+    assert (output / "fp16" / "labels.txt").read_text() == "damaged"
+
+
 def test_prepare_converts_again_when_the_file_with_the_labels_has_changed(
     prepared: Model, tmp_path: Path
 ) -> None:

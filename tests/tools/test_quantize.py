@@ -257,6 +257,8 @@ LIST = {"validation_imagenet": "classes/labels.txt"}
         ("detector", {"images": IMAGES, "target_isa": "sse9"}, 2, "sse9"),
         ("detector", {"mode": "fp16", "ignored_type": "Divide"}, 2, "--ignored-type with --mode fp16"),
         ("detector", {"mode": "int8-weights", "target_isa": "vnni"}, 2, "--target-isa with --mode"),
+        ("detector", {"mode": "fp16", "images": IMAGES}, 2, "--images with --mode fp16"),
+        ("detector", {"mode": "int8-weights", "seed": 1}, 2, "--seed with --mode int8-weights"),
         ("detector", {"images": IMAGES, "device": "TPU"}, 3, "TPU is not here"),
         ("detector", {"images": "labels"}, 3, "labels.txt: not an image"),
         ("detector", {"images": "nowhere"}, 3, "no such directory"),
@@ -493,12 +495,11 @@ def test_quantize_leaves_nothing_when_interrupted(painted, tmp_path, number):
 @pytest.mark.parametrize("limit", [4_000, 15_000])
 def test_quantize_leaves_nothing_when_there_is_no_space(painted, tmp_path, limit):
     """Files may not grow beyond a limit: as on a full disk, a write stops in the middle."""
-    images = painted / "calibration" / "images"
     code = (
         "import resource, sys; from qzd_tools.cli import main\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sys.exit(main(['quantize', '--mode', 'fp16', {str(painted / 'detector')!r}, "
-        f"'--images', {str(images)!r}, '-o', {str(tmp_path / 'new')!r}]))"
+        f"'-o', {str(tmp_path / 'new')!r}]))"
     )
     done = run_python(code)
     assert done.returncode == 3, done.stderr

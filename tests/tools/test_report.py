@@ -244,6 +244,31 @@ def test_the_command_writes_the_page_with_samples(
     assert "page.md" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([], "the results are of one bundle"),
+        ([{"digest": "sha256:2"}], "no longer there"),
+        ([{"digest": "sha256:2", "path": "/nowhere"}], "no longer there"),
+    ],
+)
+def test_the_command_says_why_there_can_be_no_samples(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    others: list[dict[str, str]],
+    words: str,
+) -> None:
+    here = {"digest": bundles.read(tiny_bundle).digest, "path": str(tiny_bundle)}
+    of = [("fp32", here), *(("int8", here | other) for other in others)]
+    documents = [validation(precision, 0.4, bundle=named(precision) | one) for precision, one in of]
+    results = [str(path) for path in written(tmp_path, *documents)]
+    images = write_painted(tmp_path / "data").parent / "images"
+    assert main(["report", *results, "-o", str(tmp_path / "page.html"), "--images", str(images)]) == 3
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_a_picture_that_is_a_line_is_drawn():
     nothing = Classes(np.zeros(0, np.float32), np.zeros(0, np.int32))
     assert _drawn(np.zeros((1, 4000, 3), np.uint8), nothing, []).shape[0] == 1

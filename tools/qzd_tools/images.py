@@ -1,4 +1,4 @@
-"""Images on disk: finding, reading and fingerprinting them.
+"""Images on disk: finding, reading, writing and fingerprinting them.
 
 What may live here: files with pictures. What is on the pictures is the business of `dataset`.
 """
@@ -16,8 +16,17 @@ import numpy as np
 from qzd_ext.bundle import sha256_of
 from qzd_ext.errors import DataError
 from qzd_ext.geometry import Frame
+from qzd_tools.files import write_whole
 
-__all__ = ["combined_digest", "content_hashes", "evenly", "list_images", "read_image", "shrunk"]
+__all__ = [
+    "combined_digest",
+    "content_hashes",
+    "evenly",
+    "list_images",
+    "read_image",
+    "shrunk",
+    "write_image",
+]
 
 LONGEST_SIDE = 640
 """Pixels; larger pictures are scaled down before they become golden, to keep the bundle small."""
@@ -100,6 +109,19 @@ def _decoded(data: np.typing.NDArray[np.uint8]) -> Frame | None:
         return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)  # type: ignore[return-value]
     except cv2.error:  # a header that claims more pixels than OpenCV allows
         return None
+
+
+def write_image(path: Path, frame: Frame) -> None:
+    """Write a picture, (h, w, 3) uint8 BGR, in the format of its name's suffix.
+
+    `cv2.imwrite` is not used: it ends the process where the path is not UTF-8.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    write_whole(path, cv2.imencode(path.suffix, frame)[1].tobytes())
 
 
 def shrunk(frame: Frame, longest_side: int = LONGEST_SIDE) -> Frame:

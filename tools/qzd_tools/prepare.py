@@ -20,7 +20,7 @@ from qzd_ext import __version__
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.manifest import Manifest
-from qzd_ext.runner import RunOptions
+from qzd_ext.runner import Runner, RunOptions
 from qzd_tools.benchmark import benchmark, frames_from
 from qzd_tools.calibration import Calibration, overlap
 from qzd_tools.catalogue import Entry
@@ -230,6 +230,7 @@ class _Work:
         figures = plan.results(f"quantize-{mode}")
 
         def work() -> str:
+            Runner(original.model, plan.options).close()  # a wrong device must not cost the bundle before
             shutil.rmtree(target, ignore_errors=True)
             result = self._quantized(original, mode, target)
             _write(figures, quantize_document(result))

@@ -40,6 +40,7 @@ __all__ = [
     "predict",
     "validate",
     "validation_thresholds",
+    "wrong_kind",
 ]
 
 CONFIDENCE = 0.001
@@ -204,10 +205,7 @@ def judge_for(bundle: Bundle, dataset: Dataset) -> tuple[Callable[[list[Any]], S
     """
     manifest = bundle.manifest
     if (manifest.task == "detection") != isinstance(dataset, BoxDataset):
-        raise UsageError(
-            f"{bundle.path} is for {manifest.task}, {dataset.source} is not",
-            fix="give a detector COCO annotations, a classifier a list of files with their classes",
-        )
+        raise wrong_kind(manifest, dataset.source)
     if isinstance(dataset, ClassDataset):
         if manifest.labels.names != dataset.names:  # its classes are numbers of another model's labels
             raise DataError(
@@ -220,6 +218,14 @@ def judge_for(bundle: Bundle, dataset: Dataset) -> tuple[Callable[[list[Any]], S
     _check_objects(dataset, categories)
     confidence = manifest.thresholds.confidence
     return lambda found: score_boxes(dataset, categories, found, confidence), categories.note
+
+
+def wrong_kind(manifest: Manifest, source: object) -> UsageError:
+    """For a detector beside a classifier's images, or the other way round."""
+    return UsageError(
+        f"{manifest.name} is for {manifest.task}, {source} is not",
+        fix="give a detector COCO annotations, a classifier a list of files with their classes",
+    )
 
 
 def _check_objects(dataset: BoxDataset, categories: Categories) -> None:

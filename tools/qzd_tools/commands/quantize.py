@@ -30,7 +30,10 @@ RECIPE = (
     "subset_size", "preset", "target_isa", "ignored_names", "ignored_patterns", "ignored_types",
     "model_type", "fast_bias_correction", "head_layers",
 )  # fmt: skip
-"""The options that are fields of `Recipe`, all for --mode int8."""
+"""The options that are fields of `Recipe`."""
+
+INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap")
+"""What has no meaning where nothing is calibrated."""
 
 
 @click.command()
@@ -136,7 +139,7 @@ def _check_data(mode: str, images: Path | None, annotations: Path | None) -> Non
             fix="name them with --images DIR or --annotations FILE, or choose --mode int8-weights",
         )
     context = click.get_current_context()
-    for name in RECIPE if mode != "int8" else ():
+    for name in INT8_ONLY if mode != "int8" else ():
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = next(p for p in context.command.params if p.name == name)
             found = f"{option.opts[0]} with --mode {mode}"

@@ -119,23 +119,26 @@ def dataset_for(
     Raises
     ------
     UsageError
-        Both kinds are named, or none.
+        Both kinds are named, or none, or the one that is not for this model.
     DataError
         It cannot be read.
     """
     from qzd_tools.dataset import read_coco
     from qzd_tools.imagenet import read_imagenet
+    from qzd_tools.validate import wrong_kind
 
-    if annotations is not None and imagenet is None:
-        return read_coco(annotations, images)
-    if imagenet is not None and annotations is None:
-        return read_imagenet(imagenet, images, manifest.labels.names)
-    if annotations is not None:
+    if annotations is None and imagenet is None:
+        raise UsageError(
+            "no dataset to judge by",
+            wanted="one of --annotations FILE (detection) and --imagenet LABELS (classification)",
+        )
+    if annotations is not None and imagenet is not None:
         raise UsageError("COCO annotations and an ImageNet list", fix="leave out what is not for this model")
-    raise UsageError(
-        "no dataset to judge by",
-        wanted="one of --annotations FILE (detection) and --imagenet LABELS (classification)",
-    )
+    if annotations is not None and manifest.task == "detection":
+        return read_coco(annotations, images)
+    if imagenet is not None and manifest.task == "classification":
+        return read_imagenet(imagenet, images, manifest.labels.names)
+    raise wrong_kind(manifest, annotations or imagenet)
 
 
 def _describe(result: Validation) -> str:

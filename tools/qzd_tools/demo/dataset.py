@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 
 from qzd_tools.demo.scene import LABELS, Frame, moving, still
+from qzd_tools.images import write_image
 
 __all__ = ["CALIBRATION_SEED", "CLIP_SEED", "TRAIN_SEED", "VALIDATION_SEED", "write_clip", "write_dataset"]
 
@@ -21,7 +21,6 @@ CALIBRATION_SEED = 2
 VALIDATION_SEED = 3
 CLIP_SEED = 4
 
-_QUALITY = 92  # of a JPEG, 0..100
 _RATE = 25  # of a clip, frames a second
 
 
@@ -48,7 +47,7 @@ def write_dataset(directory: Path, images: int, seed: int) -> Path:
     for number in range(images):
         frame = still(seed, number)
         name = f"{number:06d}.jpg"
-        _write_jpeg(directory / "images" / name, frame)
+        write_image(directory / "images" / name, frame.pixels)
         height, width = frame.pixels.shape[:2]
         pictures.append({"id": number + 1, "file_name": name, "width": width, "height": height})
         for annotation in _annotations(frame):
@@ -87,11 +86,6 @@ def write_clip(path: Path, frames: int, seed: int = CLIP_SEED) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(scene.pixels, format="bgr24")))
         container.mux(stream.encode(None))
     return path
-
-
-def _write_jpeg(path: Path, frame: Frame) -> None:
-    if not cv2.imwrite(str(path), frame.pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]):
-        raise OSError(f"{path}: the picture could not be written. Is the disk full, or read-only?")
 
 
 def _annotations(frame: Frame) -> list[dict[str, Any]]:

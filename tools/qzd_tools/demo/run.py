@@ -24,11 +24,13 @@ from typing import Any
 
 import av
 import cv2
+import numpy as np
 
 from qzd_ext.errors import ResourceError
 from qzd_ext.geometry import Frame
 from qzd_tools.demo.dataset import CALIBRATION_SEED, VALIDATION_SEED, write_clip, write_dataset
 from qzd_tools.demo.parts import LABELS
+from qzd_tools.images import write_image
 
 __all__ = ["run_demo"]
 
@@ -202,7 +204,7 @@ def _summarise(directory: Path, lines: list[dict[str, Any]], say: Say) -> None:
 def _draw(clip: Path, line: dict[str, Any], picture: Path) -> None:
     """The frame of a message, three times as large, with its boxes."""
     frame = _frame(clip, line["frame"])
-    image = cv2.resize(frame, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    image = np.asarray(cv2.resize(frame, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC), np.uint8)
     colors = [(60, 200, 255), (80, 255, 80), (255, 160, 60), (200, 80, 255)]
     for box in line["detections"]:
         x0, y0, x1, y1 = (round(3 * v) for v in box["box"])
@@ -211,7 +213,7 @@ def _draw(clip: Path, line: dict[str, Any], picture: Path) -> None:
         text = f"{box['label']} {box['score']:.2f}"
         above = (x0 + 2, max(y0 - 5, 12))
         cv2.putText(image, text, above, cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1, cv2.LINE_AA)
-    cv2.imwrite(str(picture), image)
+    write_image(picture, image)
 
 
 def _frame(clip: Path, number: int) -> Frame:

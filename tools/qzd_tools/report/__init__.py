@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jinja2
 
+from qzd_ext.errors import DataError
 from qzd_tools.files import write_whole
 from qzd_tools.report.plots import all_plots
 from qzd_tools.report.results import Results, read_results
@@ -34,7 +35,7 @@ def write_report(
     output : Path
         The HTML file, with or without its suffix; the Markdown stands beside it.
     images : sequence of Path
-        To take samples from; without them, or where the bundles are gone, there are none.
+        To take samples from.
     samples : int
         How many.
 
@@ -45,7 +46,8 @@ def write_report(
     Raises
     ------
     DataError
-        A result file cannot be read, or the results cannot be compared.
+        A result file cannot be read, or the results cannot be compared; there are images, and not two
+        bundles to show them through.
     """
     found = read_results(results)
     content = {
@@ -80,8 +82,8 @@ def _stem(name: str) -> str:
 
 
 def _samples(found: Results, images: Sequence[Path], count: int) -> list[Sample]:
-    after = found.smallest
-    before, smaller = found.original.bundle(), after.bundle() if after is not None else None
-    if before is None or smaller is None or not images:
+    if not images or not count:
         return []
-    return sample_images(before, smaller, images, count)
+    if found.smallest is None:
+        raise DataError("the results are of one bundle, and samples show two", fix="leave out the images")
+    return sample_images(found.original.bundle(), found.smallest.bundle(), images, count)

@@ -125,8 +125,10 @@ class Variant:
             return self.benchmark.bytes
         if self.quantized is not None:
             return self.quantized.bytes.after
-        bundle = self.bundle()
-        return bundle.size if bundle is not None else None
+        try:
+            return self.bundle().size
+        except QzdError:
+            return None
 
     @property
     def main(self) -> float | None:
@@ -136,13 +138,22 @@ class Variant:
         metrics = self.validation.metrics
         return metrics.get("map", metrics.get("top1"))
 
-    def bundle(self) -> Bundle | None:
-        """The bundle itself, where it is still at its path and still the same."""
-        try:
-            found = bundles.read(Path(self.path))
-        except QzdError:
-            return None
-        return found if found.digest == self.digest else None
+    def bundle(self) -> Bundle:
+        """The bundle itself.
+
+        Raises
+        ------
+        DataError
+            It is no longer at its path, or is another one by now.
+        """
+        path = Path(self.path)
+        if not path.exists() or (found := bundles.read(path)).digest != self.digest:
+            raise DataError(
+                f"{path}: the bundle that was measured is no longer there",
+                wanted=f"the digest {self.digest}",
+                fix="measure what is there, or leave out the images",
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
