@@ -93,6 +93,18 @@ def test_daemon_when_few_files_may_be_open_takes_as_many_as_are_allowed(
     assert process.stop() == 0, process.log
 
 
+def test_daemon_when_connections_may_use_up_the_open_files_says_so(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(config.replace("[publish]", f"[publish]\nmax_connections = {2**31 - 1}")).ready()
+    assert f"up to {2**31 + 255} are needed" in process.log
+    assert process.stop() == 0
+    process = daemon(config.replace("[publish]", "[publish]\nmax_connections = 1")).ready()
+    assert "files may be open" not in process.log
+    assert process.stop() == 0
+
+
 def test_daemon_when_a_clip_is_played_stamps_each_frame_when_it_is_shown(
     daemon: StartDaemon, tiny_bundle: Path, clip: Path
 ) -> None:
