@@ -240,7 +240,8 @@ def test_stop_when_streams_are_being_replaced_starts_no_new_one(
     engine = running.engine
     changing = threading.Thread(target=lambda: (engine.apply(changed), engine.start_streams()))
     changing.start()
-    time.sleep(0.1)
+    while engine._config != changed:
+        time.sleep(0.001)
     assert running.stop(20)
     changing.join(20)
     assert {m.stream for m in running.messages if not isinstance(m, wire.ModelState)} == {"a"}
@@ -466,7 +467,8 @@ def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
     monkeypatch.setattr("qzd_daemon.scheduler.FAULT_SECONDS", within_s)  # 0: as for a stream of few frames
     cells = [(3, 3, "blue"), *[POISON] * 3, *[(3, 3, "green")] * 200]
     bundle, images = faulty(tmp_path, "fail", cells)
-    running.serve(config(bundle, "a", source=images, fallback=("AUTO:CPU",)))
+    # With two requests, a good frame may end between the faults.
+    running.serve(config(bundle, "a", source=images, fallback=("AUTO:CPU",), requests=1))
     running.wait_for_state("ended")
     running.wait(lambda: len(running.of(wire.ModelState)) == 3)
     messages = running.of(wire.Detections)
