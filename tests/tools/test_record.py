@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import msgspec
+import pytest
 
 from layered import write_painted_bundle, write_painted_dataset
 from qzd_ext import bundle as bundles
+from qzd_ext.errors import BundleError
 from qzd_ext.manifest import Accuracy, Thresholds
 from qzd_tools.cli import main
 from qzd_tools.record import record
@@ -34,6 +37,31 @@ def test_record_replaces_what_was_measured_on_the_same_data(tmp_path):
     other = msgspec.structs.replace(MEASURED, device="GPU")
     bundle = record(record(bundle, better), other)
     assert bundle.manifest.accuracy == (better, other)
+
+
+def test_record_keeps_the_baseline_that_quantize_wrote(tmp_path):
+    write_painted_bundle(tmp_path / "bundle")
+    quantized = msgspec.structs.replace(MEASURED, baseline={"map": 0.55})
+    bundle = record(record(bundles.read(tmp_path / "bundle"), quantized), MEASURED)
+    assert bundle.manifest.accuracy == (quantized,)
+
+
+def test_record_keeps_what_another_run_has_recorded_meanwhile(tmp_path):
+    write_painted_bundle(tmp_path / "bundle")
+    before = bundles.read(tmp_path / "bundle")
+    other = msgspec.structs.replace(MEASURED, dataset="e")
+    record(before, other)
+    assert record(before, MEASURED).manifest.accuracy == (other, MEASURED)
+
+
+def test_record_refuses_when_another_model_has_taken_the_bundles_place(tmp_path):
+    write_painted_bundle(tmp_path / "bundle")
+    measured = bundles.read(tmp_path / "bundle")
+    shutil.rmtree(measured.path)
+    write_painted_bundle(measured.path, labels=("blue", "green", "other"))
+    with pytest.raises(BundleError, match="replaced since it was measured"):
+        record(measured, MEASURED)
+    assert bundles.read(measured.path).manifest.accuracy == ()
 
 
 def test_validate_records_when_asked(tmp_path, capsys):
