@@ -225,6 +225,24 @@ def test_validate_with_baseline_gates_on_the_drop(painted, tmp_path, capsys):
     assert run("validate", painted / "detector", *arguments, "--max-drop", 0) == 0
 
 
+def test_a_gate_is_refused_when_nothing_can_be_lost(painted, tmp_path, capsys):
+    """A model that finds nothing right becomes no worse, whatever is done to it."""
+    content = json.loads((painted / "boxes" / "instances.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 1, 2, 2]
+    (tmp_path / "elsewhere.json").write_text(json.dumps(content))
+    words = ("--annotations", tmp_path / "elsewhere.json", "--images", painted / "boxes" / "images")
+    detector = painted / "detector"
+    assert run("validate", detector, *words, "--baseline", detector) == 0
+    assert run("validate", detector, *words, "--baseline", detector, "--max-drop", 0.1) == 3
+    assert "nothing that it finds on 8 images is right" in capsys.readouterr().err
+    words = tuple(str(word).replace("--", "--validation-") for word in words)
+    words += ("--mode", "fp16", "--max-drop", "0.1", "-o", str(tmp_path / "new"))
+    assert run("quantize", detector, *words) == 3
+    assert "nothing that it finds on 8 images is right" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_validate_refuses_a_baseline_whose_labels_are_others_before_the_work(painted, tmp_path, capsys):
     write_painted_bundle(tmp_path / "bundle", classifier=True, labels=("blue", "red", "green"))
     words = ("--imagenet", painted / "classes" / "labels.txt", "--baseline", tmp_path / "bundle")

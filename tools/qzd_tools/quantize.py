@@ -28,7 +28,7 @@ from qzd_tools.recipe import Recipe, ignored_operations, make_names_unique, sett
 from qzd_tools.revert import revert_layers
 from qzd_tools.speed import throughputs
 from qzd_tools.structure import is_quantized
-from qzd_tools.validate import Validation, check_drop, compare, validate
+from qzd_tools.validate import Validation, check_baseline, check_drop, compare, validate
 
 __all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "quantize"]
 
@@ -140,7 +140,7 @@ def quantize(
         The destination is the parent, the parent is quantized already, an ignored name matches nothing, or
         the two sets share images.
     DataError
-        There are too few images, or one cannot be read.
+        There are too few images, one cannot be read, or there is a gate and nothing that could be lost.
     DeviceError
         The device is not there, or cannot run the model.
     GateMissedError
@@ -161,6 +161,8 @@ def quantize(
             job.calibration = choose(images, recipe.subset_size, seed, job.prepare)
             _tell_about_calibration(job, gate, allow_overlap, say)
         before = validate(parent, gate.dataset, options=options, title="float") if gate else None
+        if gate is not None and before is not None and gate.max_drop is not None:
+            check_baseline(before)
         stopwatch = _Stopwatch()
         graph = job.make(model, recipe)
         seconds, processor_seconds = stopwatch.read()
@@ -170,7 +172,7 @@ def quantize(
             drop = before.score.main - after.score.main
             plain = Attempt(graph, settled(model, recipe), (), drop, stopwatch.read()[0])
             after = _improve(job, model, plain, gate, before, after, say)
-            missed = _missed(gate, before, after)
+            missed = _missed(job, gate, before, after)
             if missed is not None and not fresh:
                 raise GateMissedError(missed, before, after)
         else:
@@ -259,12 +261,13 @@ def _improve(
     return measured[id(best.model)]
 
 
-def _missed(gate: Gate, before: Validation, after: Validation) -> GateError | None:
+def _missed(job: Job, gate: Gate, before: Validation, after: Validation) -> GateError | None:
     if gate.max_drop is None:
         return None
     try:
         check_drop(compare(after, before, gate.dataset), gate.max_drop)
     except GateError as error:
-        fix = "give more --time-budget or calibration images, or choose another --mode"
+        more = "give more --time-budget or calibration images, or " if job.mode == "int8" else ""
+        fix = f"{more}choose another --mode"
         return GateError(error.found, wanted=error.wanted, fix=fix)
     return None

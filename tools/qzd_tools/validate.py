@@ -33,6 +33,7 @@ __all__ = [
     "MAX_DETECTIONS",
     "Comparison",
     "Validation",
+    "check_baseline",
     "check_drop",
     "check_floor",
     "compare",
@@ -326,6 +327,16 @@ def check_floor(validation: Validation, floor: float) -> None:
         raise GateError(
             f"{validation.bundle.path}: {validation.score.main:.4f} on {validation.images} images",
             wanted=f"at least {floor:.4f}",
+        )
+
+
+def check_baseline(baseline: Validation) -> None:
+    """Raise DataError where a baseline finds nothing: none can fall below it, and every gate would hold."""
+    if not baseline.score.main > 0:
+        raise DataError(
+            f"{baseline.bundle.path}: nothing that it finds on {baseline.images} images is right",
+            wanted="a baseline that something can be lost from, for --max-drop",
+            fix="validate it alone, and look at how it was converted: input, head and labels",
         )
 
 

@@ -32,8 +32,8 @@ RECIPE = (
 )  # fmt: skip
 """The options that are fields of `Recipe`."""
 
-INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap")
-"""What has no meaning where nothing is calibrated."""
+INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_budget")
+"""What has no meaning where nothing is calibrated, and so nothing is searched for."""
 
 
 @click.command()
@@ -46,7 +46,7 @@ INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap")
     help="Images to calibrate with, or where those of --annotations lie, if not in images/ beside them.",
 )
 @click.option("--annotations", type=FILE, help="COCO annotations whose images to calibrate with.")
-@click.option("--subset-size", type=click.IntRange(1), default=300, show_default=True, help="Most of them.")
+@click.option("--subset-size", type=click.IntRange(3), default=300, show_default=True, help="Most of them.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For choosing among more.")
 @click.option("--preset", type=click.Choice(["mixed", "performance"]), default="mixed", show_default=True)
 @click.option(

@@ -99,6 +99,7 @@ def command(
     if fail_under is not None:
         validation.check_floor(result, fail_under)
     if comparison is not None and max_drop is not None:
+        validation.check_baseline(before)
         validation.check_drop(comparison, max_drop)
 
 
