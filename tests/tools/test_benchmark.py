@@ -65,13 +65,18 @@ def test_footprint_says_why_when_a_bundle_cannot_be_loaded(tiny_bundle: Path, tm
         footprint(tmp_path / "broken", RunOptions())
 
 
-def test_frames_are_images_or_golden_frames_or_noise(tiny_bundle: Path, tmp_path: Path) -> None:
+def test_frames_are_images_or_golden_frames_or_noise(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny = bundles.read(tiny_bundle)
     paths = [tmp_path / f"{i}.png" for i in range(100)]
     for path in paths:
         assert cv2.imwrite(str(path), paint())
     frames, what = frames_from(paths, tiny)
     assert (len(frames), what) == (64, "64 images")
+    with monkeypatch.context() as patch:
+        patch.setattr("qzd_tools.benchmark.MOST_BYTES", 2 * frames[0].nbytes)
+        assert frames_from(paths, tiny)[1] == "2 images"
     assert frames_from([], tiny)[1] == "1 golden frames of tiny"
     with bundles.create(tmp_path / "bare") as draft:
         shutil.copy(tiny.model, draft.directory)

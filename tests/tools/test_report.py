@@ -30,6 +30,8 @@ COST = {"cold_ms": 90.0, "cached_ms": 30.0, "first_inference_ms": 9.0, "peak_mb"
 MACHINE = {"cpu": "A <fast> one", "cores": 4, "usable": 2, "instruction_sets": ["avx2"], "memory_gb": 8.0,
            "system": "Linux 6", "versions": {"qzd": "0"}}  # fmt: skip
 
+ANOTHER = MACHINE | {"cpu": "A slow one"}
+
 
 def named(precision: str) -> dict[str, str]:
     return {"name": "belt", "version": "1", "precision": precision, "digest": f"sha256:{precision}",
@@ -154,6 +156,9 @@ def test_the_report_shows_what_there_is(
     ("documents", "message"),
     [
         ([validation("fp32", 0.4), validation("int8", 0.4, dataset="other")], "different data sets"),
+        ([validation("int8", 0.4), validation("int8", 0.9, dataset="other")], "different data sets"),
+        ([validation("fp32", 0.4), validation("int8", 0.4, thresholds={"confidence": 0.3})], "thresholds: "),
+        ([benchmark(("fp32", 9.0)), benchmark(("int8", 9.0)) | {"machine": ANOTHER}], "different machines"),
         (['{"bundle": '], "0.json"),
         ([{"images": 3}], "what `validate`, `quantize` or `benchmark` wrote"),
         ([[1, 2]], "what `validate`"),
@@ -161,7 +166,10 @@ def test_the_report_shows_what_there_is(
         ([benchmark(("int3", 100.0))], "int3"),
         ([benchmark()], "$.benchmarks"),
     ],
-    ids=["data sets", "truncated", "no result", "a list", "unknown precision", "unknown speed", "no speed"],
+    ids=[
+        "data sets", "data sets of one bundle", "thresholds", "machines", "truncated", "no result", "a list",
+        "unknown precision", "unknown speed", "no speed",
+    ],
 )
 def test_the_report_refuses_what_it_cannot_compare_or_read(
     tmp_path: Path, documents: list[Any], message: str

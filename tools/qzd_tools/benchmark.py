@@ -33,7 +33,8 @@ from qzd_tools.progress import progress
 __all__ = ["Benchmark", "Speed", "benchmark", "frames_from"]
 
 MOST_FRAMES = 64
-"""Kept decoded in memory."""
+MOST_BYTES = 1 << 30
+"""Kept decoded in memory, and the frame that reaches beyond."""
 NOISE = (720, 1280, 3)
 WARM_UP_SECONDS = 0.3
 
@@ -122,8 +123,11 @@ def frames_from(images: Sequence[Path], bundle: Bundle) -> tuple[list[Frame], st
         An image cannot be read.
     """
     if images:
-        chosen = evenly(images, MOST_FRAMES)
-        return [read_image(path) for path in chosen], f"{len(chosen)} images"
+        frames: list[Frame] = []
+        for path in evenly(images, MOST_FRAMES):
+            if sum(frame.nbytes for frame in frames) < MOST_BYTES:
+                frames.append(read_image(path))
+        return frames, f"{len(frames)} images"
     golden = [one.frame for one in read_golden(bundle)]
     if golden:
         return golden, f"{len(golden)} golden frames of {bundle.manifest.name}"

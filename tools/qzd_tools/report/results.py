@@ -5,7 +5,7 @@ What may live here: reading. Nothing is computed that a command did not measure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -192,9 +192,12 @@ def read_results(paths: Sequence[Path]) -> Results:
     Raises
     ------
     DataError
-        One cannot be read or is no result, or two are of different data sets.
+        One cannot be read or is no result, or two cannot be compared: accuracies on different data sets or
+        with different thresholds, speeds of different machines or with different hints.
     """
     known: dict[str, Variant] = {}
+    accuracies: dict[Hashable, str] = {}
+    speeds: dict[Hashable, str] = {}
     machine, frames = None, ""
 
     def variant(named: _Made, precision: str) -> Variant:
@@ -206,16 +209,19 @@ def read_results(paths: Sequence[Path]) -> Results:
         if isinstance(result, _Benchmarks):
             machine, frames = result.machine, result.frames
             for one in result.benchmarks:
+                speeds[msgspec.json.encode((machine, one.hint))] = str(path)
                 variant(one.named, one.named.precision).benchmark = one
         elif isinstance(result, _Quantized):
             variant(result.bundle, result.precision).quantized = result
         else:
             for validation in filter(None, (result, result.baseline)):
-                named = validation.bundle
+                named, limits = validation.bundle, validation.thresholds
+                accuracies[validation.dataset, limits.confidence, limits.max_detections] = str(path)
                 variant(named, named.precision).validation = validation
     order = list(TITLES)
     variants = sorted(known.values(), key=lambda v: (v.name, order.index(v.precision)))
-    _check_datasets(variants)
+    _check_comparable(accuracies, "validated on different data sets, or with different thresholds")
+    _check_comparable(speeds, "benchmarked on different machines, or with different hints")
     several = len({v.name for v in variants}) > 1
     for each in variants:
         each.title = (f"{each.name} " if several else "") + TITLES[each.precision]
@@ -232,11 +238,11 @@ def _read(path: Path) -> _Compared | _Quantized | _Benchmarks:
         return msgspec.convert(raw, _Quantized) if "parent" in keys else msgspec.convert(raw, _Compared)
 
 
-def _check_datasets(variants: Sequence[Variant]) -> None:
-    found = {v.validation.dataset: v for v in variants if v.validation is not None}
-    if len(found) > 1:
+def _check_comparable(measured: dict[Hashable, str], how: str) -> None:
+    """One way of measuring is what all figures must share; the dict has a file for each way."""
+    if len(measured) > 1:
         raise DataError(
-            "validated on different data sets: " + ", ".join(f"{v.path}" for v in found.values()),
+            f"{how}: {', '.join(measured.values())}",
             wanted="figures that can be compared",
-            fix="validate all bundles on the same data set, or make a report of each",
+            fix="measure all bundles in the same way, or make a report of each",
         )

@@ -65,17 +65,18 @@ def sample_images(
         for path in evenly(images, CANDIDATES):
             frame = read_image(path)
             pair = (first.detect(frame).found, second.detect(frame).found)
-            seen.append((len(compare(*pair, NEAR, limit)), path, frame, pair))
+            seen.append((len(compare(*pair, NEAR, limit)), path, pair))
     seen.sort(key=lambda one: (-one[0], one[1].name))
     most = seen[: (count + 1) // 2]
-    rest = [one for one in seen[len(most) :] if len(one[3][0])] or seen[len(most) :]
+    rest = [one for one in seen[len(most) :] if len(one[2][0])] or seen[len(most) :]
     shown = most + rest[len(rest) - min(count // 2, len(rest)) :]
-    return [_sample(path, frame, pair, before, n) for n, path, frame, pair in shown]
+    return [_sample(path, pair, before, n) for n, path, pair in shown]
 
 
 def _sample(
-    path: Path, frame: Frame, pair: tuple[Detections | Classes, ...], bundle: Bundle, differences: int
+    path: Path, pair: tuple[Detections | Classes, ...], bundle: Bundle, differences: int
 ) -> Sample:
+    frame = read_image(path)  # once more: those that are not shown need not be kept
     names = [bundle.manifest.labels.name(i) for i in range(len(bundle.manifest.labels.names))]
     pictures = [_data_url(_drawn(frame, found, names)) for found in pair]
     words = [_words(found, names) for found in pair]
