@@ -48,8 +48,10 @@ def yolox(classes: int = 80, *, activated: bool = True) -> ov.Model:
     return ov.Model([rows], [frame], "yolox")
 
 
-def yolo_v8(classes: int = 80, *, bins: int = 16, dfl: bool = True, last: bool = False) -> ov.Model:
-    """As Ultralytics exports it: distributions, their expectation, then boxes in input pixels."""
+def yolo_v8(
+    classes: int = 80, *, bins: int = 16, dfl: bool = True, last: bool = False, unit: float = 1
+) -> ov.Model:
+    """As Ultralytics exports it: distributions, their expectation, then boxes, in input pixels times unit."""
     frame = picture()
     scales = []
     for stride in STRIDES:
@@ -71,7 +73,8 @@ def yolo_v8(classes: int = 80, *, bins: int = 16, dfl: bool = True, last: bool =
     first = ops.subtract(ops.constant(cells), halves.output(0))
     second = ops.add(ops.constant(cells), halves.output(1))
     middle = ops.divide(ops.add(first, second), np.float32(2))
-    boxes = ops.multiply(ops.concat([middle, ops.subtract(second, first)], 1), ops.constant(stride))
+    boxes = ops.concat([middle, ops.subtract(second, first)], 1)
+    boxes = ops.multiply(boxes, ops.constant(stride * np.float32(unit)))
     output = ops.concat([boxes, ops.sigmoid(split.output(1))], 1)
     if last:
         output = ops.transpose(output, np.array([0, 2, 1]))
@@ -92,7 +95,7 @@ def _cells() -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def yolo_v5(classes: int = 80, anchors: int = 3) -> ov.Model:
+def yolo_v5(classes: int = 80, anchors: int = 3, unit: float = 1) -> ov.Model:
     """Everything activated, boxes decoded by arithmetic on Sigmoid."""
     frame = picture()
     scales = []
@@ -103,23 +106,26 @@ def yolo_v5(classes: int = 80, anchors: int = 3) -> ov.Model:
         rows = ops.reshape(ops.transpose(grouped, np.array([0, 1, 3, 2])),
                            np.array([1, anchors * side * side, 5 + classes]), special_zero=False)  # fmt: skip
         parts = ops.variadic_split(rows, 2, [2, 2, 1 + classes])
-        middle = ops.multiply(parts.output(0), np.float32(stride))
-        sides = ops.multiply(ops.power(parts.output(1), np.float32(2)), np.float32(4 * stride))
+        middle = ops.multiply(parts.output(0), np.float32(stride * unit))
+        sides = ops.multiply(ops.power(parts.output(1), np.float32(2)), np.float32(4 * stride * unit))
         scales.append(ops.concat([middle, sides, parts.output(2)], 2))
     return ov.Model([ops.concat(scales, 1)], [frame], "yolo_v5")
 
 
-def end_to_end(keep: int = 20) -> ov.Model:
-    """[1, K, 6], its rows chosen by TopK."""
+def end_to_end(keep: int = 20, *, activated: bool = False) -> ov.Model:
+    """[1, K, 6], its rows chosen by TopK; or activated after they were, as where queries are chosen."""
     frame = picture()
     rows = ops.transpose(_rows(convolution(frame, 6, 8)), np.array([0, 2, 1]))
     scores = ops.reduce_max(rows, np.array([2]), keep_dims=False)
     best = ops.topk(scores, np.int64(keep), 1, "max", "value")
     chosen = ops.gather(rows, best.output(1), np.int64(1), 1)
-    return ov.Model([ops.reshape(chosen, np.array([1, keep, 6]), special_zero=False)], [frame], "end_to_end")
+    rows = ops.reshape(chosen, np.array([1, keep, 6]), special_zero=False)
+    return ov.Model([ops.sigmoid(rows) if activated else rows], [frame], "end_to_end")
 
 
-def detection_output(classes: int = 4, background: int = 0, priors: int = 6) -> ov.Model:
+def detection_output(
+    classes: int = 4, background: int = 0, priors: int = 6, decrease_label_id: bool = False
+) -> ov.Model:
     """DetectionOutput over `classes` scores a prior, background among them (or -1)."""
     frame = picture()
     pooled = ops.reduce_mean(convolution(frame, priors * (4 + classes), 8), np.array([2, 3]), keep_dims=False)
@@ -129,6 +135,7 @@ def detection_output(classes: int = 4, background: int = 0, priors: int = 6) -> 
     boxes = ops.constant(np.stack([corners, variances])[None])
     attributes = {
         "background_label_id": background,
+        "decrease_label_id": decrease_label_id,
         "top_k": 10,
         "keep_top_k": np.array([10], np.int32),
         "nms_threshold": 0.5,

@@ -39,14 +39,18 @@ def see(model: ov.Model, facts: Facts | None = None, asked: str | None = None) -
         (graphs.yolox(1), Yolox(strides=(8, 16, 32)), 1),
         (graphs.yolo_v8(80), YoloV8Raw(strides=(8, 16, 32), bins=16), 80),
         (graphs.yolo_v8(3, bins=8), YoloV8Raw(strides=(8, 16, 32), bins=8), 3),
+        (graphs.yolo_v8(1), YoloV8Raw(strides=(8, 16, 32), bins=16), 1),
         (graphs.yolo_v8(3, last=True), YoloV8Raw(strides=(8, 16, 32), bins=16), 3),
         (graphs.yolo_v8(80, dfl=False), YoloV8(), 80),
         (graphs.yolo_v8(2, dfl=False, last=True), YoloV8(layout="channels_last"), 2),
+        (graphs.yolo_v8(1, dfl=False, unit=1 / graphs.SIDE), YoloV8(normalized=True), 1),
+        (graphs.yolo_v5(2, unit=1 / graphs.SIDE), YoloV5(normalized=True), 2),
         (graphs.yolo_v5(80), YoloV5(), 80),
         (graphs.yolo_v5(2, anchors=1), YoloV5(), 2),
         (graphs.detection_output(91, 0), DetectionOutput(first_label=1), 90),
         (graphs.detection_output(2, 1), DetectionOutput(first_label=0), 1),
         (graphs.detection_output(3, -1), DetectionOutput(first_label=0), 3),
+        (graphs.detection_output(3, 0, decrease_label_id=True), DetectionOutput(first_label=0), 2),
         (graphs.anchor_grids(region=True), YoloAnchor(anchors=REGION, masks=((0, 1, 2), (3, 4, 5))), 2),
         (graphs.classifier(10), Classification(activation="none"), 10),
         (graphs.classifier(10, softmax=False), Classification(activation="softmax"), 10),
@@ -54,10 +58,11 @@ def see(model: ov.Model, facts: Facts | None = None, asked: str | None = None) -
         (graphs.classifier(1001), Classification(activation="none", background=True), 1000),
     ],
     ids=[
-        "yolox", "yolox of one class", "v8", "v8 with 8 bins", "v8 transposed", "v8 without dfl",
-        "v8 transposed without dfl", "v5", "yolox decoded in the graph", "ssd with background first",
-        "ssd with background last", "ssd without background", "region", "classifier", "logits", "1x1 maps",
-        "imagenet and background",
+        "yolox", "yolox of one class", "v8", "v8 with 8 bins", "v8 of one class", "v8 transposed",
+        "v8 without dfl", "v8 transposed without dfl", "v8 in 0..1", "v5 in 0..1", "v5",
+        "yolox decoded in the graph", "ssd with background first", "ssd with background last",
+        "ssd without background", "ssd that takes the background off its labels", "region", "classifier",
+        "logits", "1x1 maps", "imagenet and background",
     ],
 )  # fmt: skip
 def test_recognise_names_the_head_when_its_structure_is_there(model, head, classes):
@@ -87,6 +92,22 @@ def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
     assert (EndToEnd(), 2) == (found.head, found.classes)
 
 
+def test_recognise_takes_scores_that_nothing_chose_for_no_end_to_end_head():
+    """As RT-DETR's two classes beside a box in 0..1: TopK chose its queries, not its rows."""
+    facts = known("metadata", normalized=False, labels=from_names(["a", "b"]))
+    with pytest.raises(ModelError, match="end_to_end: its scores come straight from Sigmoid"):
+        see(graphs.end_to_end(21, activated=True), facts)
+
+
+def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential():
+    """YOLOv6 ends alike, and is fed with RGB in 0..1."""
+    model = graphs.yolo_v5(2, anchors=1)
+    assert see(model).family == Facts()
+    output = model.get_results()[0].input_value(0)
+    model = ov.Model([ov.opset13.exp(output)], model.get_parameters(), "yolox decoded")
+    assert see(model).family.color == "bgr"
+
+
 def test_recognise_asks_for_the_unit_of_boxes_that_the_graph_finishes():
     with pytest.raises(UsageError, match="--normalized or --pixels"):
         see(graphs.end_to_end())
@@ -105,10 +126,12 @@ def test_recognise_asks_for_anchors_when_grids_are_bare():
         see(graphs.anchor_grids())
 
 
-def test_recognise_refuses_masks_when_they_do_not_fit_the_channels():
-    masks = ((0, 1), (2, 3))
+@pytest.mark.parametrize(
+    "stated", [{"anchors": ANCHORS, "masks": ((0, 1), (2, 3))}, {"anchors": (*ANCHORS, (7.0, 8.0))}]
+)
+def test_recognise_refuses_anchors_that_do_not_fit(stated):
     with pytest.raises(UsageError, match="21 channels"):
-        see(graphs.anchor_grids(), known("flag", anchors=ANCHORS, masks=masks))
+        see(graphs.anchor_grids(), known("flag", **stated))
 
 
 def test_recognise_lists_what_was_seen_when_no_head_fits():
@@ -130,7 +153,7 @@ def test_recognise_trusts_structure_before_metadata_and_metadata_before_nothing(
     odd = graphs.rows(5, 30)  # no grid of the picture, and no Sigmoid
     with pytest.raises(ModelError):
         see(odd)
-    assert see(odd, known("info", head="yolo_v8")).head == YoloV8()
+    assert isinstance(see(odd, known("info", head="yolo_v8")).head, YoloV8)
 
 
 def test_recognise_says_why_not_when_the_head_asked_for_does_not_fit():
@@ -163,6 +186,17 @@ def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():
 def test_region_operations_take_the_scale_that_they_do_not_say():
     found = see(graphs.anchor_grids(region=True), known("asked", scale_xy=(1.05, 1.1)))
     assert found.head == YoloAnchor(anchors=REGION, masks=((0, 1, 2), (3, 4, 5)), scale_xy=(1.05, 1.1))
+
+
+def test_region_operations_may_each_have_anchors_of_their_own():
+    frame = graphs.picture()
+    regions = [
+        ov.opset1.region_yolo(graphs.convolution(frame, 21, 8), 4, 2, 3, False, [0, 1, 2], 1, 3, anchors)
+        for anchors in ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0, 8.0, 9.0, 10.0, 11.0, 12.0])
+    ]
+    head = see(ov.Model(regions, [frame], "own")).head
+    assert head.anchors == ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12))
+    assert head.masks == ((0, 1, 2), (3, 4, 5))
 
 
 @pytest.mark.parametrize(

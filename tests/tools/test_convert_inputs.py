@@ -87,11 +87,16 @@ def reversed_channels(node: ov.Node) -> ov.Node:
         (ov.Type.f32, lambda n: n, (None, None, None)),
         (ov.Type.u8, lambda n: n, (None, (0.0,), (1.0,))),
         (ov.Type.f32, lambda n: ops.multiply(n, np.float32(1 / 255)), (None, (0.0,), (1.0,))),
+        (ov.Type.f32, lambda n: ops.divide(ops.subtract(n, np.float32(0.45)), np.float32(0.22)), (None,) * 3),
+        (ov.Type.f32, lambda n: ops.multiply(n, np.float32(255)), (None, None, None)),
         (ov.Type.f32, reversed_channels, ("bgr", None, None)),
         (ov.Type.f32, lambda n: ops.subtract(reversed_channels(n), np.float32(3)), ("bgr", (0.0,), (1.0,))),
         (ov.Type.f32, lambda n: ops.multiply(n, ops.sigmoid(n)), (None, None, None)),
     ],
-    ids=["plain", "bytes", "scaled", "reversed", "reversed and shifted", "its own product"],
+    ids=[
+        "plain", "bytes", "scaled", "normalised from 0..1", "scaled from 0..1", "reversed",
+        "reversed and shifted", "its own product",
+    ],
 )
 def test_find_picture_says_what_the_first_operations_say(kind, before, expected):
     facts = find_picture(convolved([1, 3, 8, 8], kind, before)).facts

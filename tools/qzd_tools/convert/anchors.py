@@ -55,11 +55,17 @@ def _from_regions(regions: Sequence[ov.Node], facts: Facts) -> Recognised | str:
     mixed = any(a["classes"] != first["classes"] for a in attributes)
     if first["do_softmax"] or first["coords"] != 4 or mixed:
         return "its RegionYolo operations are those of YOLOv2"
-    flat = first["anchors"]
+    anchors: list[tuple[float, float]] = []
+    masks = []
+    for a in attributes:
+        own = list(zip(a["anchors"][::2], a["anchors"][1::2], strict=True))
+        if own != anchors[-len(own) :]:  # as a rule, all list the same
+            anchors += own
+        masks.append(tuple(i + len(anchors) - len(own) for i in a["mask"]))
     return Recognised(
         YoloAnchor(
-            anchors=tuple(zip(flat[::2], flat[1::2], strict=True)),
-            masks=tuple(tuple(a["mask"]) for a in attributes),
+            anchors=tuple(anchors),
+            masks=tuple(masks),
             scale_xy=facts.scale_xy or (),
         ),
         tuple(node.input_value(0) for node in regions),
@@ -84,6 +90,7 @@ def _from_facts(
     channels = grids[0].shape[channel]
     each = {len(mask) for mask in masks}
     fitting = len(masks) == len(grids) and len(each) == 1 and 0 not in each
+    fitting = fitting and (facts.masks is not None or len(facts.anchors) % len(grids) == 0)
     if not fitting or channels % min(each) or channels // min(each) < 6:
         raise UsageError(
             f"masks {masks} for {len(grids)} grids of {channels} channels",

@@ -8,10 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import openvino as ov
 from openvino._offline_transformations import apply_moc_transformations
 
-__all__ = ["LAYOUT", "ancestors", "constant", "core", "cut", "describe", "producers", "simplify", "skip"]
+from qzd_ext.detections import FloatArray
+
+__all__ = ["LAYOUT", "ancestors", "constant", "core", "cut", "describe", "producers", "simplify", "skip",
+           "tried"]  # fmt: skip
 
 LAYOUT = frozenset({"Concat", "Convert", "FakeQuantize", "Identity", "Reshape", "Slice", "Split", "Squeeze",
                     "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"})  # fmt: skip
@@ -83,6 +87,13 @@ def cut(model: ov.Model, outputs: Sequence[ov.Output]) -> ov.Model:
     part = ov.Model(results, parameters, model.get_friendly_name())
     part.validate_nodes_and_infer_types()
     return part
+
+
+def tried(model: ov.Model, output: ov.Output, value: int) -> FloatArray:
+    """What an output becomes for a picture that is `value` everywhere."""
+    part = cut(model, [output])
+    picture = np.full(tuple(part.inputs[0].shape), value).astype(part.inputs[0].element_type.to_dtype())
+    return np.asarray(core().compile_model(part, "CPU")([picture])[0], np.float32)
 
 
 def simplify(model: ov.Model) -> None:

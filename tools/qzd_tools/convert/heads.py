@@ -19,7 +19,7 @@ from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd
 from qzd_tools.convert import yolo
 from qzd_tools.convert.anchors import anchor_grids
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
-from qzd_tools.convert.graph import ancestors, describe, skip
+from qzd_tools.convert.graph import ancestors, describe, producers, skip
 from qzd_tools.convert.seen import Seen, is_rows, shape_of
 from qzd_tools.convert.tfod import raw_heads
 
@@ -74,7 +74,7 @@ def _detection_output(seen: Seen) -> Recognised | str:
     has_background = 0 <= background < channels
     first = seen.facts.first_label
     if first is None:
-        first = 1 if background == 0 else 0
+        first = 1 if background == 0 and not attributes["decrease_label_id"] else 0
     return Recognised(
         DetectionOutput(first_label=first),
         (output,),
@@ -91,6 +91,8 @@ def _end_to_end(seen: Seen) -> Recognised | str:
         return "not one output [1,K,6]"
     if seen.asked is None and "TopK" not in {n.get_type_name() for n in ancestors(output)}:
         return "no TopK operation chooses its rows"
+    if seen.asked is None and "Sigmoid" in {p.get_node().get_type_name() for p in producers(output)}:
+        return "its scores come straight from Sigmoid, not from a choice of rows"
     wanted(seen.facts, "normalized")
     classes = len(seen.facts.labels.names) if seen.facts.labels is not None else 0
     return Recognised(

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import openvino as ov
 
 from qzd_ext.errors import ModelError, UsageError
 from qzd_tools.convert.facts import Facts, known
-from qzd_tools.convert.graph import constant, describe
+from qzd_tools.convert.graph import constant, describe, tried
 
 __all__ = ["Picture", "find_picture", "make_static"]
 
 FIRST_STEPS = 8
 """Operations looked at behind the input."""
+
+WHITE, LARGEST = 255, 256.0
+"""A pixel, and what arithmetic that is meant for pixels makes of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ def make_static(
         raise ModelError(
             f"the model cannot take {dims} instead of {picture.partial_shape}",
             wanted="a graph whose operations follow the shape of its input",
-            fix="leave --shape out, or export the model at that size",
+            fix="export the model with that shape, or leave --shape out",
         ) from error
 
 
@@ -136,7 +140,7 @@ def find_picture(model: ov.Model) -> Picture:
     port = model.inputs[index]
     shape = port.shape
     height, width = shape[2:] if layout == "NCHW" else shape[1:3]
-    facts = _normalisation(port).over(_reversal(port))
+    facts = _reversal(port).over(_normalisation(model, port))
     return Picture(index, layout, width, height, facts, _takes_bytes(port))
 
 
@@ -170,16 +174,22 @@ def _reversal(port: ov.Output) -> Facts:
     return Facts()
 
 
-def _normalisation(port: ov.Output) -> Facts:
-    """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are."""
+def _normalisation(model: ov.Model, port: ov.Output) -> Facts:
+    """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are.
+
+    Not where that arithmetic makes large numbers of bright pixels: it was made for pixels in 0..1.
+    """
     if _takes_bytes(port):
         return known("the model takes bytes", mean=(0.0,), scale=(1.0,))
+    last = None
     for node in _first_operations(port):
         kind = node.get_type_name()
         if kind in {"Convolution", "GroupConvolution"}:
             break
         if kind in {"Subtract", "Add", "Multiply", "Divide"}:
-            if any(constant(value) is not None for value in node.input_values()):
-                return known("the graph normalises its input itself", mean=(0.0,), scale=(1.0,))
-            break
-    return Facts()
+            if not any(constant(value) is not None for value in node.input_values()):
+                break
+            last = node
+    if last is None or np.abs(tried(model, last.output(0), WHITE)).max() > LARGEST:
+        return Facts()
+    return known("the graph normalises its input itself", mean=(0.0,), scale=(1.0,))
