@@ -99,18 +99,23 @@ def test_load_reads_files(tmp_path, file, content, names, ids):
 def test_load_takes_names_with_commas():
     assert load("person, cat,dog").names == ("person", "cat", "dog")
     assert load("person,").names == ("person",)
+    many = tuple(f"number {i}" for i in range(80))  # together longer than a file's name may be
+    assert load(",".join(many)).names == many
 
 
 def test_load_says_what_it_knows_when_there_is_no_such_set_or_file():
     with pytest.raises(UsageError, match="coco80, coco91, voc, imagenet"):
         load("coco8O")
+    with pytest.raises(UsageError, match="no such file"):
+        load("x" * 300)
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [("empty.txt", b""), ("x.json", b"{}"), ("y.json", b"not json"), ("x.pbtxt", b"item { id: 1 }"),
      ("y.pbtxt", b"item { id: 1 name: 'bishop's cap' }"), ("z.pbtxt", b"item { id: 1 name: 'a'"),
-     ("latin.txt", b"caf\xe9")],
+     ("latin.txt", b"caf\xe9"), ("z.json", b'{"categories": [{"id": 1e999, "name": "a"}]}'),
+     ("deep.json", b"[" * 99999), ("far.pbtxt", b"item { id: 4000000000 name: 'a' }")],
 )  # fmt: skip
 def test_load_refuses_a_file_without_names(tmp_path, file, content):
     (tmp_path / file).write_bytes(content)

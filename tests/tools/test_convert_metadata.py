@@ -88,6 +88,22 @@ def test_read_metadata_takes_ultralytics_properties():
     assert read_size(model) == (320, 640)
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [("['bolt', 'nut']", ("bolt", "nut")), ("{0: 'bolt', 'x': 'nut'}", None), ("-" * 99999 + "1", None)],
+    ids=["a list, as YOLOv5 wrote it", "mixed keys", "too deep"],
+)
+def test_read_metadata_takes_only_the_names_of_a_classifier_that_gives_no_task(names, labels):
+    facts = read_metadata(with_info(framework={"stride": "32", "names": names}), "model", 64)
+    assert labels == (facts.labels and facts.labels.names)
+    assert (facts.color, facts.scale, facts.resize) == (None, None, None)
+
+
+def test_read_metadata_leaves_out_numbers_that_are_not_finite():
+    model = with_info(framework={"imgsz": "1e999"}, model_info={"pad_value": "1e999"})
+    assert (read_size(model), read_metadata(model, "model", 64)) == (None, Facts())
+
+
 def test_read_metadata_takes_ultralytics_classifiers_for_what_they_are():
     properties = {"stride": "1", "task": "classify", "names": "{0: 'bolt', 1: 'nut'}"}
     facts = read_metadata(with_info(framework=properties), "model", 64)

@@ -23,6 +23,9 @@ NAMED = ("coco80", "coco91", "voc", "imagenet")
 USUAL = {80: "coco80", 90: "coco91", 20: "voc", 1000: "imagenet"}
 """The data set that a number of classes points to."""
 
+MOST = 65536
+"""The largest id of a label map that is believed: there is a class for each one below it."""
+
 ALIASES = {
     "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "tvmonitor": "tv",
     "hairdryer": "hairdrier", "television": "tv", "cellularphone": "cellphone", "doughnut": "donut",
@@ -93,9 +96,10 @@ def load(text: str) -> Labels:
     if text in NAMED:
         return named(text)
     path = Path(text)
-    if "," in text and not path.exists():
+    there = _is_file(path)
+    if "," in text and not there:
         return from_names([name.strip() for name in text.removesuffix(",").split(",")])
-    if not path.is_file():
+    if not there:
         raise UsageError(
             f"labels {text}: no such file and no such set",
             wanted=f"a file, one of {', '.join(NAMED)}, or names such as person,cat,dog (one alone: person,)",
@@ -105,11 +109,18 @@ def load(text: str) -> Labels:
         content = path.read_text(encoding="utf-8-sig")
         readers = {".json": _from_coco, ".pbtxt": _from_label_map}
         found = readers.get(path.suffix.lower(), _from_lines)(content)
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _no_names(path, f"cannot be read as labels: {error!r}") from error
     if not any(found.names):
         raise _no_names(path, "holds no names")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # many labels are longer than a file's name may be
+        return False
 
 
 def _no_names(path: Path, what: str) -> DataError:
@@ -134,6 +145,8 @@ def _from_label_map(content: str) -> Labels:
     by_id: dict[int, str] = {}
     for fields in _items(content):
         by_id[int(fields["id"])] = (fields.get("display_name") or fields["name"]).strip()
+    if max(by_id, default=0) > MOST:
+        raise ValueError(f"id {max(by_id)} is above {MOST}")
     names = tuple(by_id.get(i, "") for i in range(1, max(by_id, default=0) + 1))
     return Labels(names=names, category_ids=tuple(range(1, len(names) + 1)))
 

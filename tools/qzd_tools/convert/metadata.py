@@ -8,7 +8,7 @@ live here: reading those, and nothing that looks at operations.
 from __future__ import annotations
 
 import ast
-import contextlib
+import math
 import re
 from collections.abc import Mapping
 
@@ -54,7 +54,7 @@ def read_metadata(model: ov.Model, name: str, side: int) -> Facts:
     """
     found = (
         _model_info(_section(model, "model_info"))
-        .over(_ultralytics(_section(model, "framework")))
+        .over(_ultralytics(_section(model, "framework"), len(model.outputs[0].partial_shape)))
         .over(_described_input(_section(model, "framework")))
         .over(_conversion_parameters(_section(model, "conversion_parameters")))
         .over(_name_of_intel(name))
@@ -85,7 +85,7 @@ def _text(value: object) -> str:
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:
     found = re.findall(r"-?\d+\.?\d*(?:[eE][-+]?\d+)?", text or "")
-    return tuple(float(x) for x in found) or None
+    return tuple(x for x in map(float, found) if math.isfinite(x)) or None
 
 
 def _number(text: str | None) -> float | None:
@@ -125,8 +125,11 @@ def _model_info(info: dict[str, str]) -> Facts:
     )
 
 
-def _ultralytics(properties: dict[str, str]) -> Facts:
-    """`task`, `stride` and `names` as Ultralytics writes them; names is a Python dictionary's text."""
+def _ultralytics(properties: dict[str, str], rank: int) -> Facts:
+    """`task`, `stride` and `names` as Ultralytics writes them.
+
+    YOLOv5 gives no task. Its classifiers, whose output has a rank of 2, are not fed as its detectors are.
+    """
     if not {"names", "stride"} <= properties.keys():
         return Facts()
     task = properties.get("task", "detect")
@@ -136,12 +139,11 @@ def _ultralytics(properties: dict[str, str]) -> Facts:
             wanted="a detector or a classifier",
             fix="export a model of task detect or classify",
         )
-    names: object = None
-    with contextlib.suppress(ValueError, SyntaxError):
-        names = ast.literal_eval(properties["names"])
-    listed = [str(names[i]) for i in sorted(names)] if isinstance(names, dict) else None
+    listed = _listed(properties["names"])
     reason = "Ultralytics metadata in the model"
     found = known(reason, labels=from_names(listed) if listed else None)
+    if rank == 2 and "task" not in properties:
+        return found
     if task == "classify":
         return found.over(
             known(reason, head="classification", color="rgb", mean=(0.0,), scale=(255.0,), resize="crop")
@@ -151,6 +153,16 @@ def _ultralytics(properties: dict[str, str]) -> Facts:
         normalized=False,
     )  # fmt: skip
     return found.over(trained)
+
+
+def _listed(text: str) -> list[str]:
+    """The names in a Python dictionary's text, or in a list's, as YOLOv5 wrote it; else none."""
+    try:
+        names = ast.literal_eval(text)
+        found = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def _described_input(properties: dict[str, str]) -> Facts:
