@@ -127,8 +127,10 @@ def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path):
 
 def test_read_source_says_that_a_directory_is_a_bundle_already(tmp_path):
     (tmp_path / "bundle.toml").touch()
-    with pytest.raises(UsageError, match="a bundle already"):
-        read_source([tmp_path])
+    for path in (tmp_path, tmp_path / "model.xml"):
+        path.touch()
+        with pytest.raises(UsageError, match="a bundle already"):
+            read_source([path])
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "x.pb", "x.tflite", "x.xml", "x.pdmodel"])

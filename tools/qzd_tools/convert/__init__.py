@@ -263,7 +263,7 @@ def _precision(model: ov.Model, fp16: bool) -> Precision:
 
 def _plain_name(name: str) -> str:
     """A name that a bundle may have."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-") or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip("._-")[:128] or "model"
 
 
 def _thresholds(facts: Facts) -> Thresholds:

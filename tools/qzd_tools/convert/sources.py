@@ -21,7 +21,7 @@ from openvino.frontend import (
     OpValidationFailure,
 )
 
-from qzd_ext.bundle import MANIFEST, sha256_of
+from qzd_ext.bundle import MANIFEST, MODEL, sha256_of
 from qzd_ext.errors import ModelError, UsageError
 from qzd_tools.convert import tflite
 from qzd_tools.convert.darknet import read_network
@@ -103,6 +103,8 @@ def read_source(paths: Sequence[Path]) -> Source:
         model = _read_saved_model(main)
         files = {p.relative_to(main).as_posix(): sha256_of(p) for p in sorted(main.rglob("*")) if p.is_file()}
         return Source(model, main.resolve().name, "TensorFlow SavedModel", files)
+    if main.name == MODEL:
+        _check_unbundled(main.parent)
     format_name, beside = FORMATS[main.suffix.lower()]
     if beside is not None:
         companion = companion or main.with_suffix(beside)
@@ -163,9 +165,14 @@ def _read(main: Path, companion: Path | None) -> tuple[ov.Model, Recognised | No
         return (core().read_model(main, companion) if companion else core().read_model(main)), None
 
 
+def _check_unbundled(directory: Path) -> None:
+    """A bundle's graph takes frames as they are: what its source was trained with would come on top."""
+    if (directory / MANIFEST).is_file():
+        raise UsageError(f"{directory}: a bundle already", fix="quantize it, or convert its source again")
+
+
 def _read_saved_model(path: Path) -> ov.Model:
-    if (path / MANIFEST).is_file():
-        raise UsageError(f"{path}: a bundle already", fix="quantize it, or convert its source again")
+    _check_unbundled(path)
     if not (path / SAVED_MODEL).is_file():
         raise ModelError(
             f"{path}: a directory without {SAVED_MODEL}",
