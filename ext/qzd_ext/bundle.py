@@ -160,8 +160,8 @@ def _damaged(path: Path, found: str, wanted: str | None = None) -> BundleError:
 
 def _check_file(path: Path, name: str, wanted: str) -> None:
     try:
-        if stat.S_ISFIFO((path / name).stat().st_mode):  # to read it would wait for a writer
-            raise _damaged(path, f"{name} is a pipe")
+        if not stat.S_ISREG((path / name).stat().st_mode):  # a pipe, or a device that never ends
+            raise _damaged(path, f"{name} is no plain file")
         found = sha256_of(path / name)
     except OSError as error:
         raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error

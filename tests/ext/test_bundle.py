@@ -180,7 +180,7 @@ def test_read_waits_for_no_pipe(tmp_path: Path) -> None:
     _write(tmp_path / "b")
     (tmp_path / "b" / "labels.txt").unlink()
     os.mkfifo(tmp_path / "b" / "labels.txt")  # nobody writes to it
-    with pytest.raises(BundleError, match=r"labels\.txt is a pipe"):
+    with pytest.raises(BundleError, match=r"labels\.txt is no plain file"):
         bundle.read(tmp_path / "b")
 
 
