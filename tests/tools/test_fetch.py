@@ -66,6 +66,17 @@ def test_fetch_goes_on_with_what_a_killed_process_left(mirror: Mirror, tmp_path:
     assert checksum_of(tmp_path / "model.bin") == remote(mirror, "whole").checksum
 
 
+def test_fetch_starts_again_when_no_checksum_would_tell_that_two_files_are_mixed(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    addresses = tuple(f"{mirror.address}/{manner}/model.bin" for manner in ("third", "whole"))
+    file = RemoteFile(name="model.bin", addresses=addresses)
+    (tmp_path / ".model.bin.part").write_bytes(bytes(50_000))
+    fetch(file, tmp_path / "model.bin", patience=Patience(0.3, 2, 0.01))
+    assert [asked for _, asked in mirror.requests] == [None, "bytes=100000-", None]
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("size", [250_000, 300_000, 400_000], ids=["shorter", "same", "longer"])
 def test_fetch_starts_again_when_what_is_there_belongs_to_another_file(
     mirror: Mirror, tmp_path: Path, size: int

@@ -34,7 +34,7 @@ def test_a_bar_is_shown_on_a_terminal(bar: object, words: str, monkeypatch: pyte
             monkeypatch.setattr("sys.stderr", stderr)
             show(bar)
         shown = b"".join(everything(terminal)).decode()
-    assert "painting" in shown
+    assert "painting [/a]" in shown
     assert words in shown
 
 
@@ -46,7 +46,7 @@ def everything(terminal: BinaryIO) -> Iterator[bytes]:
 
 
 def show(bar: object) -> None:
-    with bar("painting", 3) as step:  # type: ignore[operator]
+    with bar("painting [/a]", 3) as step:  # type: ignore[operator]
         if bar is progress:
             step("one")
             step("two")

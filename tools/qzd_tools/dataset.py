@@ -43,7 +43,7 @@ Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 WANTED = "a COCO annotation file: images, annotations and categories, each with its id"
 FIX = "mend the entry that is named, or export the annotations again"
 
-FLAGS = "--images, or --validation-images where they are to validate a quantized bundle with"
+FLAGS = "--images, or --validation-images where quantize or prepare validates; prepare calibrates with one"
 """How a person names where images lie."""
 
 

@@ -120,7 +120,7 @@ def fetch(
 ) -> None:
     """Bring a file to `destination`; it appears there when it is whole and its checksum is right.
 
-    Until then it is `.NAME.part` beside it, which a later call goes on with.
+    Until then it is `.NAME.part` beside it, which a later call goes on with if the checksum is known.
 
     Parameters
     ----------
@@ -149,10 +149,11 @@ def fetch(
             part.replace(destination)
             return
         faults.append(f"{address}: {fault}")
+    goes_on = ": it goes on where it stopped" if file.checksum else ""
     raise DataError(
         f"{file.name} could not be downloaded:\n    " + "\n    ".join(faults),
         wanted=f"{file.bytes or 'some'} bytes" + (f" with {file.checksum}" if file.checksum else ""),
-        fix="try again: it goes on where it stopped; or name a --mirror, or a directory with --from",
+        fix=f"try again{goes_on}; or name a --mirror, or a directory with --from",
     )
 
 
@@ -169,6 +170,8 @@ def _check_room(file: RemoteFile, part: Path) -> None:
 
 def _from_address(address: str, file: RemoteFile, part: Path, patience: Patience, step: Step) -> str | None:
     """Why the address did not give the file; None when it is there, whole and checked."""
+    if not file.checksum:  # nothing would tell that it was put together of two files
+        part.unlink(missing_ok=True)
     fault = "no attempt was made"
     for attempt in range(patience.attempts):
         if attempt:

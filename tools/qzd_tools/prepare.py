@@ -220,12 +220,12 @@ class _Work:
         """One smaller bundle; why it missed the gate, or nothing."""
         plan, target = self.plan, self.plan.output / mode
         assert self.dataset is not None
-        inputs = {"original": original.digest, "qzd": __version__}
+        inputs = {"original": original.digest, "on": repr(plan.options), "qzd": __version__}
         if mode == "int8":
             inputs |= {
                 "calibration": combined_digest(content_hashes(plan.calibration)),
                 "dataset": self.dataset.digest,
-                "gate": f"{plan.max_drop} in {plan.time_budget} s on {plan.options}",
+                "gate": f"{plan.max_drop} in {plan.time_budget} s",
             }
         figures = plan.results(f"quantize-{mode}")
 
