@@ -26,7 +26,6 @@ __all__ = ["Camera", "DeviceCamera", "Pause"]
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-LOOK_SECONDS = 0.005  # how soon a device's next picture is noticed
 
 
 class Pause:
@@ -95,17 +94,17 @@ class Camera:
         yield Notice("running")
         heard = time.monotonic()
 
-        def wait() -> bool:
+        def wait(seconds: float) -> bool:
             if time.monotonic() - heard > self._config.timeout_s:
-                raise OSError(errno.ETIMEDOUT, f"nothing came for {self._config.timeout_s:g} s")
-            return not stopping.wait(LOOK_SECONDS)
+                raise OSError(errno.ETIMEDOUT, f"no picture came for {self._config.timeout_s:g} s")
+            return not stopping.wait(seconds)
 
         decode = decoder(container, self._config.address, hardware=self._config.hardware_decoding)
         for captured in decode_frames(container, decode, wait):
-            heard = time.monotonic()
             if captured.frame is not None:
                 self._pause.reset()
             yield captured
+            heard = time.monotonic()  # whoever takes it may have let it wait
 
     def close(self) -> None:
         """Nothing is kept open between frames."""

@@ -22,6 +22,8 @@ from qzd_ext.geometry import Frame
 
 __all__ = ["Captured", "Notice", "decode_frames"]
 
+LOOK_SECONDS = 0.005  # how soon a device's next picture is noticed
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Captured:
@@ -68,7 +70,7 @@ class Notice:
 def decode_frames(
     container: av.container.InputContainer,
     decode: Callable[[Packet], Sequence[av.VideoFrame]],
-    wait: Callable[[], bool] = lambda: False,
+    wait: Callable[[float], bool] = lambda _: True,
 ) -> Iterator[Captured]:
     """The frames of an open container. Damaged data is delivered as a frame that cannot be decoded.
 
@@ -78,23 +80,25 @@ def decode_frames(
     decode : callable
         The pictures of a packet.
     wait : callable
-        Called when a container that is read without waiting has nothing yet; returns whether to try again.
+        Called with 0 where what came makes no picture, and with the seconds to wait where nothing came from a
+        container that is read without waiting; returns whether to go on.
     """
-    packets = container.demux(container.streams.video[0])
+    video = container.streams.video[0]
+    packets = container.demux()  # all of it: where the video stops, sound may go on for ever
     reformatter = VideoReformatter()
     while True:
         try:
-            packet = next(packets, None)
-            pictures = decode(packet) if packet else []
+            packet = cast("Packet | None", next(packets, None))
+            pictures = decode(packet) if packet and packet.stream_index == video.index else []
         except av.error.InvalidDataError as error:
             yield Captured(None, f"damaged video data: {error.strerror}")
             continue
         except av.error.BlockingIOError:
-            if not wait():
+            if not wait(LOOK_SECONDS):
                 return
-            packets = container.demux(container.streams.video[0])
+            packets = container.demux()
             continue
-        if packet is None:
+        if packet is None or not (pictures or wait(0.0)):
             return
         for picture in pictures:
             if picture.is_corrupt:  # FFmpeg has made up what was missing
@@ -110,6 +114,9 @@ def _to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
     One reformatter a source keeps FFmpeg's conversion tables between frames.
     """
     plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
+    if plane.line_size < 0:  # bgr24 already, and bottom-up: PyAV's plane begins with the last row
+        upright = reformatter.reformat(picture, format="rgb24", threads=1)
+        plane = reformatter.reformat(upright, format="bgr24", threads=1).planes[0]
     rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
     frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
     quarters = round(picture.rotation / 90)

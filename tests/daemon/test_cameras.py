@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -72,6 +73,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def _send_sound(handler: _Handler) -> None:
+    """Ten pictures with sound, then sound alone for half a minute."""
+    handler.send_response(200)
+    handler.end_headers()
+    options = {"flush_packets": "1", "max_interleave_delta": "1"}
+    container = av.open(handler.wfile, "w", "mpegts", options)
+    video, sound = container.add_stream("mpeg4", rate=25), container.add_stream("mp2", rate=48000)
+    video.width, video.height, video.pix_fmt, sound.layout = 64, 64, "yuv420p", "mono"
+    for index in range(1500):
+        if index < 10:
+            picture = av.VideoFrame.from_ndarray(paint((index % 8, 3, "red")), format="bgr24")
+            container.mux(video.encode(picture))
+        heard = av.AudioFrame.from_ndarray(np.zeros((1, 1920), np.int16), format="s16", layout="mono")
+        heard.sample_rate, heard.pts = 48000, 1920 * index
+        container.mux(sound.encode(heard))
+        if handler.server.closing.wait(0.02):
+            return
+
+
 @pytest.fixture
 def server() -> Iterator[MjpegServer]:
     server = MjpegServer()
@@ -131,6 +151,17 @@ def test_camera_when_it_falls_silent_is_connected_to_again(server: MjpegServer) 
     (told,) = [i.reason for i in items if isinstance(i, Notice) and i.state == "reconnecting"]
     assert told is not None
     assert "nothing came for 0.5 s" in told
+
+
+def test_camera_when_its_video_stops_and_its_sound_goes_on_is_connected_to_again(
+    server: MjpegServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Handler, "_send_pictures", _send_sound)
+    items = watch(camera(server.url, timeout_s=0.5), 11)
+    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+    (told,) = [i.reason for i in items if isinstance(i, Notice) and i.state == "reconnecting"]
+    assert told is not None
+    assert "no picture came for 0.5 s" in told
 
 
 def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
