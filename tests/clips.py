@@ -13,14 +13,20 @@ __all__ = ["cut", "write_clip"]
 
 
 def write_clip(
-    path: Path, frames: list[Frame], fps: int = 25, *, codec: str = "mpeg4", gop: int = 1
+    path: Path,
+    frames: list[Frame],
+    fps: int = 25,
+    *,
+    codec: str = "mpeg4",
+    pix_fmt: str = "yuv420p",
+    gop: int = 1,
 ) -> Path:
     """Write a video, intra-only unless told, its index in front: what is left of a cut file can be read."""
     options = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pix_fmt
         stream.gop_size = gop
         stream.bit_rate = 4_000_000
         for frame in frames:

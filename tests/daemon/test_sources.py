@@ -101,6 +101,18 @@ def test_frames_of_a_file_that_is_shown_turned_are_those_that_opencv_reads(
     video.release()
 
 
+def test_frames_of_a_file_whose_lines_go_from_the_bottom_up_are_upright(tmp_path: Path) -> None:
+    clip = tmp_path / "clip.avi"
+    write_clip(clip, [np.ascontiguousarray(f[::-1]) for f in FRAMES[:3]], codec="rawvideo", pix_fmt="bgr24")
+    content = bytearray(clip.read_bytes())
+    header = content.find(b"strf") + 8  # a BITMAPINFOHEADER, whose lines are said to go from the top down
+    height, planes, bits, _ = struct.unpack_from("<iHHI", content, header + 8)
+    struct.pack_into("<iHHI", content, header + 8, -height, planes, bits, 0)
+    clip.write_bytes(content)
+    for captured, frame in zip(read(open_source(str(clip))), FRAMES[:3], strict=True):
+        np.testing.assert_array_equal(captured.frame, frame)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
