@@ -64,7 +64,7 @@ class Http:
         host, port = split_address(listen)
         try:
             self._server = _Server(host, port, registry, {"live": live, "ready": ready})
-        except OSError as error:
+        except (OSError, TypeError) as error:  # the second of a name that is no name
             raise _cannot_listen(listen, error) from error
         bound = self._server.server_address[1]
         self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
@@ -82,10 +82,11 @@ class Http:
         self._server.server_close()
 
 
-def _cannot_listen(listen: str, error: OSError) -> EndpointError:
-    in_use = error.errno == errno.EADDRINUSE
+def _cannot_listen(listen: str, error: OSError | TypeError) -> EndpointError:
+    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    why = "it is in use" if in_use else getattr(error, "strerror", None) or error
     return EndpointError(
-        f"[http] listen = {listen!r}: {'it is in use' if in_use else error.strerror or error}",
+        f"[http] listen = {listen!r}: {why}",
         wanted="an address of this machine and a free port",
         fix="stop the process that holds it, or choose another",
     )
@@ -107,10 +108,14 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started for it
+            self._free.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

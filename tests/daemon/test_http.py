@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,6 +86,25 @@ def test_serve_when_callers_say_nothing_refuses_more_and_answers_when_they_are_g
         except (ConnectionError, http.client.HTTPException):
             continue
     raise AssertionError("it never answers again")
+
+
+def test_serve_when_no_thread_can_be_started_answers_again_when_one_can(
+    server: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(MOST_CALLERS + 1):
+            with pytest.raises(ConnectionError):
+                get(server.address, "/metrics")
+    assert get(server.address, "/metrics")[0] == 200
+
+
+def test_listen_on_what_is_no_name_says_so() -> None:
+    with pytest.raises(EndpointError, match="encoding of hostname failed"):
+        Http("\udcff:9178", CollectorRegistry(), list, list)
 
 
 def test_listen_on_a_port_in_use_says_so(server: Http) -> None:
