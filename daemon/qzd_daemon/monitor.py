@@ -79,6 +79,7 @@ class Monitor:
 
     def enter(self, phase: str | None) -> None:
         """Say why the daemon is not ready; None when it serves."""
+        self.look_in()  # a start may have taken minutes
         self._phase = phase
 
     def look_in(self) -> None:
@@ -111,7 +112,7 @@ class Monitor:
         return "; ".join([line, *(problem.splitlines()[0] for problem in self.ready())])
 
     def _read(self) -> Mapping[str, Reading]:
-        refused = self._door.refused
+        refused = dict(self._door.refused)
         infos = [served.info for served in self._engine.served.values()]
         failed = self._engine.failed_tests
         return {

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from qzd_daemon import wire
+from qzd_daemon import monitor, wire
+from qzd_daemon.config import HttpConfig
+from qzd_daemon.door import Door
+from qzd_daemon.engine import Engine
 from qzd_daemon.health import Health
+from qzd_daemon.sent import Inlets
 
 MODEL = wire.ModelInfo("ssd", "3", "sha256:0", "int8", "CPU")
 LIMITS = {"gate": 30.0, "yard": 0.0}
@@ -62,3 +66,14 @@ def test_problems_when_a_model_has_failed_last_until_another_serves(health: Heal
     assert health.problems({}) == ["model ssd: the device is lost"]
     health.observe(wire.ModelState(model=MODEL, state="swapped"))
     assert health.problems({}) == []
+
+
+def test_live_when_the_start_took_long_has_nothing_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Door()
+    engine = Engine(lambda *_: None, lambda: None, Inlets(1))
+    watch = monitor.Monitor(HttpConfig(), engine, door, {})
+    begun = monitor.time.monotonic()
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: begun + 600)
+    watch.enter(None)
+    assert watch.live() == watch.ready() == []
+    door.close()
