@@ -11,6 +11,7 @@ import collections
 import contextlib
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ from qzd_daemon.scheduler import Scheduler
 from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import Source, open_source
 from qzd_daemon.streams import Stream
-from qzd_ext import bundle
 from qzd_ext.errors import BundleError, QzdError, UsageError
 
 __all__ = ["Engine"]
@@ -183,7 +183,7 @@ class Engine:
         with self._changing:
             model = self._model(name)
             path = Path(model.bundle) / version
-            if "/" in version or not (path / bundle.MANIFEST).is_file():
+            if version in ("", ".", "..") or "/" in version or not os.path.lexists(path):
                 raise UsageError(
                     f"model {name}: there is no bundle {path}",
                     wanted="the name of a bundle's directory below the model's `bundle`",

@@ -124,13 +124,21 @@ def test_swap_when_the_new_bundle_fails_its_test_keeps_the_old(
     assert {m.outcome for m in running.of(wire.Detections)} == {"ok"}
 
 
-@pytest.mark.parametrize("version", ["9", "../models/1", ""])
+@pytest.mark.parametrize("version", ["9", "../models/1", "", "..", "x" * 300])
 def test_swap_when_there_is_no_such_version_says_so(
     running: Running, versions: Path, clip: Path, version: str
 ) -> None:
     running.serve(config(versions, source=clip))
     with pytest.raises(UsageError, match="there is no bundle"):
         running.engine.swap("tiny", version)
+
+
+def test_swap_when_the_bundle_cannot_be_read_says_so(running: Running, versions: Path, clip: Path) -> None:
+    running.serve(config(versions, source=clip))
+    (versions / "3").mkdir()
+    (versions / "3" / "bundle.toml").symlink_to("x" * 300)  # as root, all that has a mode can be read
+    with pytest.raises(BundleError, match="3: cannot be read: File name too long"):
+        running.engine.swap("tiny", "3")
 
 
 def test_rollback_when_swapped_goes_back_and_then_no_further(
