@@ -220,7 +220,7 @@ class StreamConfig(Table, frozen=True):
         Meta(
             gt=0.0,
             le=MOST_SECONDS,
-            description="After this long without data a camera is connected to again, "
+            description="After this long without a picture a camera is connected to again, "
             "and a stream whose frames are sent is down.",
         ),
     ] = 10.0
