@@ -175,7 +175,7 @@ def _read_priors(path: Path) -> FloatArray:
     try:
         with (path / PRIORS).open("rb") as file:
             priors = np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, MemoryError) as error:
+    except Exception as error:  # a damaged header ends in whatever NumPy's way of reading it meets
         raise _damaged(path, f"{PRIORS}: {error}", "float32 (N, 4), as NumPy writes it") from error
     if priors.dtype != np.float32 or priors.ndim != 2 or priors.shape[1] != 4:
         raise _damaged(path, f"{PRIORS} is {priors.dtype} {priors.shape}", "float32 (N, 4)")

@@ -233,12 +233,13 @@ def test_read_of_an_ssd_brings_its_priors(tmp_path: Path) -> None:
         b"\x80\x04K\x01.",
         _saved(PRIORS)[:-4],
         _saved(PRIORS).replace(b"(2, 4)", b"(9999999999999, 4)"),
+        _saved(PRIORS).replace(b"(2, 4)", b"((2, 4"),
         _saved(PRIORS.astype(np.float64)),
         _saved(PRIORS[0]),
         _saved(PRIORS * np.float32(np.nan)),
         _saved(np.array([None])),
     ],
-    ids=["empty", "zip", "pickle", "cut short", "huge", "float64", "a row", "NaN", "object"],
+    ids=["empty", "zip", "pickle", "cut short", "huge", "open", "float64", "a row", "NaN", "object"],
 )
 def test_read_of_an_ssd_refuses_priors_that_are_none(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BundleError, match=r"priors\.npy"):

@@ -80,6 +80,10 @@ def _bundle_with_golden(
     return bundle.read(path)
 
 
+VAST = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (10**6).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0\xd3\x0f\xaf*"
+"""The beginning of a PNG that says it has 10^12 pixels."""
+
+
 def test_read_golden_gives_what_was_written_in_order(tmp_path: Path) -> None:
     frames = read_golden(_bundle_with_golden(tmp_path / "b"))
     assert [int(f.frame[0, 0, 0]) for f in frames] == list(range(11))
@@ -110,12 +114,13 @@ def test_read_golden_refuses_a_file_that_has_changed_since_the_bundle_was_read(t
         ({"golden/first.png": b""}, r"first\.png: not a number"),
         ({"golden/99.png": b"x"}, r"99\.json: cannot be read: No such file"),
         ({"golden/3.png": b""}, r"3\.png: not a picture"),
+        ({"golden/3.png": VAST}, r"3\.png: not a picture"),
         ({"golden/3.json": b"[]"}, r"3\.json: Expected `object`"),
         ({"golden/3.json": b'{"scores":[1],"class_ids":[0],"boxes":[]}'}, r"3\.json: boxes: wanted"),
         ({"golden/3.json": b'{"scores":[1],"class_ids":[99999999999],"boxes":[[1,2,3,4]]}'}, r"3\.json: "),
         ({"golden/3.json": b'{"scores":[1e300],"class_ids":[0],"boxes":[[1,2,3,4]]}'}, r"3\.json: overflow"),
     ],
-    ids=["name", "no answer", "empty picture", "json", "lengths", "huge class", "huge score"],
+    ids=["name", "no answer", "empty picture", "vast picture", "json", "lengths", "huge class", "huge score"],
 )
 def test_read_golden_refuses_what_is_no_golden_frame(
     tmp_path: Path, files: dict[str, bytes], message: str

@@ -166,6 +166,12 @@ def test_convert_refuses_a_head_that_the_file_itself_contradicts(data, tmp_path)
         convert([data / "darknet" / "yolo-fastest-1.1-xl.cfg"], tmp_path / "bundle", options)
 
 
+def test_convert_shortens_a_name_that_no_bundle_may_have(tmp_path):
+    path = tmp_path / f"{'n' * 200}.xml"
+    ov.save_model(graphs.yolox(), path)
+    assert convert([path], tmp_path / "bundle").manifest.name == "n" * 128
+
+
 def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path):
     model = write(tmp_path, graphs.yolox())
     first = convert([model], tmp_path / "bundle")

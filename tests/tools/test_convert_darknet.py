@@ -186,6 +186,7 @@ def test_parse_names_the_line_of_what_it_does_not_understand(text, line, words):
         (HEAD + "nms_kind=foonms\n", 13, "nms_kind=foonms is not known"),
         (HEAD.replace("filters=18", "filters=17"), 8, "set filters=18"),
         (GRID + "[yolo]\nmask=0,1,2\nanchors=1,2\nclasses=1\n", 10, "anchors"),
+        ("[convolutional]\nfilters=65536\nsize=65535\n" + HEAD, 5, "OpenVINO cannot build it"),
         ("[convolutional]\nfilters=4\nsize=99\n" + HEAD, 5, "OpenVINO cannot build it"),
         ("[dropout]\n", 1, r"no \[yolo\] section"),
     ],

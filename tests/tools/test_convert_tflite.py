@@ -109,6 +109,16 @@ def test_read_says_that_a_file_is_damaged_inside(data, tmp_path):
         read_source([tmp_path / "hurt.tflite"])
 
 
+@pytest.mark.data
+def test_read_names_an_option_that_is_not_finite(data, tmp_path):
+    content = (data / "models" / QUANTIZED).read_bytes()
+    options = custom_options(content, POST_PROCESS)
+    hurt = options.replace(np.float32(5).tobytes(), np.float32(np.nan).tobytes())
+    (tmp_path / "hurt.tflite").write_bytes(content.replace(options, hurt))
+    with pytest.raises(ModelError, match=r"scale nan[\s\S]*Wanted: h_scale, w_scale"):
+        read_source([tmp_path / "hurt.tflite"])
+
+
 def quantized(low: float, high: float, out_low: float, out_high: float, node: ov.Node) -> ov.Node:
     bounds = [np.float32(x) for x in (low, high, out_low, out_high)]
     return ops.fake_quantize(node, *bounds, 256)

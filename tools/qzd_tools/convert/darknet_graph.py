@@ -219,7 +219,7 @@ def build(network: Network) -> tuple[ov.Model, Recognised]:
     for section in network.layers:
         try:
             builder.add(section)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             raise fault(section, "OpenVINO cannot build it", "sizes that fit together") from error
     if not builder.yolos:
         raise fault(network.net, "no [yolo] section", "a YOLOv3 or YOLOv4 detector")

@@ -6,6 +6,7 @@ heads and the priors, its options the scales. What may live here: that operation
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import openvino as ov
@@ -58,11 +59,10 @@ def read(path: Path) -> tuple[ov.Model, Recognised | None]:
 
 
 def _before_post_process(path: Path, stated: dict[str, float]) -> tuple[ov.Model, Recognised]:
-    missing = [name for name in NEEDED if name not in stated]
+    missing = [name for name in NEEDED if not math.isfinite(stated.get(name, math.nan))]
     if missing:
-        raise ModelError(
-            f"{path}: the options of {POST_PROCESS} are {', '.join(stated)}", wanted=", ".join(missing)
-        )
+        given = ", ".join(f"{name} {value:g}" for name, value in stated.items())
+        raise ModelError(f"{path}: the options of {POST_PROCESS} are {given}", wanted=", ".join(missing))
     frontend = FrontEndManager().load_by_framework("tflite")
     partial = frontend.convert_partially(frontend.load(str(path)))
     codes, scores, anchors = partial.get_results()[0].input_value(0).get_node().input_values()
