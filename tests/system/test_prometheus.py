@@ -181,6 +181,30 @@ def test_rules_are_in_order() -> None:
     assert "SUCCESS" in run("promtool", "check", "rules", DOCS / "alerts.yml")
 
 
+RULE_TEST = """
+rule_files: ["{rules}"]
+evaluation_interval: 15s
+tests:
+  - interval: 15s
+    input_series:
+      - {{series: 'qzd_stream_up{{instance="a", stream="gate"}}', values: "1x60"}}
+      - {{series: 'qzd_frames_total{{instance="a", stream="gate", outcome="{outcome}"}}', values: "0+10x60"}}
+    promql_expr_test:
+      - expr: 'count(ALERTS{{alertname="QzdNoInference", alertstate="firing"}})'
+        eval_time: 10m
+        exp_samples: [{expected}]
+"""
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("ok", ""), ("error", "{labels: '{}', value: 1}")])
+def test_no_inference_fires_where_no_frame_was_ever_answered(
+    tmp_path: Path, outcome: str, expected: str
+) -> None:
+    test = tmp_path / "test.yml"
+    test.write_text(RULE_TEST.format(rules=DOCS / "alerts.yml", outcome=outcome, expected=expected))
+    assert "SUCCESS" in run("promtool", "test", "rules", test)
+
+
 def test_dashboard_and_rules_name_only_metrics_that_there_are() -> None:
     known = set(re.findall(r"^\| `(qzd_\w+)`", (DOCS / "reference.md").read_text(), re.MULTILINE))
     used = {
