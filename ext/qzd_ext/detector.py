@@ -230,6 +230,8 @@ class Detector:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, KeyboardInterrupt):  # it may have come when a frame was counted and not started
+            self._in_flight = 0  # those that were started are waited for as the runner is closed
         self.close()
 
     def _outcome(

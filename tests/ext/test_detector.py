@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from qzd_ext.detections import Detections
 from qzd_ext.detector import Detector, Result
 from qzd_ext.errors import DataError, ModelError, QzdError
 from qzd_ext.manifest import Input, Thresholds
-from qzd_ext.runner import RunOptions
+from qzd_ext.runner import RunOptions, Slot
 from tiny import paint, write_tiny_bundle
 
 
@@ -110,6 +111,27 @@ def test_close_from_many_threads_closes_once(tiny: Bundle) -> None:
         for closing in [pool.submit(detector.close) for _ in range(8)]:
             closing.result(20)
     detector.close()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it runs", "while it runs"])
+def test_an_interrupt_as_a_frame_is_started_does_not_hang(
+    tiny: Bundle, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    def interrupted(slot: Slot, _done: object) -> None:
+        if after:
+            slot._request.start_async()
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with contextlib.suppress(KeyboardInterrupt), Detector(tiny) as detector:
+            detector.submit(paint(), print)
+            monkeypatch.setattr(detector._runner, "start", interrupted)
+            detector.submit(paint(), print)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_request_is_idle_again_only_when_its_result_is_handed_on(tiny: Bundle) -> None:
