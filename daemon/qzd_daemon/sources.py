@@ -81,7 +81,9 @@ def open_source(name: str, config: StreamConfig, inlets: Inlets) -> Source:
         if path.is_dir():
             return DirectorySource(path, loop=config.loop)
         if path.is_file():
+            path.open("rb").close()  # if the user may not, the video is not at fault
             return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
+        there = path.exists()
     except OSError as error:
         raise SourceError(
             f"{config.source}: cannot be read: {error.strerror}",
@@ -89,7 +91,7 @@ def open_source(name: str, config: StreamConfig, inlets: Inlets) -> Source:
             fix="move it, for example to /var/lib/qzd, or let the user read it and enter what it lies in",
         ) from error
     raise SourceError(
-        f"{config.source}: no such file or directory",
+        f"{config.source}: {'neither a file nor a directory' if there else 'no such file or directory'}",
         wanted="a video file, a directory of images, a URL of rtsp or http, v4l2:///dev/videoN or ingest://",
         fix="correct the stream's `source`; a relative path begins at the configuration file",
     )

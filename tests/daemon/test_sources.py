@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import tempfile
 import threading
 import wave
 from pathlib import Path
@@ -130,6 +131,25 @@ def test_open_when_there_is_no_video_names_the_file(
     with pytest.raises(SourceError, match=expected) as caught:
         open_source(str(tmp_path / name))
     assert name in str(caught.value)
+
+
+def test_open_when_the_file_is_another_users_says_who_must_be_able_to_read_it() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        clip = write_clip(Path(directory) / "clip.mp4", FRAMES[:1])
+        clip.chmod(0)
+        before = os.geteuid()
+        os.seteuid(before or 65534)  # root may read all
+        try:
+            with pytest.raises(SourceError, match=r"Permission denied\n.*that the daemon's user may read"):
+                open_source(str(clip))
+        finally:
+            os.seteuid(before)
+
+
+def test_open_when_it_is_a_device_does_not_say_that_it_is_not_there() -> None:
+    with pytest.raises(SourceError, match="/dev/null: neither a file nor a directory"):
+        open_source("/dev/null")
 
 
 def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: Path) -> None:
