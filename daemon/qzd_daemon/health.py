@@ -51,7 +51,7 @@ class Health:
         Parameters
         ----------
         limits : mapping
-            How many seconds each stream may be down.
+            How many seconds each stream may be down; of others, which are being removed, nothing is said.
         """
         now = self._clock()
         with self._lock:
@@ -59,6 +59,6 @@ class Health:
             streams = [
                 f"stream {name}: down for {now - since:.0f} s: {reason}"
                 for name, (since, reason) in self._down.items()
-                if now - since > limits.get(name, 0.0)
+                if now - since > limits.get(name, float("inf"))
             ]
         return models + streams

@@ -52,6 +52,12 @@ def test_problems_when_a_source_tries_again_count_from_its_first_loss(health: He
     assert health.problems(LIMITS) == ["stream gate: down for 40 s: connecting"]
 
 
+def test_problems_when_a_source_that_is_down_is_being_removed_are_none(health: Health, clock: Clock) -> None:
+    health.observe(source("gone", "reconnecting"))
+    clock.now += 100
+    assert health.problems(LIMITS) == []
+
+
 @pytest.mark.parametrize("state", ["running", "ended", "removed"])
 def test_problems_when_a_source_is_back_or_done_are_none(health: Health, clock: Clock, state: str) -> None:
     health.observe(source("yard", "failed", "gone"))
