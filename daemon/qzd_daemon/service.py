@@ -217,7 +217,8 @@ class Service:
                     f"{self._path}: [{table}] has changed, which a reload cannot do",
                     fix=f"restart qzd, or put [{table}] back",
                 )
-        self._engine.apply(config)
+        with more_time(COMPILE_SECONDS):
+            self._engine.apply(config)
         if self._reading:
             self._engine.start_streams()
         self._config = config
@@ -231,7 +232,9 @@ class Service:
         notify("STOPPING=1", "STATUS=finishing the frames under way")
         self._monitor.enter("it is stopping")
         self._ingest.refuse()
-        drained = self._engine.stop(self._config.service.stop_timeout_s)
+        timeout = self._config.service.stop_timeout_s
+        with more_time(timeout):
+            drained = self._engine.stop(timeout)
         self._ingest.close()
         self._inference.close()
         self._control.close()

@@ -242,6 +242,7 @@ def test_daemon_when_its_configuration_changes_applies_it_at_sighup(
         process.configure(f'{config}max_fps = 20\n[streams.more]\nsource = "{clip}"\nmodel = "tiny"\n')
         process.process.send_signal(signal.SIGHUP)
         assert "MONOTONIC_USEC=" in process.notice("RELOADING=1")
+        process.notice("EXTEND_TIMEOUT_USEC=15000000")  # a model may take minutes to compile
         assert "STATUS=2 streams through 1 models" in process.notice("READY=1")
         ended = [e for e in receive_all(client) if isinstance(e, StreamState) and e.state == "ended"]
     assert ended[0].stream == "more"
@@ -353,6 +354,7 @@ def test_daemon_when_the_device_hangs_stops_in_time_and_answers_for_its_frames(
     with Client(process.endpoint) as client:
         wait_until_running(client)
         assert process.stop() == 3
+        process.notice("EXTEND_TIMEOUT_USEC=15000000")
         rest = []
         while (event := client.receive(0.5)) is not None:
             rest.append(event)
