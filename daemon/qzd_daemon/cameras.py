@@ -72,7 +72,7 @@ class Camera:
             try:
                 with self._connect() as container:
                     yield from self._read(container, stopping)
-                reason = "the camera has closed the connection"
+                reason = "its stream has ended"
             except (av.error.FFmpegError, OSError) as error:
                 reason = self._describe(error)
             seconds = self._pause.next()

@@ -183,7 +183,7 @@ class Engine:
         with self._changing:
             model = self._model(name)
             path = Path(model.bundle) / version
-            if version in ("", ".", "..") or "/" in version or not os.path.lexists(path):
+            if version in ("", "..") or "/" in version or not os.path.lexists(path):
                 raise UsageError(
                     f"model {name}: there is no bundle {path}",
                     wanted="the name of a bundle's directory below the model's `bundle`",
