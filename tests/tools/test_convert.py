@@ -14,6 +14,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as ops
+from openvino.preprocess import ColorFormat, PrePostProcessor
 
 import graphs
 from architectures import ARCHITECTURES
@@ -152,6 +153,26 @@ def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path):
     text = str(caught.value)
     assert all(flag in text for flag in ("--color", "--mean", "--scale", "--labels"))
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("classes", [20, 80, 90])
+def test_convert_takes_no_classifier_for_one_of_objects(tmp_path, classes):
+    options = ConvertOptions(color="rgb", mean=(0.0,), scale=(1.0,))
+    with pytest.raises(UsageError, match="does not say its labels"):
+        convert([write(tmp_path, graphs.classifier(classes))], tmp_path / "bundle", options)
+
+
+def test_convert_asks_for_the_channels_of_an_ir_that_someone_folded_preprocessing_into(tmp_path):
+    steps = PrePostProcessor(graphs.yolo_v5(2))
+    tensor = steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    tensor.set_color_format(ColorFormat.BGR)
+    steps.input().preprocess().convert_color(ColorFormat.RGB).convert_element_type(ov.Type.f32).scale(255.0)
+    steps.input().model().set_layout(ov.Layout("NCHW"))
+    path = write(tmp_path, steps.build())
+    with pytest.raises(UsageError, match="does not say its color, and"):
+        convert([path], tmp_path / "bundle", ConvertOptions(labels="a,b"))
+    manifest = convert([path], tmp_path / "bundle", ConvertOptions(labels="a,b", color="bgr")).manifest
+    assert manifest.input.resize == "letterbox"
 
 
 def test_convert_refuses_labels_of_another_number(tmp_path):

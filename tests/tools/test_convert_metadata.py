@@ -127,6 +127,7 @@ def test_read_metadata_ignores_names_that_are_no_dictionary():
         ("RGB (x-127.5)/127.5 NCHW", ("rgb", (127.5,), (127.5,))),
         ("BGR", ("bgr", None, None)),
         ("anything", (None, None, None)),
+        ("RGB (x-1.2.3)/4", ("rgb", None, None)),
     ],
 )
 def test_read_metadata_understands_a_described_input(text, expected):

@@ -6,6 +6,7 @@ what, it says and records in the bundle; what it cannot infer it asks for by fla
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
 from qzd_tools.convert.preprocess import fold, input_of, usual_crop
 from qzd_tools.convert.seen import Seen
-from qzd_tools.convert.sources import Source, read_source, refusals_told
+from qzd_tools.convert.sources import IR, Source, read_source, refusals_told
 from qzd_tools.convert.tfod import input_size
 from qzd_tools.ir import save_ir
 from qzd_tools.structure import is_quantized
@@ -137,7 +138,7 @@ def _understand(
         found = recognise(Seen(source.model, picture.width, picture.height, facts, stated.head))
     elif stated.head not in {None, _kind(found)}:
         raise UsageError(f"--head {stated.head}, but the file itself says {_kind(found)}: {found.reason}")
-    facts = facts.over(found.family).over(_usual_labels(found.classes))
+    facts = facts.over(_family(found, source, picture)).over(_usual_labels(found))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
     if facts.resize == "crop":
         facts = facts.over(usual_crop(picture))
@@ -197,11 +198,23 @@ def _manifest(
         raise UsageError(f"the bundle would contradict itself: {error}", fix="correct the flag") from error
 
 
-def _usual_labels(classes: int) -> Facts:
-    usual = label_sets.usual(classes)
-    if usual is None:
+def _family(found: Recognised, source: Source, picture: Picture) -> Facts:
+    """What is known of the head's kind; of an IR that takes bytes, but for its channels.
+
+    Whoever folded preprocessing into it may have turned them round: OpenVINO hides that in the weights.
+    """
+    family = found.family
+    if not (picture.takes_bytes and source.format == IR):
+        return family
+    why = {name: reason for name, reason in family.why.items() if name != "color"}
+    return dataclasses.replace(family, color=None, why=why)
+
+
+def _usual_labels(found: Recognised) -> Facts:
+    usual = label_sets.usual(found.classes)
+    if usual is None or (usual[0] == "imagenet") != (found.head.task == "classification"):
         return Facts()
-    return known(f"{usual[0]}, since {classes} classes are that set's", labels=usual[1])
+    return known(f"{usual[0]}, since {found.classes} classes are that set's", labels=usual[1])
 
 
 def _check_labels(facts: Facts, found: Recognised) -> None:

@@ -169,7 +169,7 @@ def _described_input(properties: dict[str, str]) -> Facts:
     """A property `input` such as `RGB (x-127.5)/127.5 NCHW`."""
     text = properties.get("input", "")
     color = re.search(r"\b(RGB|BGR)\b", text)
-    formula = re.search(r"\(x\s*-\s*([\d.]+)\)\s*/\s*([\d.]+)", text)
+    formula = re.search(r"\(x\s*-\s*(\d+\.?\d*)\)\s*/\s*(\d+\.?\d*)", text)
     return known(
         f"the model's metadata: input = {text!r}",
         color=color.group(1).lower() if color else None,

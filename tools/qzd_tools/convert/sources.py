@@ -29,10 +29,12 @@ from qzd_tools.convert.darknet_graph import build
 from qzd_tools.convert.facts import Recognised
 from qzd_tools.convert.graph import core
 
-__all__ = ["Source", "read_source", "refusals_told"]
+__all__ = ["IR", "Source", "read_source", "refusals_told"]
+
+IR = "OpenVINO IR"
 
 FORMATS = {
-    ".xml": ("OpenVINO IR", ".bin"),
+    ".xml": (IR, ".bin"),
     ".onnx": ("ONNX", None),
     ".pb": ("TensorFlow frozen graph", None),
     ".tflite": ("TensorFlow Lite", None),
