@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 1024
 MAX_SUBSCRIPTIONS = 100_000  # of all subscribers together: libzmq keeps each in memory
+SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq takes in more than is read where one floods it
 BATCH = 256  # subscriptions that are read before others may send
 LOOK_SECONDS = 0.02  # how soon a subscription is noticed; libzmq heeds it at once
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
@@ -65,7 +66,7 @@ class Publisher:
         self.last: dict[str, bytes] = {}
         self._config = config
         self._sent = sent
-        limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, BATCH)
+        limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, SUBSCRIPTIONS_KEPT)
         self._door = door
         self._entrance = door.open("publish", zmq.XPUB, config.bind, limits)
         self.endpoints = self._entrance.endpoints
@@ -170,7 +171,7 @@ class Publisher:
                 return
             change = {b"\x01": 1, b"\x00": -1}.get(notice[:1], 0)  # anything else is not for us
             self._count(notice[1:], change)
-            if change > 0 and notice[1:] == wire.HEARTBEAT.encode():  # it tells the new one that it is there
+            if change > 0 and wire.HEARTBEAT.encode().startswith(notice[1:]):  # to tell who is here
                 self._next_beat = min(self._next_beat, time.monotonic() + SOON_SECONDS)
 
     def _count(self, topic: bytes, change: int) -> None:

@@ -139,6 +139,20 @@ def test_wait_for_subscriptions_when_a_subscriber_leaves_counts_it_out(publisher
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("topic", ["", wire.PREFIX, wire.HEARTBEAT])
+def test_publisher_when_heartbeats_are_rare_sends_one_to_who_has_just_come(topic: str, door: Door) -> None:
+    publisher = Publisher(PublishConfig(bind=(ANY_PORT,), heartbeat_ms=600_000, linger_ms=0), door)
+    door.start()
+    publisher.start()
+    with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
+        while not publisher._beats:  # the first is for nobody
+            time.sleep(0.001)
+        subscriber.connect(publisher.endpoints[0])
+        subscriber.subscribe(topic)
+        assert subscriber.poll(20_000)
+    publisher.close()
+
+
 def test_subscriptions_when_one_subscribes_twice_to_the_same_counts_one(publisher: Publisher) -> None:
     with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.connect(publisher.endpoints[0])
