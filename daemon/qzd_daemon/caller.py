@@ -18,7 +18,7 @@ import zmq
 
 from qzd_daemon import wire
 from qzd_daemon.calls import Failure, Fault, ImageHeader, Refusal, Reply, Request
-from qzd_daemon.reach import CONTROL, INFERENCE, Keys, connect
+from qzd_daemon.reach import CONTROL, INFERENCE, Keys, connect, milliseconds
 from qzd_ext.errors import EndpointError, GateError, QzdError, ResourceError, UsageError
 
 __all__ = ["Caller", "Dialogue", "ImageCaller", "RefusedError"]
@@ -64,10 +64,9 @@ class Dialogue:
             self.close()
             raise
 
-    def _exchange(self, frames: list[bytes | memoryview]) -> list[bytes]:
+    def _exchange(self, frames: list[bytes | memoryview], end: float) -> list[bytes]:
         """Send, and wait for the next reply."""
-        end = time.monotonic() + self._timeout
-        while self._socket.poll(_milliseconds(end), zmq.POLLOUT):
+        while self._socket.poll(milliseconds(end), zmq.POLLOUT):
             while self._endings.poll(0):
                 self._endings.recv_multipart()
             with contextlib.suppress(zmq.Again):  # the connection ended just now
@@ -75,20 +74,19 @@ class Dialogue:
                 return self._receive(end)
         raise self._no_answer()
 
-    def _ask(self, header: msgspec.Struct, image: bytes | memoryview) -> bytes:
+    def _ask(self, header: msgspec.Struct, image: bytes | memoryview, end: float) -> bytes:
         """Send an image; returns the JSON of its reply. Replies to what was given up are passed over."""
         self._count += 1
         name = str(self._count).encode()
-        end = time.monotonic() + self._timeout
-        frames = self._exchange([name, msgspec.json.encode(header), image])
-        while frames[0] != name:
-            if len(frames) != 2:
-                raise _other_socket(self._endpoint, "inference or ingest")
+        frames = self._exchange([name, msgspec.json.encode(header), image], end)
+        while len(frames) == 2 and frames[0] != name:
             frames = self._receive(end)
+        if len(frames) != 2:
+            raise _other_socket(self._endpoint, "inference or ingest")
         return frames[1]
 
     def _receive(self, end: float) -> list[bytes]:
-        ready = dict(self._poller.poll(_milliseconds(end)))
+        ready = dict(self._poller.poll(milliseconds(end)))
         if self._socket in ready or (ready and self._socket.poll(0)):  # it came, and then the end
             return self._socket.recv_multipart()
         if ready:
@@ -167,12 +165,13 @@ class Caller(Dialogue):
             There is no answer.
         """
         self._count += 1
-        frames = self._exchange([msgspec.json.encode(Request(id=self._count, op=op, **arguments))])
+        end = time.monotonic() + self._timeout
+        frames = self._exchange([msgspec.json.encode(Request(id=self._count, op=op, **arguments))], end)
         while True:
             reply = self._read(frames)
             if reply["id"] == self._count:
                 break
-            frames = self._receive(time.monotonic() + self._timeout)  # that one was given up before
+            frames = self._receive(end)  # that one was given up before
         if reply["ok"]:
             return msgspec.convert(reply, Reply).result
         raise RefusedError(msgspec.convert(reply, Refusal).error)
@@ -222,7 +221,8 @@ class ImageCaller(Dialogue):
         """
         width, height = size or (None, None)
         header = ImageHeader(model=model, format=form, width=width, height=height)
-        reply = msgspec.json.decode(self._ask(header, image), type=wire.Detections | Failure)
+        end = time.monotonic() + self._timeout
+        reply = msgspec.json.decode(self._ask(header, image, end), type=wire.Detections | Failure)
         if isinstance(reply, Failure):
             raise RefusedError(reply.error)
         return reply
@@ -234,8 +234,3 @@ def _other_socket(endpoint: str, wanted: str) -> EndpointError:
         wanted=f"an endpoint that the daemon binds for {wanted}",
         fix="correct the endpoint; `qzdctl status` lists all of them",
     )
-
-
-def _milliseconds(end: float) -> int:
-    """From now until then."""
-    return max(0, round((end - time.monotonic()) * 1e3))

@@ -26,7 +26,7 @@ import zmq.asyncio
 
 from qzd_daemon.events import Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
 from qzd_daemon.reach import DETECTIONS as DEFAULT_ENDPOINT
-from qzd_daemon.reach import Keys, connect
+from qzd_daemon.reach import Keys, connect, milliseconds
 from qzd_daemon.session import Session
 
 __all__ = [
@@ -70,8 +70,8 @@ class _Subscription:
         receive_hwm: int = 1000,
     ) -> None:
         self.heard_at = 0.0
-        self._session = Session(streams, max_age_s, snapshot=control is not None)
         try:
+            self._session = Session(streams, max_age_s, snapshot=control is not None)
             self._subscriber = self._context.socket(zmq.SUB)
             self._subscriber.setsockopt(zmq.RCVHWM, receive_hwm)
             for topic in self._session.topics:
@@ -124,6 +124,8 @@ class Client(_Subscription):
         An endpoint is not one. A daemon that is not there yet is no error: it may come.
     DataError
         A key cannot be used.
+    UsageError
+        `streams` is one name instead of several.
     """
 
     def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Unpack[Options]) -> None:
@@ -157,8 +159,7 @@ class Client(_Subscription):
 
     def _wait(self, end: float | None) -> bool:
         """Until there is something to read; False at `end`."""
-        wait = None if end is None else max(0, round((end - time.monotonic()) * 1e3))
-        ready = dict(self._poller.poll(wait))
+        ready = dict(self._poller.poll(None if end is None else milliseconds(end)))
         if ready and self._subscriber not in ready:
             self._session.join(self._control.recv())
         return bool(ready)

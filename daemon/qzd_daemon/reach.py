@@ -6,6 +6,7 @@ What may live here: what every kind of client does alike. Needs pyzmq alone.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,7 @@ import zmq
 from qzd_daemon.keys import read_public, read_secret
 from qzd_ext.errors import EndpointError
 
-__all__ = ["CONTROL", "DETECTIONS", "INFERENCE", "INGEST", "Keys", "connect"]
+__all__ = ["CONTROL", "DETECTIONS", "INFERENCE", "INGEST", "Keys", "connect", "milliseconds"]
 
 DETECTIONS = "tcp://127.0.0.1:5561"
 CONTROL = "ipc:///run/qzd/control"
@@ -26,6 +27,7 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 PEER_PING_MS = 5000
 HANDSHAKE_MS = 2000  # a daemon that refuses a key says nothing: ask again after this time
 RECONNECT_MS = (100, 2000)  # doubled after each attempt
+LONGEST_MS = 2**31 - 1  # of what libzmq waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +97,8 @@ def _forbidden(path: Path) -> bool:
     except OSError:
         return False
     return not os.access(path, os.W_OK)
+
+
+def milliseconds(end: float) -> int:
+    """From now until `time.monotonic()` is `end`, which may be math.inf."""
+    return round(min(max(0.0, end - time.monotonic()) * 1e3, LONGEST_MS))

@@ -10,6 +10,7 @@ and what the snapshot holds too is left out by its seq. So there is no hole and 
 from __future__ import annotations
 
 import collections
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -17,11 +18,12 @@ import msgspec
 from qzd_daemon import wire
 from qzd_daemon.calls import Fault, Request, Snapshot
 from qzd_daemon.events import Event, Tracker
-from qzd_ext.errors import EndpointError
+from qzd_ext.errors import EndpointError, UsageError
 
 __all__ = ["Session"]
 
-ATTEMPTS = 5  # one a heartbeat
+ATTEMPTS = 5
+PAUSE_SECONDS = 1.0  # between them at least: heartbeats may come faster than an answer
 
 _snapshot_reply = msgspec.json.Decoder(Snapshot)
 
@@ -63,6 +65,7 @@ class Session:
         self._kept: list[tuple[str, bytes]] = []
         self._asked = 0
         self._asked_before = 0  # of another epoch
+        self._next_ask = 0.0
 
     @property
     def interval_ms(self) -> int:
@@ -93,11 +96,13 @@ class Session:
         self._kept.append((topic, payload))
         return self._ask(payload) if topic == wire.HEARTBEAT else None
 
-    def _ask(self, heartbeat: bytes) -> bytes:
+    def _ask(self, heartbeat: bytes) -> bytes | None:
         epoch = wire.decode(heartbeat).epoch
         if epoch != self._epoch:  # nothing of an epoch before is of use any more
-            self._epoch, self._asked_before = epoch, self._asked
+            self._epoch, self._asked_before, self._next_ask = epoch, self._asked, 0.0
             self._kept = [kept for kept in self._kept if wire.decode_any(kept[1]).epoch == epoch]
+        if time.monotonic() < self._next_ask:
+            return None
         if self._asked - self._asked_before == ATTEMPTS:
             raise EndpointError(
                 f"the control socket has not answered {ATTEMPTS} calls for a snapshot",
@@ -105,6 +110,7 @@ class Session:
                 fix="correct the control endpoint and its keys, or do without a snapshot",
             )
         self._asked += 1
+        self._next_ask = time.monotonic() + PAUSE_SECONDS
         return msgspec.json.encode(Request(id=self._asked, op="snapshot"))
 
     def join(self, reply: bytes) -> None:
@@ -117,8 +123,10 @@ class Session:
         """
         try:
             answer = msgspec.json.decode(reply, type=_Reply)
-            if answer.id is not None and answer.id <= self._asked_before:  # older than what is subscribed to
-                return
+            if not self._joining or (answer.id is not None and answer.id <= self._asked_before):
+                return  # it is late, or older than what is subscribed to
+            if answer.error is not None and answer.error.code == "stopping":
+                return  # its next run is asked
             if answer.error is not None:
                 raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
             snapshot = _snapshot_reply.decode(answer.result)
@@ -128,7 +136,7 @@ class Session:
                 wanted="one of the daemon's [control] bind",
                 fix="correct the control endpoint",
             ) from error
-        if not self._joining or snapshot.epoch != self._epoch:  # late, or the daemon has started again
+        if snapshot.epoch != self._epoch:  # the daemon has started again
             return
         self._joining = False
         last = [(entry.topic, bytes(entry.message)) for entry in snapshot.messages]
@@ -140,5 +148,7 @@ class Session:
 
 def _topics(streams: Sequence[str]) -> tuple[str, ...]:
     """What to subscribe to. Models' states and heartbeats are always wanted: they are few, and they tell."""
+    if isinstance(streams, str):  # each of its letters would be a stream, of which nothing is ever heard
+        raise UsageError(f"streams={streams!r}", wanted="several names", fix=f"write streams=[{streams!r}]")
     wanted = [f"{prefix}{stream}/" for stream in streams for prefix in (wire.DETECTIONS, wire.STREAM)]
     return (*(wanted or (wire.DETECTIONS, wire.STREAM)), wire.MODEL, wire.HEARTBEAT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qzd_daemon import wire
+from qzd_daemon import session, wire
 from qzd_daemon.calls import Snapshot, SnapshotEntry
 from qzd_daemon.client import AsyncClient, Client, Detections, Event, Gap, Stale, StreamState
 from qzd_daemon.commands import tail
@@ -20,7 +21,7 @@ from qzd_daemon.control import Control, Operation
 from qzd_daemon.door import Door
 from qzd_daemon.publisher import Publisher
 from qzd_daemon.session import ATTEMPTS, Session
-from qzd_ext.errors import EndpointError
+from qzd_ext.errors import EndpointError, UsageError
 
 TOPIC = wire.stream_topic("gate")
 
@@ -104,12 +105,15 @@ def test_client_when_it_wants_one_stream_joins_with_that_alone(service: Service)
     service.say(1, "gate")
     service.say(1, "gate2")
     with Client(service.endpoint, control=service.control_endpoint, streams=["gate"]) as client:
-        event = client.receive(5)
+        event = client.receive(math.inf)
         assert isinstance(event, StreamState)
         assert (event.stream, client.receive(0.2)) == ("gate", None)
 
 
-def test_client_when_the_control_endpoint_never_answers_says_so(service: Service, tmp_path: Path) -> None:
+def test_client_when_the_control_endpoint_never_answers_says_so(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PAUSE_SECONDS", 0.0)
     client = Client(service.endpoint, control=f"ipc://{tmp_path}/nobody")
     with client, pytest.raises(EndpointError, match="has not answered"):
         client.receive(10)
@@ -248,12 +252,51 @@ def test_session_when_the_daemon_answers_what_was_asked_of_the_one_before_waits_
     assert told(session) == [3]
 
 
-def test_session_when_no_snapshot_comes_gives_up_after_some_heartbeats() -> None:
-    session = Session((), None, snapshot=True)
+def test_session_when_no_snapshot_comes_gives_up_after_some_heartbeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "PAUSE_SECONDS", 0.0)
+    joining = Session((), None, snapshot=True)
     for _ in range(ATTEMPTS):
-        assert session.feed(heartbeat()) is not None
+        assert joining.feed(heartbeat()) is not None
     with pytest.raises(EndpointError):
-        session.feed(heartbeat())
+        joining.feed(heartbeat())
+
+
+def test_session_when_heartbeats_are_faster_than_the_answer_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "PAUSE_SECONDS", 60.0)
+    joining = Session((), None, snapshot=True)
+    assert [joining.feed(heartbeat()) is not None for _ in range(4 * ATTEMPTS)].count(True) == 1
+    joining.join(reply("e1", 5))
+    assert told(joining) == [5]
+
+
+def refusal(code: str, number: int = 1) -> bytes:
+    return msgspec.json.encode({"id": number, "ok": False, "error": {"code": code, "message": "no"}})
+
+
+def test_session_when_the_daemon_stops_while_it_joins_asks_the_next_run() -> None:
+    joining = Session((), None, snapshot=True)
+    joining.feed(heartbeat())
+    joining.join(refusal("stopping"))
+    assert joining.feed(heartbeat("e2")) is not None
+    joining.join(reply("e2", 1, number=2))
+    assert told(joining) == [1]
+
+
+def test_session_when_a_refusal_comes_after_the_snapshot_passes_it_over() -> None:
+    joining = Session((), None, snapshot=True)
+    joining.feed(heartbeat())
+    joining.join(reply("e1", 5))
+    joining.join(refusal("internal", 2))
+    assert told(joining) == [5]
+
+
+def test_client_when_streams_is_one_name_says_how_to_write_it() -> None:
+    with pytest.raises(UsageError, match=r"write streams=\['gate'\]"):
+        Client(streams="gate")
 
 
 def test_session_when_the_snapshot_is_refused_says_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -71,8 +72,9 @@ def exchange(endpoint: str, kind: int, *frames: bytes) -> list[bytes]:
         return socket.recv_multipart()
 
 
-def test_ping_gives_version_and_epoch(caller: Caller) -> None:
-    assert set(caller.call("ping")) == {"version", "epoch"}
+def test_ping_gives_version_and_epoch(endpoint: str) -> None:
+    with Caller(endpoint, timeout=math.inf) as caller:
+        assert set(caller.call("ping")) == {"version", "epoch"}
 
 
 def test_status_tells_of_sockets_streams_and_models(caller: Caller, served: Daemon) -> None:
@@ -295,6 +297,20 @@ def test_caller_when_the_daemon_dies_as_it_asks_says_so_in_time(
         monkeypatch.setattr(caller, "_endings", watched)
         with pytest.raises(EndpointError, match=r"no answer in 0\.5 s"):
             caller.call("ping")
+
+
+def test_caller_when_only_other_answers_come_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/control"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, ThreadPoolExecutor() as pool:
+        router.linger = 0
+        router.bind(endpoint)
+        with Caller(endpoint, timeout=0.5) as caller:
+            fault = pool.submit(caller.call, "ping")
+            name, _ = router.recv_multipart()
+            while not fault.done():
+                router.send_multipart([name, b'{"id":0,"ok":true,"result":null}'])
+                time.sleep(0.01)
+            assert isinstance(fault.exception(), EndpointError)
 
 
 def test_daemon_when_control_has_no_endpoint_serves_without(
