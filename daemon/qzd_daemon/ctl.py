@@ -24,7 +24,7 @@ from qzd_daemon.commands.recordings import record, replay
 from qzd_daemon.commands.tail import tail
 from qzd_daemon.commands.target import Target
 from qzd_ext import __version__
-from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, UsageError
+from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, ResourceError, UsageError
 
 __all__ = ["cli", "main"]
 
@@ -39,7 +39,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in its buffer
+            _forget_output()
             ctx.exit()
 
 
@@ -92,6 +92,12 @@ for command in (*ask.COMMANDS, tail, infer, record, replay, keygen, completion):
     cli.add_command(command)
 
 
+def _forget_output() -> None:
+    """What is still in the buffer cannot be written; Python would try again at its end, and tell."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run `qzdctl`; an error becomes its message and exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 it would not be heeded otherwise
@@ -113,3 +119,7 @@ def main() -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
         sys.exit(EndpointError.exit_code)
+    except OSError as error:
+        _forget_output()
+        click.echo(f"qzdctl: {error.filename or 'what it prints'}: {error.strerror}", err=True)
+        sys.exit(ResourceError.exit_code)

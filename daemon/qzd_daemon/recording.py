@@ -65,11 +65,21 @@ class Recorder:
             raise
 
     def record(self, timeout: float) -> str | None:
-        """Wait for a message and write it; its topic, or None after so many seconds without one."""
+        """Wait for a message and write it; its topic, or None after so many seconds without one.
+
+        Raises
+        ------
+        msgspec.DecodeError
+            What was received is not of this protocol.
+        OSError
+            The file cannot be written.
+        """
         if not self._socket.poll(round(timeout * 1e3)):
             return None
-        topic, payload = self._socket.recv_multipart()
-        line = Line(time.time_ns(), topic.decode(), msgspec.Raw(payload))
+        frames = self._socket.recv_multipart()
+        if len(frames) != 2:
+            raise msgspec.DecodeError(f"a message of {len(frames)} frames instead of [topic, JSON]")
+        line = Line(time.time_ns(), frames[0].decode(), msgspec.Raw(frames[1]))
         self._file.write(msgspec.json.encode(line) + b"\n")
         return line.topic
 

@@ -109,6 +109,7 @@ def test_command_when_json_is_asked_for_prints_the_answer_as_it_came(directory: 
         (["--key", "x", "status"], 2, "one of --key and --server-key"),
         (["--key", "/no/x", "--server-key", "/no/y", *TCP, "status"], 3, "/no/x"),
         (["--endpoint", "nonsense", "status"], 3, "nonsense: cannot be connected to"),
+        (["--endpoint", "", "status"], 3, "cannot be connected to"),
         (["infer", "/no/image.png"], 2, "does not exist"),
         (["swap", "tiny", "\udcff"], 2, "not UTF-8"),
         (["tail", "--rates", "--count", "1"], 2, "leave out --count"),
@@ -185,6 +186,13 @@ def test_tail_when_nobody_reads_on_ends_in_silence(directory: Path) -> None:
         tail.stdout.readline()
         tail.stdout.close()
         assert (tail.wait(20), tail.stderr.read()) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["completion", "fish"]])
+def test_command_when_its_output_has_no_room_says_so(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (3, b"qzdctl: what it prints: No space left on device\n")
 
 
 def test_status_when_watched_shows_it_again_and_again(directory: Path) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
+from click.testing import CliRunner
 
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Event, Gap, Restarted, StreamState
 from qzd_daemon.config import PublishConfig
+from qzd_daemon.ctl import cli
 from qzd_daemon.door import Door
 from qzd_daemon.publisher import Publisher
 from qzd_daemon.recording import Line, Player, Recorder, read_recording
-from qzd_ext.errors import DataError
+from qzd_ext.errors import DataError, EndpointError
 
 TOPIC = wire.stream_topic("gate")
 COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl import main; main()")
@@ -214,6 +219,47 @@ def test_record_when_the_file_is_there_writes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "it is there already" in done.stderr
     assert (tmp_path / "there").read_text() == "precious"
+
+
+def test_record_when_it_cannot_begin_leaves_no_file_in_the_way_of_the_next(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["--endpoint", "nonsense", "record", str(tmp_path / "new")])
+    assert isinstance(done.exception, EndpointError)
+    assert not (tmp_path / "new").exists()
+
+
+def test_record_when_the_disk_is_full_says_so_and_counts_nothing(tmp_path: Path, player: Player) -> None:
+    state = StreamState(epoch="e", seq=1, stream="gate", state="running", reason="x" * 1000)
+    write(tmp_path / "recording", *[state] * 20)
+    command = ["--endpoint", player.endpoints[0], "record", str(tmp_path / "copy"), "--count", "20"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with ThreadPoolExecutor() as pool:
+            done = pool.submit(CliRunner().invoke, cli, command)
+            player.wait()
+            player.play(tmp_path / "recording", None)
+            result = done.result(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert isinstance(result.exception, DataError)
+    assert "cannot be written: File too large" in str(result.exception)
+    assert "messages in" not in result.output
+
+
+def test_record_when_a_message_is_of_other_frames_says_so(tmp_path: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.XPUB) as other, (tmp_path / "copy").open("wb") as file:
+        other.linger = 0
+        other.bind(f"ipc://{tmp_path}/other")
+        with Recorder(f"ipc://{tmp_path}/other", None, file) as recorder:
+            other.recv()
+            other.send_multipart([TOPIC.encode(), b"{}", b"more"])
+            with pytest.raises(msgspec.DecodeError, match="3 frames"):
+                recorder.record(20)
+
+
+def test_replay_when_there_is_no_such_file_says_so_and_waits_for_nobody(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["replay", str(tmp_path / "none"), "--wait"])
+    assert (done.exit_code, "does not exist" in done.output) == (2, True)
 
 
 def test_play_when_there_is_no_message_says_so(tmp_path: Path, player: Player) -> None:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from pathlib import Path
+from typing import IO
 
 import click
 
 from qzd_daemon.commands.target import SILENCE_SECONDS, Target, tell_silence
 from qzd_daemon.reach import DETECTIONS
 from qzd_daemon.recording import Player, Recorder
-from qzd_ext.errors import EndpointError, UsageError
+from qzd_ext.errors import DataError, EndpointError, UsageError
 from qzd_ext.options import Finite
 
 __all__ = ["record", "replay"]
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 LOOK_SECONDS = 0.2
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--seconds", type=Finite(min=0), help="Stop after so long.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many messages.")
 @click.pass_obj
@@ -30,16 +31,28 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
     end = time.monotonic() + seconds if seconds is not None else math.inf
     endpoint = target.of("detections")
     try:
-        with file.open("xb") as lines, Recorder(endpoint, target.keys, lines) as recorder:
-            _record(recorder, file, endpoint, end, count)
+        lines = file.open("xb")
     except FileExistsError as error:
         raise UsageError(f"{file}: it is there already", fix="choose another name") from error
     except OSError as error:
-        raise UsageError(f"{file}: cannot be written: {error.strerror}", fix="choose another name") from error
+        raise UsageError(f"{file}: cannot be made: {error.strerror}", fix="choose another name") from error
+    try:
+        with lines, Recorder(endpoint, target.keys, lines) as recorder:
+            _record(recorder, lines, endpoint, end, count)
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written: {error.strerror}",
+            wanted="a file system with room for it",
+            fix="make room, or choose another place; what is there can be played but for its last line",
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if not file.stat().st_size:
+                file.unlink()
 
 
-def _record(recorder: Recorder, file: Path, endpoint: str, end: float, count: int | None) -> None:
-    """Until `end`, or `count` messages are there; where none came, no file is left."""
+def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, count: int | None) -> None:
+    """Until `end`, or `count` messages are there."""
     recorded, silent_at = 0, time.monotonic() + SILENCE_SECONDS
     try:
         while time.monotonic() < end and recorded != count:
@@ -48,10 +61,9 @@ def _record(recorder: Recorder, file: Path, endpoint: str, end: float, count: in
                 tell_silence(endpoint)
                 silent_at = math.inf
     finally:
+        lines.flush()  # before it is said to be there
         if recorded:
-            click.echo(f"{recorded} messages in {file}", err=True)
-        else:
-            file.unlink(missing_ok=True)
+            click.echo(f"{recorded} messages in {lines.name}", err=True)
     if not recorded:
         raise EndpointError(
             f"{endpoint}: nothing was heard",
@@ -61,7 +73,7 @@ def _record(recorder: Recorder, file: Path, endpoint: str, end: float, count: in
 
 
 @click.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--bind", multiple=True, default=(DETECTIONS,), show_default=True, help="Where to publish.")
 @click.option("--speed", type=Finite(0.001, 1000), default=1.0, help="2 is twice as fast.")
 @click.option("--fast", is_flag=True, help="As fast as it goes.")

@@ -43,7 +43,9 @@ class Target:
     def of(self, socket: Literal["detections", "control", "inference"]) -> str:
         """The endpoint: of --endpoint, of QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, or the default."""
         default: str = getattr(reach, socket.upper())
-        return self.endpoint or os.environ.get(f"QZD_{socket.upper()}") or default
+        if self.endpoint is not None:  # even if it is empty, as by mistake: no other daemon is meant
+            return self.endpoint
+        return os.environ.get(f"QZD_{socket.upper()}") or default
 
     @property
     def keys(self) -> Keys | None:
