@@ -28,8 +28,9 @@ def start(stack: ExitStack, log: Path, *words: str) -> subprocess.Popen[bytes]:
     module = "distributed.cli.dask_scheduler" if words[0] == "scheduler" else "distributed.cli.dask_worker"
     out = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *words[1:]], stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT
-    )
+        [sys.executable, "-m", module, *words[1:]],
+        stdout=out, stderr=subprocess.STDOUT, env=ENVIRONMENT, cwd=log.parent,
+    )  # fmt: skip
     stack.callback(process.wait)
     stack.callback(process.kill)
     return process
@@ -102,7 +103,8 @@ def test_validate_gives_the_same_figures_when_a_worker_is_killed_in_the_middle(
     address, processes = cluster
     annotations = data / "coco" / "validation" / "instances.json"
     assert measure(bundle, annotations, tmp_path / "here.json").wait() == 0
-    run = measure(bundle, annotations, tmp_path / "there.json", "--scheduler", address)
+    relative = (Path(os.path.relpath(path)) for path in (bundle, annotations))
+    run = measure(*relative, tmp_path / "there.json", "--scheduler", address)
     # the second worker has begun when it holds the weights, and is then far from the end
     wait_for_memory(processes[2].pid, str(bundle / "model.bin"), run)
     processes[2].send_signal(signal.SIGKILL)

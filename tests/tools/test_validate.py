@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,7 +22,14 @@ from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.manifest import Thresholds
 from qzd_tools.cli import main
 from qzd_tools.dataset import read_coco
-from qzd_tools.validate import check_drop, check_floor, compare, validate, validation_thresholds
+from qzd_tools.validate import (
+    Validation,
+    check_drop,
+    check_floor,
+    compare,
+    validate,
+    validation_thresholds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +217,21 @@ def test_compare_says_which_classes_and_pictures_lost(painted, tmp_path):
     with pytest.raises(GateError, match=r"accuracy fell by 0.66.*green -1.000"):
         check_drop(comparison, 0.5)
     check_drop(comparison, 0.7)
+
+
+def test_a_drop_of_just_the_limit_is_within_it(painted):
+    """As of one picture of a hundred: 0.95 - 0.94 is a little more than 0.01 in floating point."""
+    dataset = read_coco(painted / "boxes" / "instances.json")
+    measured = validate(bundles.read(painted / "detector"), dataset)
+
+    def having(figure: float) -> Validation:
+        score = dataclasses.replace(measured.score, metrics={"map": figure})
+        return dataclasses.replace(measured, score=score)
+
+    for percent in range(1, 100):
+        check_drop(compare(having((percent - 1) / 100), having(percent / 100), dataset), 0.01)
+    with pytest.raises(GateError):
+        check_drop(compare(having(0.94), having(0.9501), dataset), 0.01)
 
 
 def test_validate_with_baseline_gates_on_the_drop(painted, tmp_path, capsys):

@@ -8,6 +8,7 @@ judging is in `scoring`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -83,6 +84,8 @@ def predict_on_cluster(
     DeviceError
         One shard after another lost its worker.
     """
+    bundle = dataclasses.replace(bundle, path=bundle.path.absolute())  # workers are in other directories
+    pictures = [dataclasses.replace(picture, path=picture.path.absolute()) for picture in pictures]
     with _client(address) as client, _explained(address):
         workers = max(len(client.scheduler_info(n_workers=-1)["workers"]), 1)
         size = min(math.ceil(len(pictures) / (SHARDS_A_WORKER * workers)), MOST_PICTURES)

@@ -169,7 +169,7 @@ def quantize(
         after = job.measure(graph, recipe, (), gate.dataset) if gate else None
         missed = None
         if gate is not None and before is not None and after is not None:
-            drop = before.score.main - after.score.main
+            drop = after.drop_from(before)
             plain = Attempt(graph, settled(model, recipe), (), drop, stopwatch.read()[0])
             after = _improve(job, model, plain, gate, before, after, say)
             missed = _missed(job, gate, before, after)
@@ -240,7 +240,7 @@ def _improve(
 
     def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> float:
         measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
-        return before.score.main - measured[id(candidate)].score.main
+        return measured[id(candidate)].drop_from(before)
 
     def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], Make]]:
         assert job.calibration is not None

@@ -91,6 +91,10 @@ class Validation:
             baseline=_known(baseline.score) if baseline else {},
         )
 
+    def drop_from(self, baseline: Validation) -> float:
+        """By which the main figure fell; rounded, since 0.9 - 0.89 is a little more than 0.01."""
+        return round(baseline.score.main - self.score.main, 9)
+
     def as_json(self) -> dict[str, Any]:
         """What `--json` writes."""
         manifest = self.bundle.manifest
@@ -315,7 +319,7 @@ def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> C
     counts = zip(dataset.pictures, theirs.found, ours.found, strict=True)
     lost = [(p.path.name, before, now) for p, before, now in counts if now < before]
     return Comparison(
-        theirs.main - ours.main,
+        validation.drop_from(baseline),
         sorted(changes, key=lambda change: change[1]),
         sorted(lost, key=lambda picture: picture[2] - picture[1]),
     )

@@ -215,6 +215,6 @@ def _figures(before: Validation | None, after: Validation | None, missed: GateEr
     return {
         "metrics": after.score.metrics if after else None,
         "baseline": before.score.metrics if before else None,
-        "drop": before.score.main - after.score.main if before and after else None,
+        "drop": after.drop_from(before) if before and after else None,
         "missed": missed.found if missed else None,
     }
