@@ -141,6 +141,11 @@ def test_read_metadata_takes_what_model_optimizer_folded_in():
     assert (facts.color, facts.mean, facts.scale) == ("bgr", (0.0,), (1.0,))
 
 
+def test_read_metadata_takes_nothing_for_folded_in_that_model_optimizer_was_not_given():
+    parameters = {"reverse_input_channels": "False", "mean_values": "()", "scale_values": "()"}
+    assert Facts() == read_metadata(with_info(conversion_parameters=parameters), "model", 64)
+
+
 @pytest.mark.parametrize(
     ("name", "labels"),
     [

@@ -179,8 +179,11 @@ def _described_input(properties: dict[str, str]) -> Facts:
 
 
 def _conversion_parameters(parameters: dict[str, str]) -> Facts:
-    """What Model Optimizer folded in: reversed channels mean that BGR goes in."""
-    folded = any(parameters.get(key) for key in ("mean_values", "scale_values", "scale"))
+    """What Model Optimizer folded in: reversed channels mean that BGR goes in.
+
+    That of 2021 lists what it was not given as well: `()`, which is no number.
+    """
+    folded = any(_numbers(parameters.get(key)) for key in ("mean_values", "scale_values", "scale"))
     reversed_ = _flag(parameters.get("reverse_input_channels"))
     return known(
         "rt_info conversion_parameters of Model Optimizer, which folded it in",
