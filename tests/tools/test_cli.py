@@ -153,6 +153,17 @@ def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to):
     assert (tmp_path / "done").exists()
 
 
+def test_work_goes_on_when_a_label_has_letters_that_the_terminal_lacks():
+    code = (
+        "import sys, click\nfrom qzd_tools import cli\nfrom qzd_tools.commands import say\n"
+        "sys.stdout.reconfigure(encoding='latin-1')\n"
+        "cli.cli.get_command = lambda ctx, name: click.command()(lambda: say('label \\u7ea2'))\n"
+        "sys.exit(cli.main(['work']))\n"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "label \\u7ea2\n", "")
+
+
 def test_json_goes_to_stdout_alone_when_it_is_a_dash(tiny_bundle, capsys):
     assert cli.main(["inspect", str(tiny_bundle), "--json", "-"]) == 0
     captured = capsys.readouterr()

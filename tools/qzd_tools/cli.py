@@ -6,6 +6,7 @@ The commands themselves are the files of `commands`.
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import signal
 import sys
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 a gate failed, 2 wrong usage, 3 a file, model or device could not be
         used, 4 interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label may have letters that the terminal lacks
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in ours:
@@ -89,7 +92,7 @@ def _told(error: BaseException) -> int | None:
         return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
     if isinstance(error, QzdError):
         return _fail(error)
-    if isinstance(error, UnicodeEncodeError):  # a path whose bytes are no UTF-8, in JSON or on a terminal
+    if isinstance(error, UnicodeEncodeError):  # a path whose bytes are no UTF-8, in JSON
         return _fail(ResourceError(f"{error.object!r}: not UTF-8", fix="rename it"))
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
