@@ -71,6 +71,11 @@ def test_recognise_names_the_head_when_its_structure_is_there(model, head, class
     assert found.reason
 
 
+def test_recognise_takes_the_logits_of_classes_that_may_go_together_through_a_sigmoid():
+    found = see(graphs.classifier(10, softmax=False), known("info", multilabel=True))
+    assert Classification(activation="sigmoid") == found.head
+
+
 def test_recognise_passes_over_the_best_class_beside_the_scores():
     found = see(graphs.classifier(10, best=True))
     assert (Classification(activation="none"), 10) == (found.head, found.classes)

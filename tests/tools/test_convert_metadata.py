@@ -45,6 +45,12 @@ def test_read_metadata_takes_model_info_as_model_api_writes_it():
     assert set(facts.why.values()) == {"rt_info model_info"}
 
 
+def test_read_metadata_takes_classifiers_as_model_api_describes_them():
+    assert read_metadata(with_info(model_info={"multilabel": "True"}), "model", 64).multilabel
+    with pytest.raises(ModelError, match="hierarchy"):
+        read_metadata(with_info(model_info={"hierarchical": "True"}), "model", 64)
+
+
 def test_read_metadata_takes_lists_as_openvino_writes_them():
     info = {"scale_values": [255.0], "labels": ["person", "car"], "iou_threshold": 0.7}
     facts = read_metadata(with_info(model_info=info), "model", 64)

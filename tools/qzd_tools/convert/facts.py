@@ -51,6 +51,8 @@ class Facts:
         For the head `detection_output`.
     background : bool or None
         Whether class 0 of the scores is background, for `ssd` and `classification`.
+    multilabel : bool or None
+        Whether a picture may be of several classes: logits then want a sigmoid, not a softmax.
     normalized : bool or None
         Whether decoded boxes are in 0..1 instead of input pixels.
     anchors, masks, scale_xy
@@ -74,6 +76,7 @@ class Facts:
     labels: Labels | None = None
     first_label: int | None = None
     background: bool | None = None
+    multilabel: bool | None = None
     normalized: bool | None = None
     anchors: tuple[tuple[float, float], ...] | None = None
     masks: tuple[tuple[int, ...], ...] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import openvino as ov
@@ -114,11 +115,13 @@ def _classification(seen: Seen) -> Recognised | str:
     if background is None:
         why, background = "as 1001 classes are ImageNet's and one more", shape[1] == 1001
     activated = last in {"Softmax", "Sigmoid"}
+    missing: Literal["sigmoid", "softmax"] = "sigmoid" if seen.facts.multilabel else "softmax"
+    given = f"probabilities from {last}" if activated else f"logits, {missing} still to be applied"
     return Recognised(
-        Classification(activation="none" if activated else "softmax", background=background),
+        Classification(activation="none" if activated else missing, background=background),
         (output if len(shape) == 2 else _flat(output),),
         shape[1] - background,
-        f"one output [1,{shape[1]}] of {'probabilities from ' + last if activated else 'logits'}"
+        f"one output [1,{shape[1]}] of {given}"
         + (f", of which 0 is background, {why}" if background else ""),
         known("as ImageNet classifiers are evaluated: short side 1/0.875 of the crop", resize="crop"),
     )

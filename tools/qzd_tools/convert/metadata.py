@@ -100,6 +100,11 @@ def _flag(text: str | None) -> bool | None:
 def _model_info(info: dict[str, str]) -> Facts:
     if not info:
         return Facts()
+    if _flag(info.get("hierarchical")):
+        raise ModelError(
+            "the model's metadata says that its classes are a hierarchy", wanted="a detector or a classifier",
+            fix="export a model whose classes are all of one kind",
+        )  # fmt: skip
     resize, anchor = RESIZE.get(info.get("resize_type", ""), (None, None))
     reverse = _flag(info.get("reverse_input_channels"))
     pad = _number(info.get("pad_value"))
@@ -122,6 +127,7 @@ def _model_info(info: dict[str, str]) -> Facts:
         labels=from_names(names) if names else None,
         confidence=_number(info.get("confidence_threshold")),
         iou=_number(info.get("iou_threshold")),
+        multilabel=_flag(info.get("multilabel")),
     )
 
 

@@ -79,7 +79,7 @@ class ConvertOptions:
         stated = {
             field: getattr(self, field)
             for field in Facts.__dataclass_fields__
-            if field not in {"labels", "why"}
+            if field not in {"labels", "multilabel", "why"}
         }
         named = label_sets.load(self.labels) if self.labels is not None else None
         return known(f"--labels {self.labels}", labels=named).over(known("as asked for", **stated))
