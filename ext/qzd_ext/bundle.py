@@ -237,6 +237,7 @@ def create(destination: Path, *, overwrite: bool = False) -> Iterator[Draft]:
             yield draft
             draft._seal()
             temporary.chmod(0o755)
+            _check_destination(destination, overwrite)  # what has come there while this one was written
             _put_in_place(temporary, destination)
             _sync(destination.parent)
         finally:

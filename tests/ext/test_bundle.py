@@ -100,6 +100,20 @@ def test_create_when_it_replaces_a_bundle_leaves_no_moment_without_one(tmp_path:
     assert missed == 0
 
 
+def test_create_does_not_replace_what_came_while_it_wrote(tmp_path: Path) -> None:
+    def write_late() -> None:
+        with bundle.create(tmp_path / "b") as draft:
+            for name in ("model.xml", "model.bin"):
+                (draft.directory / name).write_bytes(b"late")
+            draft.manifest = MANIFEST
+            _write(tmp_path / "b")
+
+    with pytest.raises(BundleError, match="--overwrite"):
+        write_late()
+    assert bundle.read(tmp_path / "b").model.read_bytes() == b"<net/>"
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
 def test_create_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
