@@ -74,10 +74,11 @@ class Dialogue:
                 return self._receive(end)
         raise self._no_answer()
 
-    def _ask(self, header: msgspec.Struct, image: bytes | memoryview, end: float) -> bytes:
+    def _ask(self, header: msgspec.Struct, image: bytes | memoryview) -> bytes:
         """Send an image; returns the JSON of its reply. Replies to what was given up are passed over."""
         self._count += 1
         name = str(self._count).encode()
+        end = time.monotonic() + self._timeout
         frames = self._exchange([name, msgspec.json.encode(header), image], end)
         while len(frames) == 2 and frames[0] != name:
             frames = self._receive(end)
@@ -221,8 +222,7 @@ class ImageCaller(Dialogue):
         """
         width, height = size or (None, None)
         header = ImageHeader(model=model, format=form, width=width, height=height)
-        end = time.monotonic() + self._timeout
-        reply = msgspec.json.decode(self._ask(header, image, end), type=wire.Detections | Failure)
+        reply = msgspec.json.decode(self._ask(header, image), type=wire.Detections | Failure)
         if isinstance(reply, Failure):
             raise RefusedError(reply.error)
         return reply

@@ -58,8 +58,8 @@ class Fault(Struct, frozen=True):
 
     code: str
     """For programs: bad_request, unknown_op, unknown_model, unknown_stream, busy, timeout, too_large,
-    not_an_image, stopping, internal, or the kind of error as the daemon's exit codes sort them, such as bundle,
-    device, gate, usage."""
+    not_an_image, stopping, internal, or the kind of error as the daemon's exit codes sort them, such as
+    bundle, device, gate, usage."""
     message: str
     """For people: what was found, what was wanted, what to do."""
 

@@ -37,7 +37,7 @@ class FrameSender(Dialogue):
     endpoint : str
         One of the daemon's `[ingest] bind`.
     timeout : float
-        Seconds that `send` may take.
+        Seconds to wait for an answer; for as long, a frame that is answered `busy` is sent again.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class FrameSender(Dialogue):
         """Send it until it is taken."""
         end = time.monotonic() + self._timeout
         while True:
-            reply = msgspec.json.decode(self._ask(header, pixels, end), type=Taken | Failure)
+            reply = msgspec.json.decode(self._ask(header, pixels), type=Taken | Failure)
             if isinstance(reply, Taken):
                 return reply.frame
             if reply.error.code != "busy" or time.monotonic() > end:
