@@ -131,6 +131,17 @@ def test_tail_when_heartbeats_are_rare_does_not_take_that_for_silence(
     assert "nothing is heard" not in capsys.readouterr().err
 
 
+def test_tail_when_a_state_was_lost_tells_it_once_among_the_rates(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tail, "RATE_SECONDS", 0.0)
+    monkeypatch.setattr(tail, "_tick", lambda *_: iter([Gap(TOPIC, 1, 1), Gap(TOPIC_M, 1, 2), None]))
+    with Client(service.endpoint) as client:
+        tail._tell_rates(client, service.endpoint, tail._Filter((), (), 0.0, found=False))
+    told = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert told == [f"{TOPIC.rstrip('/')}:", "gate/m:", "gate/m:"]
+
+
 def test_async_client_when_it_joins_has_neither_hole_nor_double(service: Service, chatter: None) -> None:
     async def receive() -> list[Event | None]:
         async with AsyncClient(service.endpoint, control=service.control_endpoint) as client:

@@ -131,7 +131,7 @@ def _tell_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
         if (spent := time.monotonic() - began) >= RATE_SECONDS:
             for topic, rate in sorted(rates.items()):
                 click.echo(_rate_line(topic, rate, spent))
-                rates[topic] = _Rate()
+            rates = {topic: _Rate() for topic in rates if topic.startswith(wire.DETECTIONS)}
             began = time.monotonic()
 
 
