@@ -92,19 +92,21 @@ class Camera:
         if not container.streams.video:
             raise OSError(None, "there is no video in it")
         yield Notice("running")
-        heard = time.monotonic()
+        seen = time.monotonic()
 
         def wait(seconds: float) -> bool:
-            if time.monotonic() - heard > self._config.timeout_s:
-                raise OSError(errno.ETIMEDOUT, f"no picture came for {self._config.timeout_s:g} s")
+            if time.monotonic() - seen > self._config.timeout_s:
+                raise OSError(errno.ETIMEDOUT, f"no whole picture came for {self._config.timeout_s:g} s")
             return not stopping.wait(seconds)
 
         decode = decoder(container, self._config.address, hardware=self._config.hardware_decoding)
         for captured in decode_frames(container, decode, wait):
+            yield captured
             if captured.frame is not None:
                 self._pause.reset()
-            yield captured
-            heard = time.monotonic()  # whoever takes it may have let it wait
+                seen = time.monotonic()  # now: whoever takes it may have let it wait
+            else:
+                wait(0.0)  # a camera that has changed its codec sends nothing else any more
 
     def close(self) -> None:
         """Nothing is kept open between frames."""

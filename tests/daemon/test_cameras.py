@@ -31,7 +31,7 @@ class MjpegServer(http.server.ThreadingHTTPServer):
     def __init__(self, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.frames_a_connection = 20
-        self.grows_at = 1000
+        self.grows_at = self.damaged_from = 1000
         self.hold = threading.Event()
         self.closing = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
@@ -62,6 +62,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for index in range(self.server.frames_a_connection):
             side = 64 if index < self.server.grows_at else 128
             picture = cv2.imencode(".jpg", paint((3, 3, COLOURS[index % 3]), side=side))[1].tobytes()
+            if index >= self.server.damaged_from:
+                picture = b"no picture"
             self.wfile.write(BOUNDARY + picture + b"\r\n")
             self.wfile.flush()
             if self.server.closing.wait(0.01):
@@ -161,7 +163,15 @@ def test_camera_when_its_video_stops_and_its_sound_goes_on_is_connected_to_again
     assert states(items) == ["connecting", "running", "reconnecting", "running"]
     (told,) = [i.reason for i in items if isinstance(i, Notice) and i.state == "reconnecting"]
     assert told is not None
-    assert "no picture came for 0.5 s" in told
+    assert "no whole picture came for 0.5 s" in told
+
+
+def test_camera_when_it_sends_nothing_whole_any_more_is_connected_to_again(server: MjpegServer) -> None:
+    server.frames_a_connection, server.damaged_from = 1000, 3
+    items = watch(camera(server.url, timeout_s=0.3), 60)  # one each 0.01 s
+    assert states(items)[:4] == ["connecting", "running", "reconnecting", "running"]
+    told = [i.reason or "" for i in items if isinstance(i, Notice) and i.state == "reconnecting"]
+    assert "no whole picture came for 0.3 s" in told[0]
 
 
 def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
