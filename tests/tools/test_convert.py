@@ -235,6 +235,7 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, mo
         (["yolox.xml", "--version", "a b"], 2, "--version a b: not a name"),
         (["yolox.xml", "--scale", "0"], 2, "above 0"),
         (["yolox.xml", "--mean", "nan"], 2, "not finite"),
+        (["yolox.xml", "--mean", "0.485", "--scale", "0.229"], 2, "--scale 0.229 makes more than 255 of a"),
         (["yolox.xml", "--shape", "-1,-1"], 2, "above 0"),
         (["open.xml", "--shape", "10000000,10000000"], 3, "open.xml: OpenVINO cannot take it: "),
         (["yolox.xml", "--shape", "2,3,64,64"], 2, "one picture of three channels, 1,3,H,W"),

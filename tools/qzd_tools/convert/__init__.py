@@ -229,7 +229,13 @@ def _check_labels(facts: Facts, found: Recognised) -> None:
 
 
 def _check_stated(stated: Facts, facts: Facts, found: Recognised) -> None:
-    """Refuse what a person stated and nothing would follow."""
+    """Refuse what a person stated and nothing would follow, or that is in another unit."""
+    if stated.scale is not None and min(stated.scale) < 1:
+        raise UsageError(
+            f"--scale {','.join(f'{v:g}' for v in stated.scale)} makes more than 255 of a white pixel",
+            wanted="mean and scale of pixels in 0..255",
+            fix="multiply both by 255 if they are for pixels in 0..1, or state the divisor of a factor",
+        )
     for name in stated.why:
         value, flag = getattr(stated, name), OF_HEADS.get(name, f"--{name.replace('_', '-')}")
         needed = OF_RESIZES.get(name, facts.resize)
