@@ -7,8 +7,10 @@ import gc
 import logging
 import os
 import resource
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -21,7 +23,7 @@ from qzd_daemon.logs import LogFormat, set_up_logging
 from qzd_daemon.sent import Inlets
 from qzd_daemon.sources import open_source
 from qzd_ext import __version__, bundle
-from qzd_ext.errors import QzdError
+from qzd_ext.errors import InterruptedByUser, QzdError
 
 __all__ = ["main"]
 
@@ -56,6 +58,9 @@ def main(
     Exit codes: 0 done, 1 a self-test failed, 2 wrong usage or configuration, 3 a file, model, device or
     socket could not be used, 4 interrupted.
     """
+    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end the process
     try:
         config = read_config(path)
         if check_config:
@@ -67,6 +72,14 @@ def main(
     except QzdError as error:
         click.echo(f"qzd: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """At once, until `Service` heeds signals: what is imported may swallow an exception, as OpenVINO does.
+
+    As process 1 of a container the default of SIGTERM would not even be heeded.
+    """
+    os._exit(InterruptedByUser.exit_code if number == signal.SIGINT else 0)
 
 
 def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:

@@ -13,7 +13,7 @@ import cv2
 import pytest
 
 from clips import cut, write_clip
-from process import Daemon
+from process import Daemon, run_python
 from qzd_daemon.client import Client, Detections, Event, Gap, StreamState
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
@@ -177,6 +177,20 @@ def test_daemon_when_interrupted_says_so_by_its_exit_code(
 ) -> None:
     process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip)).ready()
     assert process.stop(signal.SIGINT) == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 4), ("SIGTERM", 0), ("SIGHUP", 5)])
+def test_daemon_when_a_signal_comes_before_it_serves_is_not_at_the_mercy_of_what_it_imports(
+    tmp_path: Path, number: str, code: int
+) -> None:
+    (tmp_path / "qzd.toml").write_text('[models.tiny]\nbundle = "tiny"')
+    done = run_python(
+        "import os, signal, sys\nfrom qzd_daemon import cli\n"
+        f"def swallow(*_):\n    try:\n        os.kill(os.getpid(), signal.{number})\n"
+        "    finally:\n        os._exit(5)\n"
+        f"cli._serve = swallow\nsys.argv = ['qzd', '--config', '{tmp_path}/qzd.toml']\ncli.main()\n"
+    )
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_daemon_when_bundle_has_one_byte_changed_names_the_file(
