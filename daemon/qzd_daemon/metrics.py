@@ -147,7 +147,8 @@ class Metrics:
         self.frames += 1
         stream, model, of = message.stream, message.model.name, self._of
         of(self._frames, stream, message.outcome).inc()
-        of(self._latency, stream).observe((message.published_ns - message.captured_ns) / 1e9)
+        taken_ns = max(0, message.published_ns - message.captured_ns)  # the clock may have been set back
+        of(self._latency, stream).observe(taken_ns / 1e9)
         if message.dropped_before:
             of(self._dropped, stream, model).inc(message.dropped_before)
         if message.outcome != "ok":

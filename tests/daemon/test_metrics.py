@@ -61,6 +61,12 @@ def test_observe_a_frame_counts_it_with_its_stages_and_boxes(scrape: Scrape) -> 
     assert (scrape.metrics.frames, scrape.metrics.faults) == (1, 0)
 
 
+def test_observe_a_frame_when_the_clock_was_set_back_takes_nothing_from_the_latency(scrape: Scrape) -> None:
+    scrape.metrics.observe(frame())
+    scrape.metrics.observe(frame(published_ns=0))
+    assert scrape.value("qzd_end_to_end_latency_seconds_sum", stream="gate") == 2
+
+
 def test_observe_a_fault_says_nothing_about_the_model(scrape: Scrape) -> None:
     scrape.metrics.observe(frame(outcome="error", reason="damaged"))
     assert scrape.value("qzd_frames_total", stream="gate", outcome="error") == 1
