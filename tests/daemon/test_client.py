@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
@@ -129,6 +130,11 @@ def test_tail_when_heartbeats_are_rare_does_not_take_that_for_silence(
         threading.Timer(0.3, service.say, (1,)).start()
         assert isinstance(next(tail._events(client, service.endpoint)), StreamState)
     assert "nothing is heard" not in capsys.readouterr().err
+
+
+def test_tail_when_a_reason_would_steer_the_terminal_shows_it_in_one_line() -> None:
+    state = StreamState(stream="gate", state="failed", reason="café\n\x1b[2J.png")
+    assert click.unstyle(tail._text_line(state)) == r"-- stream gate failed: café\n\x1b[2J.png"
 
 
 def test_tail_when_a_state_was_lost_tells_it_once_among_the_rates(

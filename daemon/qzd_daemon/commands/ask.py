@@ -11,7 +11,7 @@ import msgspec
 
 from qzd_daemon.caller import Caller
 from qzd_daemon.calls import DeviceStatus, ModelStatus, Passed, Status, StreamStatus
-from qzd_daemon.commands.target import Target, coloured, table
+from qzd_daemon.commands.target import Target, coloured, printable, table
 from qzd_ext.options import Finite
 
 __all__ = ["COMMANDS"]
@@ -168,7 +168,15 @@ def _refused(status: Status, name: str) -> str:
 
 def _streams_text(streams: list[StreamStatus]) -> str:
     rows = [
-        (s.name, coloured(s.state), s.frames, s.damaged, " ".join(s.models), s.when_behind, s.reason or "-")
+        (
+            s.name,
+            coloured(s.state),
+            s.frames,
+            s.damaged,
+            " ".join(s.models),
+            s.when_behind,
+            printable(s.reason or "-"),
+        )
         for s in streams
     ]
     return table(("stream", "state", "frames", "damaged", "models", "behind", "reason"), rows)

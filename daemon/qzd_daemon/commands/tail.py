@@ -11,7 +11,7 @@ import msgspec
 
 from qzd_daemon import wire
 from qzd_daemon.client import Client, Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
-from qzd_daemon.commands.target import SILENCE_SECONDS, Target, coloured, tell_silence
+from qzd_daemon.commands.target import SILENCE_SECONDS, Target, coloured, printable, tell_silence
 from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
 
@@ -184,7 +184,7 @@ def _corners(box: wire.Box) -> str:
 
 
 def _because(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
+    return f": {printable(reason)}" if reason else ""
 
 
 def _json_line(event: Event) -> str:

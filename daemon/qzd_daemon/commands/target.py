@@ -14,7 +14,7 @@ from qzd_daemon import reach
 from qzd_daemon.reach import Keys
 from qzd_ext.errors import UsageError
 
-__all__ = ["SILENCE_SECONDS", "Target", "coloured", "table", "tell_silence"]
+__all__ = ["SILENCE_SECONDS", "Target", "coloured", "printable", "table", "tell_silence"]
 
 SILENCE_SECONDS = 3.0  # a new subscriber gets a heartbeat well within it
 
@@ -62,6 +62,11 @@ def tell_silence(endpoint: str) -> None:
     click.echo(f"qzdctl: nothing is heard from {endpoint}", err=True)
     click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint, and", err=True)
     click.echo("  --key and --server-key if it asks for keys", err=True)
+
+
+def printable(text: str) -> str:
+    """What a terminal would obey is shown as its code: a reason may hold a file's name, which others chose."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def coloured(word: str) -> str:
