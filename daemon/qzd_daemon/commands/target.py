@@ -65,7 +65,7 @@ def tell_silence(endpoint: str) -> None:
 
 
 def printable(text: str) -> str:
-    """What a terminal would obey is shown as its code: a reason may hold a file's name, which others chose."""
+    """What a terminal would obey is shown as its code: a reason may hold a file name of others."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
