@@ -15,6 +15,7 @@ from qzd_tools.convert.inputs import find_picture, make_static
 from qzd_tools.convert.preprocess import fold, input_of
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+UNIT = tuple(np.float32(x) for x in (0, 1, 0, 1))
 
 
 def convolved(shape: list[int], kind: ov.Type = ov.Type.f32, before=lambda node: node) -> ov.Model:
@@ -89,13 +90,14 @@ def reversed_channels(node: ov.Node) -> ov.Node:
         (ov.Type.f32, lambda n: ops.multiply(n, np.float32(1 / 255)), (None, (0.0,), (1.0,))),
         (ov.Type.f32, lambda n: ops.divide(ops.subtract(n, np.float32(0.45)), np.float32(0.22)), (None,) * 3),
         (ov.Type.f32, lambda n: ops.multiply(n, np.float32(255)), (None, None, None)),
+        (ov.Type.f32, lambda n: ops.multiply(ops.fake_quantize(n, *UNIT, 256), np.float32(1)), (None,) * 3),
         (ov.Type.f32, reversed_channels, ("bgr", None, None)),
         (ov.Type.f32, lambda n: ops.subtract(reversed_channels(n), np.float32(3)), ("bgr", (0.0,), (1.0,))),
         (ov.Type.f32, lambda n: ops.multiply(n, ops.sigmoid(n)), (None, None, None)),
     ],
     ids=[
-        "plain", "bytes", "scaled", "normalised from 0..1", "scaled from 0..1", "reversed",
-        "reversed and shifted", "its own product",
+        "plain", "bytes", "scaled", "normalised from 0..1", "scaled from 0..1", "quantized",
+        "reversed", "reversed and shifted", "its own product",
     ],
 )
 def test_find_picture_says_what_the_first_operations_say(kind, before, expected):

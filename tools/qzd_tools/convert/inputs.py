@@ -177,14 +177,15 @@ def _reversal(port: ov.Output) -> Facts:
 def _normalisation(model: ov.Model, port: ov.Output) -> Facts:
     """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are.
 
-    Not where that arithmetic makes large numbers of bright pixels: it was made for pixels in 0..1.
+    Not where that arithmetic makes large numbers of bright pixels: it was made for pixels in 0..1. What
+    follows a FakeQuantize only puts back into floats what that took from them.
     """
     if _takes_bytes(port):
         return known("the model takes bytes", mean=(0.0,), scale=(1.0,))
     last = None
     for node in _first_operations(port):
         kind = node.get_type_name()
-        if kind in {"Convolution", "GroupConvolution"}:
+        if kind in {"Convolution", "FakeQuantize", "GroupConvolution"}:
             break
         if kind in {"Subtract", "Add", "Multiply", "Divide"}:
             if not any(constant(value) is not None for value in node.input_values()):
