@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import openvino as ov
 
 from layered import build_painted
-from qzd_ext.errors import ModelError
+from qzd_ext.errors import DeviceError, ModelError
 from qzd_tools.escalate import Attempt, Make, escalate
 from qzd_tools.recipe import Recipe
 
@@ -15,7 +15,9 @@ MODEL = build_painted()
 PLAIN = Attempt(MODEL, Recipe(head_layers="float"), (), drop=0.5, seconds=0.0)
 
 
-def search(drops: list[float], said: list[str], budget: float = 60.0, failing: str = "") -> Attempt:
+def search(
+    drops: list[float | Exception], said: list[str], budget: float = 60.0, failing: str = ""
+) -> Attempt:
     """A search whose steps have these drops; ranking takes the time that it may, half a second at most."""
 
     def quantize(recipe: Recipe) -> ov.Model:
@@ -29,7 +31,10 @@ def search(drops: list[float], said: list[str], budget: float = 60.0, failing: s
             yield ("layer",) * count, functools.partial(quantize, Recipe())
 
     def judge(*_: object) -> float:
-        return drops.pop(0)
+        drop = drops.pop(0)
+        if isinstance(drop, Exception):
+            raise drop
+        return drop
 
     return escalate(PLAIN, 0.1, budget, quantize, judge, reverts, said.append)
 
@@ -49,6 +54,13 @@ def test_search_passes_over_a_step_that_cannot_be_done():
         "accurate bias correction", "1 layers that cost most in float",
     ]  # fmt: skip
     assert (best.drop, best.recipe.fast_bias_correction) == (0.05, False)
+
+
+def test_search_passes_over_a_step_whose_graph_the_device_does_not_take():
+    said: list[str] = []
+    best = search([0.3, DeviceError("it cannot be compiled"), 0.2, 0.05], said)
+    assert said[1] == "accurate bias correction: it cannot be compiled"
+    assert (best.drop, len(best.reverted)) == (0.05, 2)
 
 
 def test_search_keeps_the_plain_recipe_when_nothing_is_better():

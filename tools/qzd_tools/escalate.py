@@ -6,6 +6,7 @@ datasets.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
-from qzd_ext.errors import ModelError
+from qzd_ext.errors import DeviceError, ModelError
 from qzd_ext.geometry import Frame
 from qzd_tools.progress import progress
 from qzd_tools.recipe import Recipe
@@ -74,7 +75,8 @@ def escalate(
     budget : float
         Seconds; a step that would go beyond, if it takes as long as the one before it, is not begun.
     quantize : callable
-        From a recipe to an INT8 graph; a recipe with which it raises ModelError is told and passed over.
+        From a recipe to an INT8 graph. A step in which it or `judge` raises ModelError or DeviceError is
+        told and passed over.
     judge : callable
         From an INT8 graph, its recipe and its reverted layers to its drop.
     reverts : callable
@@ -102,10 +104,10 @@ def escalate(
         name, recipe, reverted, make = step
         try:
             model = make()
-        except ModelError as error:
+            drop = judge(model, recipe, reverted)
+        except (DeviceError, ModelError) as error:
             say(f"{name}: {error.found}")
             continue
-        drop = judge(model, recipe, reverted)
         seconds = time.monotonic() - step_begin
         say(f"{name}: drop {drop:+.4f} ({seconds:.0f} s)")
         if drop < best.drop:
@@ -171,7 +173,8 @@ def rank_layers(
         for name in names:
             if time.monotonic() > end:
                 break
-            scores.append((distance(revert_layers(quantized, original, [name])), name))
+            with contextlib.suppress(RuntimeError):  # the plugin may not take a graph that it took before
+                scores.append((distance(revert_layers(quantized, original, [name])), name))
             step(name)
     return [name for _, name in sorted(scores)]
 
