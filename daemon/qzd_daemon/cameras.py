@@ -80,7 +80,8 @@ class Camera:
             stopping.wait(seconds)
 
     def _connect(self) -> av.container.InputContainer:
-        options = {"fflags": "nobuffer", "flags": "low_delay"}
+        # the last: what goes on under other numbers in an MPEG-TS would be read, and never handed on
+        options = {"fflags": "nobuffer", "flags": "low_delay", "merge_pmt_versions": "1"}
         if self._config.source.startswith("rtsp"):
             options["rtsp_transport"] = self._config.rtsp_transport
         timeout = self._config.timeout_s

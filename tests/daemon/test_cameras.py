@@ -94,6 +94,21 @@ def _send_sound(handler: _Handler) -> None:
             return
 
 
+def _send_renumbered(handler: _Handler) -> None:
+    """Ten pictures of an MPEG-TS, then ten that an encoder sends which has started again."""
+    handler.send_response(200)
+    handler.end_headers()
+    for begun in range(2):
+        options = {"mpegts_start_pid": str(256 + begun), "tables_version": str(begun)}
+        with av.open(handler.wfile, "w", "mpegts", options) as container:
+            video = container.add_stream("mpeg4", rate=25)
+            video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+            for index in range(10):
+                picture = av.VideoFrame.from_ndarray(paint((index % 8, 3, "red")), format="bgr24")
+                container.mux(video.encode(picture))
+            container.mux(video.encode(None))
+
+
 @pytest.fixture
 def server() -> Iterator[MjpegServer]:
     server = MjpegServer()
@@ -171,6 +186,14 @@ def test_camera_when_it_sends_nothing_whole_any_more_is_connected_to_again(serve
     frames = camera(server.url, timeout_s=0.5).frames(threading.Event())
     told = next(i for i in frames if isinstance(i, Notice) and i.state == "reconnecting")
     assert "no whole picture came for 0.5 s" in (told.reason or "")
+
+
+def test_camera_when_its_encoder_starts_again_under_another_number_is_read_on(
+    server: MjpegServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Handler, "_send_pictures", _send_renumbered)
+    items = watch(camera(server.url), 15)
+    assert states(items) == ["connecting", "running"]
 
 
 def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
