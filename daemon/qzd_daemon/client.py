@@ -74,6 +74,7 @@ class _Subscription:
             self._session = Session(streams, max_age_s, snapshot=control is not None)
             self._subscriber = self._context.socket(zmq.SUB)
             self._subscriber.setsockopt(zmq.RCVHWM, receive_hwm)
+            self._subscriber.setsockopt(zmq.SNDHWM, 0)  # more subscriptions would be dropped without a word
             for topic in self._session.topics:
                 self._subscriber.subscribe(topic)
             connect(self._subscriber, endpoint, keys)

@@ -311,6 +311,13 @@ def test_session_when_a_refusal_comes_after_the_snapshot_passes_it_over() -> Non
     assert told(joining) == [5]
 
 
+def test_client_when_it_wants_more_streams_than_libzmq_keeps_subscriptions_hears(service: Service) -> None:
+    service.say(1, "s1999")
+    names = [f"s{number}" for number in range(2000)]
+    with Client(service.endpoint, streams=names, control=service.control_endpoint) as client:
+        assert isinstance(client.receive(20), StreamState)
+
+
 def test_client_when_streams_is_one_name_says_how_to_write_it() -> None:
     with pytest.raises(UsageError, match=r"write streams=\['gate'\]"):
         Client(streams="gate")
