@@ -242,11 +242,15 @@ class StreamConfig(Table, frozen=True):
 
     @property
     def address(self) -> str:
-        """The source as it may be shown: of a URL, no user, no password and no query."""
+        """The source as it may be shown: of a URL, no user, no password and no query.
+
+        Some cameras want those as a part of the path: `/user=NAME_password=WORD_channel=1`.
+        """
         if not self.is_url:
             return self.source
         parts = urlsplit(self.source)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        path = "/".join("..." if "=" in part else part for part in parts.path.split("/"))
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
 
     @property
     def is_sent(self) -> bool:

@@ -198,7 +198,7 @@ class Service:
             return self._refuse(error)
         except Exception as error:  # a reload must not end what serves
             log.exception("the reload failed")
-            return self._refuse(QzdError(f"the reload failed: {type(error).__name__}: {error}"))
+            return self._refuse(ResourceError(f"the reload failed: {type(error).__name__}: {error}"))
         finally:
             if not self._stopping.is_set():
                 notify("READY=1", f"STATUS={self._summary()}")

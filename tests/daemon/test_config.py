@@ -107,6 +107,7 @@ def _help(schema: dict[str, object]) -> object:
     ("source", "shown"),
     [
         ("rtsp://me:secret@cam:554/1?key=secret", "rtsp://cam:554/1"),
+        ("rtsp://cam/user=me_password=secret_channel=1/live.sdp?real", "rtsp://cam/.../live.sdp"),
         ("v4l2:///dev/video0", "v4l2:///dev/video0"),
         ("ingest://", "ingest://"),
         ("/clips/a?b.mp4", "/clips/a?b.mp4"),
