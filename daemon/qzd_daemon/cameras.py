@@ -26,6 +26,7 @@ __all__ = ["Camera", "DeviceCamera", "Pause"]
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+FIRST_PICTURE = 6  # times `timeout_s`: a connection may begin in the middle of a long group of pictures
 
 
 class Pause:
@@ -93,11 +94,12 @@ class Camera:
         if not container.streams.video:
             raise OSError(None, "there is no video in it")
         yield Notice("running")
-        seen = time.monotonic()
+        seen, begun = time.monotonic(), False
 
         def wait(seconds: float) -> bool:
-            if time.monotonic() - seen > self._config.timeout_s:
-                raise OSError(errno.ETIMEDOUT, f"no whole picture came for {self._config.timeout_s:g} s")
+            limit = self._config.timeout_s * (1 if begun or seconds else FIRST_PICTURE)
+            if time.monotonic() - seen > limit:
+                raise OSError(errno.ETIMEDOUT, f"no whole picture came for {limit:g} s")
             return not stopping.wait(seconds)
 
         decode = decoder(container, self._config.address, hardware=self._config.hardware_decoding)
@@ -105,7 +107,7 @@ class Camera:
             yield captured
             if captured.frame is not None:
                 self._pause.reset()
-                seen = time.monotonic()  # now: whoever takes it may have let it wait
+                seen, begun = time.monotonic(), True  # now: whoever takes it may have let it wait
             else:
                 wait(0.0)  # a camera that has changed its codec sends nothing else any more
 

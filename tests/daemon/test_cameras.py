@@ -8,6 +8,7 @@ import itertools
 import random
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -109,6 +110,23 @@ def _send_renumbered(handler: _Handler) -> None:
             container.mux(video.encode(None))
 
 
+def _send_whole_ones_late(handler: _Handler) -> None:
+    """Damaged pictures for a second and a half, then whole ones."""
+    handler.send_response(200)
+    handler.end_headers()
+    with av.open(handler.wfile, "w", "nut", {"flush_packets": "1"}) as container:
+        video = container.add_stream("rawvideo", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 64, "bgr24"
+        whole = paint((3, 3, "red")).tobytes()
+        for index in range(300):
+            packet = av.Packet(b"damaged" if index < 150 else whole)
+            packet.stream, packet.pts, packet.dts = video, index, index
+            packet.time_base = Fraction(1, 25)
+            container.mux(packet)
+            if handler.server.closing.wait(0.01):
+                return
+
+
 @pytest.fixture
 def server() -> Iterator[MjpegServer]:
     server = MjpegServer()
@@ -186,6 +204,17 @@ def test_camera_when_it_sends_nothing_whole_any_more_is_connected_to_again(serve
     frames = camera(server.url, timeout_s=0.5).frames(threading.Event())
     told = next(i for i in frames if isinstance(i, Notice) and i.state == "reconnecting")
     assert "no whole picture came for 0.5 s" in (told.reason or "")
+
+
+def test_camera_when_its_first_whole_picture_is_late_is_waited_for(
+    server: MjpegServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Handler, "_send_pictures", _send_whole_ones_late)
+    items = watch(camera(server.url, timeout_s=0.5), 160)
+    assert states(items) == ["connecting", "running"]
+    whole = [i.frame is not None for i in items if isinstance(i, Captured)]
+    assert [whole[0], whole[-1]] == [False, True]
+    assert whole == sorted(whole)
 
 
 def test_camera_when_its_encoder_starts_again_under_another_number_is_read_on(
