@@ -220,8 +220,8 @@ class StreamConfig(Table, frozen=True):
         Meta(
             gt=0.0,
             le=MOST_SECONDS,
-            description="After this long without a picture a camera is connected to again, "
-            "and a stream whose frames are sent is down.",
+            description="After this long without a picture a camera is connected to again "
+            "(six times as long before its first), and a stream whose frames are sent is down.",
         ),
     ] = 10.0
 
