@@ -9,11 +9,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Daemon", "run_python"]
+__all__ = ["Daemon", "run_python", "until"]
 
 COMMAND = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for what happens in another thread or process."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.01)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

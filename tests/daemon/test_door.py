@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
+from process import until
 from qzd_daemon import wire
 from qzd_daemon.binding import bind_again
 from qzd_daemon.client import Client, Event, Keys, StreamState
@@ -69,13 +70,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     service = Service(tmp_path)
     yield service
     service.close()
-
-
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def heard(service: Service, client: Client, seconds: float) -> list[Event]:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from clips import write_clip
+from process import until
 from qzd_daemon import models, wire
 from qzd_daemon.config import Config, ModelConfig, ServiceConfig, StreamConfig
 from qzd_daemon.engine import Engine
@@ -248,8 +249,7 @@ def test_stop_when_streams_are_being_replaced_starts_no_new_one(
     engine = running.engine
     changing = threading.Thread(target=lambda: (engine.apply(changed), engine.start_streams()))
     changing.start()
-    while engine._config != changed:
-        time.sleep(0.001)
+    until(lambda: engine._config == changed)
     assert running.stop(20)
     changing.join(20)
     assert {m.stream for m in running.messages if not isinstance(m, wire.ModelState)} == {"a"}
@@ -269,8 +269,7 @@ def test_stop_when_a_change_waits_for_frames_of_the_model_before_waits_for_them_
         changed = replace(changed, models={"other": changed.models["tiny"]}, streams={})
     changing = threading.Thread(target=running.engine.apply, args=(changed,))
     changing.start()
-    while running.engine._config != changed:  # it may be a while until the model is loaded
-        time.sleep(0.01)
+    until(lambda: running.engine._config == changed)  # it may be a while until the model is loaded
     assert running.stop(20)
     assert [(m.frame, m.outcome) for m in running.of(wire.Detections)] == [(n, "ok") for n in range(3)]
     changing.join(20)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
-from process import Daemon
+from process import Daemon, until
 from qzd_daemon.caller import Caller, RefusedError
 from qzd_daemon.calls import Fault, FrameHeader
 from qzd_daemon.client import Client, Detections, StreamState
@@ -49,10 +49,7 @@ FRAME = paint((1, 2, "red"))
 def reading(process: Daemon, *streams: str) -> Daemon:
     """Wait until frames of these streams are taken; until then they are answered `busy`."""
     process.ready()
-    end = time.monotonic() + 30
-    while not all(f"stream {name}: connecting" in process.log for name in streams):
-        assert time.monotonic() < end, process.log
-        time.sleep(0.01)
+    until(lambda: all(f"stream {name}: connecting" in process.log for name in streams))
     return process
 
 
