@@ -35,6 +35,8 @@ class RefusedError(ResourceError):
     fault : Fault
     """
 
+    code = "refused"
+
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault

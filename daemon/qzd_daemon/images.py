@@ -32,9 +32,13 @@ MAX_SCANS = 100  # of a progressive JPEG: each one more is a pass over all pixel
 class NotAnImageError(UsageError):
     """The bytes are not an image of the format that was stated."""
 
+    code = "not_an_image"
+
 
 class TooLargeError(UsageError):
     """An image, or a field, is larger than the daemon takes."""
+
+    code = "too_large"
 
 
 @dataclass(frozen=True, slots=True)

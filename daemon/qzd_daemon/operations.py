@@ -41,6 +41,8 @@ __all__ = ["Operations"]
 class UnknownModelError(UsageError):
     """A call names a model that is not there; its code on the wire is `unknown_model`."""
 
+    code = "unknown_model"
+
 
 class Operations:
     """The ops of the control socket.

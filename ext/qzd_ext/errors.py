@@ -21,6 +21,8 @@ wanted, and what to do now.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 __all__ = [
     "BundleError",
     "ConfigError",
@@ -51,6 +53,7 @@ class QzdError(Exception):
     """
 
     exit_code = 3
+    code: ClassVar[str] = "qzd"  # on the wire: stays as it is when a class is renamed
 
     def __init__(self, found: str, *, wanted: str | None = None, fix: str | None = None) -> None:
         super().__init__(found)
@@ -66,60 +69,72 @@ class QzdError(Exception):
             parts.append(f"To fix: {self.fix}")
         return "\n  ".join(parts)
 
-    @property
-    def code(self) -> str:
-        """A stable word for machines: the class name in snake case, without its `Error`."""
-        name = type(self).__name__.removesuffix("Error")
-        return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
-
 
 class GateError(QzdError):
     """A gate failed: accuracy below what was asked for, or a self-test that gave other boxes."""
 
     exit_code = 1
+    code = "gate"
 
 
 class UsageError(QzdError):
     """Wrong usage of a command or a function."""
 
     exit_code = 2
+    code = "usage"
 
 
 class ConfigError(UsageError):
     """A configuration file has an unknown key, a wrong type or a forbidden combination."""
+
+    code = "config"
 
 
 class ResourceError(QzdError):
     """A file, model or device could not be used."""
 
     exit_code = 3
+    code = "resource"
 
 
 class BundleError(ResourceError):
     """A bundle is missing, incomplete, damaged, or of another schema."""
 
+    code = "bundle"
+
 
 class ModelError(ResourceError):
     """A model cannot be read, or its tensors are not what its head needs."""
+
+    code = "model"
 
 
 class DeviceError(ResourceError):
     """The inference device is not there, refused the model, or failed while running it."""
 
+    code = "device"
+
 
 class DataError(ResourceError):
     """Images or annotations cannot be used."""
+
+    code = "data"
 
 
 class SourceError(ResourceError):
     """A stream's source cannot be opened or read."""
 
+    code = "source"
+
 
 class EndpointError(ResourceError):
     """A socket cannot be bound or reached."""
+
+    code = "endpoint"
 
 
 class InterruptedByUser(QzdError):  # noqa: N818 - an interruption is not an error
     """Ctrl-C, or SIGTERM to a command line tool."""
 
     exit_code = 4
+    code = "interrupted_by_user"

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import pytest
 
+from qzd_daemon import caller, images, operations
 from qzd_ext import errors
+from qzd_tools import quantize
+
+CODES = [
+    (errors.QzdError, 3, "qzd"),
+    (errors.GateError, 1, "gate"),
+    (errors.UsageError, 2, "usage"),
+    (errors.ConfigError, 2, "config"),
+    (errors.ResourceError, 3, "resource"),
+    (errors.BundleError, 3, "bundle"),
+    (errors.ModelError, 3, "model"),
+    (errors.DeviceError, 3, "device"),
+    (errors.DataError, 3, "data"),
+    (errors.SourceError, 3, "source"),
+    (errors.EndpointError, 3, "endpoint"),
+    (errors.InterruptedByUser, 4, "interrupted_by_user"),
+    (images.NotAnImageError, 2, "not_an_image"),
+    (images.TooLargeError, 2, "too_large"),
+    (operations.UnknownModelError, 2, "unknown_model"),
+    (caller.RefusedError, 3, "refused"),
+    (quantize.GateMissedError, 1, "gate_missed"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "exit_code", "code"),
-    [
-        (errors.GateError, 1, "gate"),
-        (errors.UsageError, 2, "usage"),
-        (errors.ConfigError, 2, "config"),
-        (errors.BundleError, 3, "bundle"),
-        (errors.EndpointError, 3, "endpoint"),
-        (errors.InterruptedByUser, 4, "interrupted_by_user"),
-    ],
-)
-def test_each_error_has_its_exit_code(kind: type[errors.QzdError], exit_code: int, code: str) -> None:
-    error = kind("x")
-    assert (error.exit_code, error.code) == (exit_code, code)
+def _kinds(base: type[errors.QzdError] = errors.QzdError) -> set[type[errors.QzdError]]:
+    """Return `base` and every class below it that has been imported."""
+    return {base}.union(*(_kinds(kind) for kind in base.__subclasses__()))
+
+
+@pytest.mark.parametrize(("kind", "exit_code", "code"), CODES, ids=str)
+def test_each_error_has_its_exit_code_and_its_code_on_the_wire(
+    kind: type[errors.QzdError], exit_code: int, code: str
+) -> None:
+    assert (exit_code, code) == (kind.exit_code, kind.code)
+
+
+@pytest.mark.parametrize("kind", sorted(_kinds(), key=str))
+def test_an_error_states_its_code_itself(kind: type[errors.QzdError]) -> None:
+    assert "code" in vars(kind)
+    assert kind in [kind for kind, _, _ in CODES]
 
 
 def test_a_message_has_three_parts() -> None:

@@ -90,6 +90,8 @@ class Quantized:
 class GateMissedError(GateError):
     """The gate was missed over a bundle that stays; `before` and `after` are what was measured."""
 
+    code = "gate_missed"
+
     def __init__(self, why: GateError, before: Validation, after: Validation) -> None:
         super().__init__(why.found, wanted=why.wanted, fix=why.fix)
         self.before, self.after = before, after
