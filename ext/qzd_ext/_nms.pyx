@@ -1,7 +1,7 @@
 """Candidates, and which of them remain.
 
-What may live here: what happens to candidates once a head has made them. The sort is in `_order`, the
-suppression in `_greedy`.
+What may live here: what happens to candidates once a head has made them. The sort is in `_sort`, the
+suppression in `_suppress`.
 """
 
 from libc.math cimport INFINITY
@@ -10,8 +10,8 @@ from numpy cimport (
     NPY_FLOAT32, NPY_INT32, PyArray_DATA, PyArray_SimpleNew, import_array, ndarray, npy_intp,
 )
 from qzd_ext._geometry cimport Box, clip, round_box
-from qzd_ext._greedy cimport suppress, suppress_few
-from qzd_ext._order cimport FEW, Key, sort
+from qzd_ext._suppress cimport suppress, suppress_few
+from qzd_ext._sort cimport FEW, Key, sort
 
 import numpy as np
 

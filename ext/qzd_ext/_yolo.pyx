@@ -32,7 +32,7 @@ cdef struct Placing:            # what a way to place boxes needs besides the bo
     const float *cells          # column, row and stride of each anchor
 
 
-ctypedef bint (*Place)(
+ctypedef bint (*PlaceBox)(
     const float *box, Py_ssize_t step, Py_ssize_t anchor, const Placing *how, Box *placed
 ) noexcept nogil
 
@@ -183,7 +183,7 @@ def scan_v8_raw(ndarray sides not None, ndarray classes, ndarray cells not None,
 
 # --- ways to find anchors
 
-cdef int scan_object_rows(ndarray tensor, Activation activation, Place place, const Placing *how,
+cdef int scan_object_rows(ndarray tensor, Activation activation, PlaceBox place, const Placing *how,
                           Candidates out, float confidence, bint every_label) except -1:
     cdef Py_ssize_t n = length(tensor, 1), stride = length(tensor, 2)
     cdef const float *values = floats(tensor, n * stride)
@@ -198,7 +198,7 @@ cdef int scan_object_rows(ndarray tensor, Activation activation, Place place, co
 cdef int scan_objects(
     Candidates out, const float *values, Py_ssize_t n, Py_ssize_t stride, Py_ssize_t step,
     Py_ssize_t classes, Activation activation, const Wanted *want, Py_ssize_t first_index,
-    Place place, const Placing *how
+    PlaceBox place, const Placing *how
 ) except -1 nogil:
     """n anchors `stride` apart, whose channels lie `step` apart: box, objectness, classes."""
     cdef unsigned int places[BLOCK]
@@ -233,7 +233,7 @@ cdef int scan_objects(
 
 cdef int scan_rows(
     Candidates out, const float *values, Py_ssize_t n, Py_ssize_t stride, const Wanted *want,
-    Place place, const Placing *how
+    PlaceBox place, const Placing *how
 ) except -1 nogil:
     """n anchors in rows: box, activated classes."""
     cdef unsigned int rows[BLOCK]
@@ -253,10 +253,10 @@ cdef int scan_rows(
 
 
 cdef inline void settle(
-    Candidates out, Py_ssize_t first, const float *box, Py_ssize_t step, Py_ssize_t anchor, Place place,
+    Candidates out, Py_ssize_t first, const float *box, Py_ssize_t step, Py_ssize_t anchor, PlaceBox place,
     const Placing *how
 ) noexcept nogil:
-    """Place the candidates of one anchor, or drop them."""
+    """PlaceBox the candidates of one anchor, or drop them."""
     cdef Box placed
     cdef Py_ssize_t i
     if place(box, step, anchor, how, &placed):
@@ -273,7 +273,7 @@ cdef enum:
 
 
 cdef int scan_plane(const float *boxes, const float *values, Py_ssize_t n, Py_ssize_t classes,
-                    Activation activation, Py_ssize_t first_index, Place place, const Placing *how,
+                    Activation activation, Py_ssize_t first_index, PlaceBox place, const Placing *how,
                     Candidates out, float confidence, bint every_label) except -1:
     """An anchor a column: class by class, each one contiguous; then the boxes of those that were found."""
     cdef Wanted want = wanted(confidence, every_label, activation)
@@ -329,7 +329,7 @@ cdef int scan_columns(
 
 cdef void settle_columns(
     Candidates out, Py_ssize_t first, const float *boxes, Py_ssize_t n, Py_ssize_t classes,
-    Py_ssize_t first_index, Activation activation, const Wanted *want, int *marks, Place place,
+    Py_ssize_t first_index, Activation activation, const Wanted *want, int *marks, PlaceBox place,
     const Placing *how
 ) noexcept nogil:
     """Activate and place the candidates from `first` on; leave out those of dropped columns."""

@@ -14,7 +14,7 @@ from qzd_ext.classify import best_classes
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Transform
-from qzd_ext.heads import Door, parts_of, scan_for
+from qzd_ext.heads import ModelOutputs, parts_of, scan_for
 from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, Manifest, Thresholds
 
 __all__ = ["Decoder"]
@@ -42,15 +42,15 @@ class Decoder:
     def __init__(
         self, manifest: Manifest, shapes: Sequence[tuple[int, ...]], priors: FloatArray | None = None
     ) -> None:
-        door = Door(manifest, tuple(tuple(shape) for shape in shapes), priors)
-        self._shapes = [*door.shapes]
-        self._classes = door.classes
+        outputs = ModelOutputs(manifest, tuple(tuple(shape) for shape in shapes), priors)
+        self._shapes = [*outputs.shapes]
+        self._classes = outputs.classes
         self._final = isinstance(manifest.head, DetectionOutput | EndToEnd)  # NMS is part of the model
         self._classifier = manifest.head if isinstance(manifest.head, Classification) else None
         if self._classifier:
-            door.want((1, door.classes + self._classifier.background), why=f"{door.classes} names")
+            outputs.want((1, outputs.classes + self._classifier.background), why=f"{outputs.classes} names")
         else:
-            self._scan, self._parts = scan_for(door), parts_of(manifest.head)
+            self._scan, self._parts = scan_for(outputs), parts_of(manifest.head)
 
     def decode(
         self, tensors: Sequence[FloatArray], transform: Transform, thresholds: Thresholds

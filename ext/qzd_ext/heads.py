@@ -1,6 +1,6 @@
-"""Each head's check at the door, and its kernel with everything about the model bound to it.
+"""Each head's check of the model's outputs, and its kernel with everything about the model bound to it.
 
-What may live here: one function a head, from `Door` to `Scan`. The maths is in `_yolo` and `_ssd`.
+One function per head, from `ModelOutputs` to `Scan`. The maths is in `_yolo` and `_ssd`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qzd_ext.manifest import (
     Yolox,
 )
 
-__all__ = ["Door", "Scan", "Tensors", "parts_of", "scan_for"]
+__all__ = ["ModelOutputs", "Scan", "Tensors", "parts_of", "scan_for"]
 
 Tensors = Sequence[FloatArray]
 Scan = Callable[[Tensors, Candidates, Thresholds], None]
@@ -37,8 +37,8 @@ Scan = Callable[[Tensors, Candidates, Thresholds], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What a model announces, to be held against its manifest."""
+class ModelOutputs:
+    """The results that a model announces, to be checked against its manifest."""
 
     manifest: Manifest
     shapes: tuple[tuple[int, ...], ...]
@@ -103,26 +103,26 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     )
 
 
-def _detection_output(door: Door, head: DetectionOutput) -> Scan:
-    door.want((1, 1, "N", 7))
-    width, height = door.size
+def _detection_output(outputs: ModelOutputs, head: DetectionOutput) -> Scan:
+    outputs.want((1, 1, "N", 7))
+    width, height = outputs.size
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         strange = scan_boxes(
-            tensors[0], 1, 2, 3, 0, width, height, head.first_label, door.classes, out, t.confidence
+            tensors[0], 1, 2, 3, 0, width, height, head.first_label, outputs.classes, out, t.confidence
         )
-        _check_label(strange, head.first_label, door.classes)
+        _check_label(strange, head.first_label, outputs.classes)
 
     return scan
 
 
-def _end_to_end(door: Door, head: EndToEnd) -> Scan:
-    door.want((1, "K", 6))
-    width, height = door.unit(head.normalized)
+def _end_to_end(outputs: ModelOutputs, head: EndToEnd) -> Scan:
+    outputs.want((1, "K", 6))
+    width, height = outputs.unit(head.normalized)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
-        strange = scan_boxes(tensors[0], 5, 4, 0, -1, width, height, 0, door.classes, out, t.confidence)
-        _check_label(strange, 0, door.classes)
+        strange = scan_boxes(tensors[0], 5, 4, 0, -1, width, height, 0, outputs.classes, out, t.confidence)
+        _check_label(strange, 0, outputs.classes)
 
     return scan
 
@@ -136,17 +136,17 @@ def _check_label(strange: float | None, first: int, classes: int) -> None:
         )
 
 
-def _ssd(door: Door, head: Ssd) -> Scan:
-    n = door.shapes[0][1] if door.shapes and len(door.shapes[0]) == 3 else 0
-    depth = door.classes + head.background
-    why = f"{door.classes} names{' and a background' if head.background else ''}"
-    door.want((1, n or "N", 4), (1, n or "N", depth), why=why)
-    priors = door.priors
+def _ssd(outputs: ModelOutputs, head: Ssd) -> Scan:
+    n = outputs.shapes[0][1] if outputs.shapes and len(outputs.shapes[0]) == 3 else 0
+    depth = outputs.classes + head.background
+    why = f"{outputs.classes} names{' and a background' if head.background else ''}"
+    outputs.want((1, n or "N", 4), (1, n or "N", depth), why=why)
+    priors = outputs.priors
     if priors is None or priors.shape != (n, 4) or priors.dtype != np.float32:
         found = "no priors" if priors is None else f"priors {priors.dtype} {priors.shape}"
-        raise door.refuse(found, f"float32 ({n}, 4) in the bundle's priors.npy")
+        raise outputs.refuse(found, f"float32 ({n}, 4) in the bundle's priors.npy")
     priors = np.ascontiguousarray(priors)
-    width, height = door.size
+    width, height = outputs.size
     activation = ("none", "sigmoid", "softmax").index(head.activation)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
@@ -168,16 +168,16 @@ def _ssd(door: Door, head: Ssd) -> Scan:
     return scan
 
 
-def _yolo_anchor(door: Door, head: YoloAnchor) -> Scan:
+def _yolo_anchor(outputs: ModelOutputs, head: YoloAnchor) -> Scan:
     last = head.layout == "nhwc"
-    depths = [len(mask) * (5 + door.classes) for mask in head.masks]
-    why = f"{door.classes} names and masks {head.masks}"
-    door.want(*((1, "h", "w", d) if last else (1, d, "h", "w") for d in depths), why=why)
+    depths = [len(mask) * (5 + outputs.classes) for mask in head.masks]
+    why = f"{outputs.classes} names and masks {head.masks}"
+    outputs.want(*((1, "h", "w", d) if last else (1, d, "h", "w") for d in depths), why=why)
     anchors = [np.array([head.anchors[i] for i in mask], np.float32) for mask in head.masks]
     stretch = head.scale_xy or (1.0,) * len(head.masks)
-    sizes = [int(np.prod(shape)) // (5 + door.classes) for shape in door.shapes]
+    sizes = [int(np.prod(shape)) // (5 + outputs.classes) for shape in outputs.shapes]
     first = [sum(sizes[:i]) for i in range(len(sizes))]
-    width, height = door.size
+    width, height = outputs.size
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         for tensor, pairs, scale, begin in zip(tensors, anchors, stretch, first, strict=True):
@@ -186,9 +186,9 @@ def _yolo_anchor(door: Door, head: YoloAnchor) -> Scan:
     return scan
 
 
-def _yolo_v5(door: Door, head: YoloV5) -> Scan:
-    door.want((1, "N", 5 + door.classes), why=f"{door.classes} names")
-    width, height = door.unit(head.normalized)
+def _yolo_v5(outputs: ModelOutputs, head: YoloV5) -> Scan:
+    outputs.want((1, "N", 5 + outputs.classes), why=f"{outputs.classes} names")
+    width, height = outputs.unit(head.normalized)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         scan_v5(tensors[0], width, height, out, t.confidence, t.multi_label)
@@ -196,10 +196,10 @@ def _yolo_v5(door: Door, head: YoloV5) -> Scan:
     return scan
 
 
-def _yolox(door: Door, head: Yolox) -> Scan:
-    cells = np.concatenate(door.cells(head.strides))
-    why = f"{door.classes} names and {len(cells)} cells of strides {head.strides}"
-    door.want((1, len(cells), 5 + door.classes), why=why)
+def _yolox(outputs: ModelOutputs, head: Yolox) -> Scan:
+    cells = np.concatenate(outputs.cells(head.strides))
+    why = f"{outputs.classes} names and {len(cells)} cells of strides {head.strides}"
+    outputs.want((1, len(cells), 5 + outputs.classes), why=why)
 
     def scan(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         scan_x(tensors[0], cells, out, t.confidence, t.multi_label)
@@ -207,11 +207,12 @@ def _yolox(door: Door, head: Yolox) -> Scan:
     return scan
 
 
-def _yolo_v8(door: Door, head: YoloV8) -> Scan:
-    depth = 4 + door.classes
+def _yolo_v8(outputs: ModelOutputs, head: YoloV8) -> Scan:
+    depth = 4 + outputs.classes
     columns = head.layout == "channels_first"
-    door.want((1, depth, "N") if columns else (1, "N", depth), why=f"{door.classes} names, {head.layout}")
-    width, height = door.unit(head.normalized)
+    shape = (1, depth, "N") if columns else (1, "N", depth)
+    outputs.want(shape, why=f"{outputs.classes} names, {head.layout}")
+    width, height = outputs.unit(head.normalized)
 
     def scan_first(tensors: Tensors, out: Candidates, t: Thresholds) -> None:
         scan_v8_columns(tensors[0], width, height, out, t.confidence, t.multi_label)
@@ -222,17 +223,17 @@ def _yolo_v8(door: Door, head: YoloV8) -> Scan:
     return scan_first if columns else scan_last
 
 
-def _yolo_v8_raw(door: Door, head: YoloV8Raw) -> Scan:
-    cells = door.cells(head.strides)
-    sides, depth, n = 4 * head.bins, 4 * head.bins + door.classes, sum(map(len, cells))
-    why = f"{door.classes} names, {head.bins} bins and {n} cells of strides {head.strides}"
-    width, height = door.size
+def _yolo_v8_raw(outputs: ModelOutputs, head: YoloV8Raw) -> Scan:
+    cells = outputs.cells(head.strides)
+    sides, depth, n = 4 * head.bins, 4 * head.bins + outputs.classes, sum(map(len, cells))
+    why = f"{outputs.classes} names, {head.bins} bins and {n} cells of strides {head.strides}"
+    width, height = outputs.size
     if head.tensors == "joined":
-        door.want((1, depth, n), why=why)
+        outputs.want((1, depth, n), why=why)
     elif head.tensors == "split":
-        door.want((1, sides, n), (1, door.classes, n), why=why)
+        outputs.want((1, sides, n), (1, outputs.classes, n), why=why)
     else:
-        door.want(*((1, depth, height // s, width // s) for s in head.strides), why=why)
+        outputs.want(*((1, depth, height // s, width // s) for s in head.strides), why=why)
     if head.tensors != "scales":
         cells = [np.concatenate(cells)]
     first = [sum(map(len, cells[:i])) for i in range(len(cells))]
@@ -255,7 +256,7 @@ def parts_of(head: Head) -> int:
     return len(head.strides) if isinstance(head, YoloV8Raw) and head.tensors == "scales" else 1
 
 
-def scan_for(door: Door) -> Scan:
+def scan_for(outputs: ModelOutputs) -> Scan:
     """The kernel of the manifest's head, once the model's results were found to be what it needs.
 
     Raises
@@ -263,22 +264,22 @@ def scan_for(door: Door) -> Scan:
     ModelError
         The shapes are not what the manifest's head and labels need.
     """
-    match door.manifest.head:
+    match outputs.manifest.head:
         case DetectionOutput() as head:
-            return _detection_output(door, head)
+            return _detection_output(outputs, head)
         case EndToEnd() as head:
-            return _end_to_end(door, head)
+            return _end_to_end(outputs, head)
         case Ssd() as head:
-            return _ssd(door, head)
+            return _ssd(outputs, head)
         case YoloAnchor() as head:
-            return _yolo_anchor(door, head)
+            return _yolo_anchor(outputs, head)
         case YoloV5() as head:
-            return _yolo_v5(door, head)
+            return _yolo_v5(outputs, head)
         case Yolox() as head:
-            return _yolox(door, head)
+            return _yolox(outputs, head)
         case YoloV8() as head:
-            return _yolo_v8(door, head)
+            return _yolo_v8(outputs, head)
         case YoloV8Raw() as head:
-            return _yolo_v8_raw(door, head)
+            return _yolo_v8_raw(outputs, head)
         case head:
-            raise ModelError(f"head {_kind(door.manifest)} finds no boxes", wanted="a head for detection")
+            raise ModelError(f"head {_kind(outputs.manifest)} finds no boxes", wanted="a head for detection")

@@ -23,7 +23,7 @@ from qzd_ext.cpus import usable_cpus
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import DeviceError, ModelError, QzdError
 from qzd_ext.geometry import Frame
-from qzd_ext.slices import giving_way
+from qzd_ext.scheduling import giving_way
 
 __all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
 

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from qzd_ext.slices import LONGEST_SLICE_NS, giving_way
+from qzd_ext.scheduling import LONGEST_SLICE_NS, giving_way
 
 GETATTR = {"x86_64": 315, "aarch64": 275}
 SCHED_ATTR = struct.Struct("=IIQiIQQQ")
@@ -91,7 +91,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(rules), ctypes.addressof(code)))
 if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
     raise SystemExit(77)
-from qzd_ext.slices import giving_way
+from qzd_ext.scheduling import giving_way
 with giving_way():
     pass
 """
