@@ -70,7 +70,7 @@ def load(name: str, config: ModelConfig, cache_dir: Path | None) -> Served:
     GateError
         Its last device gives other boxes than the bundle's golden ones.
     """
-    found = bundle.read(locate(config))
+    found = bundle.read(locate(config), check_ir=False)  # the detector reads and hashes it
     *others, last = (config.device, *config.fallback)
     for device in others:
         try:

@@ -5,8 +5,8 @@
     NAME/bundle.toml  model.xml  model.bin  labels.txt  [priors.npy]  golden/0.png  golden/0.json ...
 
 A bundle is written to a temporary directory beside its destination, synced, then renamed, so that it is
-there whole or not at all. It is read with every hash checked. What may live here: files and hashes; what
-the manifest's keys mean is in `manifest`.
+there whole or not at all. It is read within limits and with every hash checked. What is compiled comes from
+the memory that was hashed, so a file that changes later changes nothing. `manifest` says what the keys mean.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import io
 import os
 import re
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import BundleError
-from qzd_ext.manifest import Manifest, Ssd, decode_manifest
+from qzd_ext.files import hash_file, read_array, read_file, sha256_of
+from qzd_ext.manifest import MAX_MANIFEST_BYTES, Manifest, Ssd, decode_manifest
+from qzd_ext.memory import usable_memory
 
 __all__ = [
     "MANIFEST",
@@ -37,9 +40,11 @@ __all__ = [
     "WEIGHTS",
     "Bundle",
     "Draft",
+    "Ir",
     "create",
     "locate",
     "read",
+    "read_ir",
     "sha256_of",
 ]
 
@@ -50,6 +55,27 @@ LABELS = "labels.txt"
 PRIORS = "priors.npy"
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+
+MAX_WEIGHTS_BYTES = 4 << 30  # the largest published detectors in float32 have a tenth
+MAX_FILE_BYTES = 64 << 20  # of every other file
+MEMORY_SHARE = 2  # model.bin may fill half of the memory: compiling needs the rest
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ir:
+    """A model as OpenVINO reads it, in memory.
+
+    Attributes
+    ----------
+    graph : bytes
+        The content of model.xml.
+    weights : (n,) uint8
+        The content of model.bin.
+    """
+
+    graph: bytes
+    weights: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,12 +91,15 @@ class Bundle:
         `sha256:` and the hex sha256 of bundle.toml; it names exactly what runs.
     priors : (N, 4) float32 or None
         yc xc h w in 0..1, for the head `ssd`.
+    golden : mapping of str to bytes
+        The content of each file of golden/, by its path inside the bundle.
     """
 
     path: Path
     manifest: Manifest
     digest: str
     priors: FloatArray | None
+    golden: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> Path:
@@ -81,12 +110,6 @@ class Bundle:
     def size(self) -> int:
         """Bytes of the IR: graph and weights."""
         return (self.path / MODEL).stat().st_size + (self.path / WEIGHTS).stat().st_size
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locate(path: Path) -> Path:
@@ -124,30 +147,54 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read(path: Path) -> Bundle:
+def read(path: Path, *, check_ir: bool = True) -> Bundle:
     """Read a bundle and check every hash.
 
     Parameters
     ----------
     path : Path
         A bundle, or a directory of numbered ones.
+    check_ir : bool
+        Hash model.xml and model.bin too. A caller that goes on to `read_ir`, which hashes what it reads,
+        saves a pass over them.
 
     Raises
     ------
     BundleError
-        It is missing, a file is missing or has another content, or the manifest is wrong.
+        It is missing, a file is missing, too large or has another content, or the manifest is wrong.
     """
     path = locate(path)
-    with _readable(path):
-        text = (path / MANIFEST).read_bytes()
+    with _readable_file(path, MANIFEST):
+        text = read_file(path / MANIFEST, MAX_MANIFEST_BYTES)
     manifest = decode_manifest(text, str(path / MANIFEST))
     for name in (MODEL, WEIGHTS):
         if name not in manifest.files:
             raise _damaged(path, f"{name} is not listed under [files]")
+    kept = {}
     for name, wanted in manifest.files.items():
-        _check_file(path, name, wanted)
-    priors = _read_priors(path) if isinstance(manifest.head, Ssd) else None
-    return Bundle(path, manifest, f"sha256:{hashlib.sha256(text).hexdigest()}", priors)
+        if name == PRIORS or name.startswith("golden/"):
+            kept[name] = _read_checked(path, name, wanted)
+        elif check_ir or name not in (MODEL, WEIGHTS):
+            _check_file(path, name, wanted)
+    priors = kept.pop(PRIORS, None)
+    parsed = _parse_priors(path, priors) if isinstance(manifest.head, Ssd) else None
+    return Bundle(path, manifest, f"sha256:{hashlib.sha256(text).hexdigest()}", parsed, kept)
+
+
+def read_ir(bundle: Bundle) -> Ir:
+    """Read a bundle's IR into memory and check it against the manifest.
+
+    Raises
+    ------
+    BundleError
+        A file is missing, has another content than the manifest says, or is too large for this machine.
+    """
+    graph = _read_checked(bundle.path, MODEL, bundle.manifest.files[MODEL])
+    with _readable_file(bundle.path, WEIGHTS):
+        most = min(MAX_WEIGHTS_BYTES, usable_memory() // MEMORY_SHARE)
+        weights, digest = read_array(bundle.path / WEIGHTS, most)
+    _check_hash(bundle.path, WEIGHTS, digest, bundle.manifest.files[WEIGHTS])
+    return Ir(graph, weights)
 
 
 def _damaged(path: Path, found: str, wanted: str | None = None) -> BundleError:
@@ -158,29 +205,43 @@ def _damaged(path: Path, found: str, wanted: str | None = None) -> BundleError:
     )
 
 
-def _check_file(path: Path, name: str, wanted: str) -> None:
+@contextlib.contextmanager
+def _readable_file(path: Path, name: str) -> Iterator[None]:
     try:
-        if not stat.S_ISREG((path / name).stat().st_mode):  # a pipe, or a device that never ends
-            raise _damaged(path, f"{name} is no plain file")
-        found = sha256_of(path / name)
+        yield
     except OSError as error:
         raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error
+
+
+def _check_file(path: Path, name: str, wanted: str) -> None:
+    with _readable_file(path, name):
+        found = hash_file(path / name, MAX_WEIGHTS_BYTES if name == WEIGHTS else MAX_FILE_BYTES)
+    _check_hash(path, name, found, wanted)
+
+
+def _read_checked(path: Path, name: str, wanted: str) -> bytes:
+    with _readable_file(path, name):
+        content = read_file(path / name, MAX_FILE_BYTES)
+    _check_hash(path, name, hashlib.sha256(content).hexdigest(), wanted)
+    return content
+
+
+def _check_hash(path: Path, name: str, found: str, wanted: str) -> None:
     if found != wanted:
         raise _damaged(path, f"{name} has sha256 {found}", f"{wanted}, as bundle.toml says")
 
 
-def _read_priors(path: Path) -> FloatArray:
-    if not (path / PRIORS).is_file():
-        raise _damaged(path, f"the head `ssd` needs {PRIORS}, which is not there")
+def _parse_priors(path: Path, content: bytes | None) -> FloatArray:
+    if content is None:
+        raise _damaged(path, f"the head `ssd` needs {PRIORS}, which is not listed under [files]")
     try:
-        with (path / PRIORS).open("rb") as file:
-            priors = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # a damaged header ends in whatever NumPy's way of reading it meets
+        priors = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a damaged header raises whatever NumPy's reader meets
         raise _damaged(path, f"{PRIORS}: {error}", "float32 (N, 4), as NumPy writes it") from error
     if priors.dtype != np.float32 or priors.ndim != 2 or priors.shape[1] != 4:
         raise _damaged(path, f"{PRIORS} is {priors.dtype} {priors.shape}", "float32 (N, 4)")
     if not np.isfinite(priors).all():
-        raise _damaged(path, f"{PRIORS} holds numbers that are not finite", "yc xc h w in 0..1")
+        raise _damaged(path, f"{PRIORS} has numbers that are not finite", "yc xc h w in 0..1")
     return np.ascontiguousarray(priors)
 
 

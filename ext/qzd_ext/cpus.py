@@ -1,7 +1,7 @@
-"""How many processors this process may really use.
+"""Count the processors that this process may really use, by its affinity and its cgroup's quota.
 
-A container's CPU quota does not change what `nproc` says: a process that starts a thread a core of its
-host is then throttled in bursts. What may live here: reading the affinity and the cgroup's quota.
+A container's CPU quota does not change what `nproc` says: a process that starts one thread per core of its
+host is then throttled in bursts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 import os
 from pathlib import Path
 
-__all__ = ["usable_cpus"]
+__all__ = ["cgroup_directories", "usable_cpus"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cpus(cgroup_root: Path = _CGROUPS, proc_cgroup: Path = Path("/proc/self/cgroup")) -> int:
-    """Processors that this process may use: its affinity, capped by its cgroup's quota.
+    """Return how many processors this process may use: its affinity, capped by its cgroup's quota.
 
     Parameters
     ----------
@@ -31,29 +31,39 @@ def usable_cpus(cgroup_root: Path = _CGROUPS, proc_cgroup: Path = Path("/proc/se
         At least 1. A quota of 1.5 processors gives 2 threads.
     """
     affinity = len(os.sched_getaffinity(0))
-    quotas = [q for d in _cgroup_directories(cgroup_root, proc_cgroup) if (q := _quota(d)) is not None]
+    quotas = [q for d in cgroup_directories("cpu", cgroup_root, proc_cgroup) if (q := _quota(d)) is not None]
     return max(1, min([affinity, *(math.ceil(q) for q in quotas)]))
 
 
-def _cgroup_directories(root: Path, proc_cgroup: Path) -> list[Path]:
-    """The process's own cgroup and all above it: any of them may hold a quota."""
+def cgroup_directories(controller: str, root: Path, proc_cgroup: Path) -> list[Path]:
+    """Return the process's own cgroup and all above it, any of which may set a limit.
+
+    Parameters
+    ----------
+    controller : str
+        `cpu` or `memory`; version 1 has a tree for each.
+    root : Path
+        Where the cgroup file system is mounted.
+    proc_cgroup : Path
+        The process's membership, as proc(5) describes it.
+    """
     try:
         lines = os.fsdecode(proc_cgroup.read_bytes()).splitlines()  # a name may hold any byte
     except OSError:
         return [root]
-    directories = [root, root / "cpu"]
+    directories = [root, root / controller]
     for line in lines:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        base = root / "cpu" if controllers else root
+        base = root / controller if controllers else root
         parts = [p for p in path.split("/") if p not in ("", "..")]
         directories += [base.joinpath(*parts[: i + 1]) for i in range(len(parts))]
     return directories
 
 
 def _quota(directory: Path) -> float | None:
-    """Processors that a cgroup allows; None where it sets no limit."""
+    """Return the processors that a cgroup allows; None if it sets no limit."""
     try:
         if (directory / "cpu.max").exists():
             quota, period = (directory / "cpu.max").read_text().split()

@@ -56,6 +56,8 @@ class Detector:
 
     Raises
     ------
+    BundleError
+        The bundle's IR is no longer what its manifest says.
     ModelError
         The model's tensors are not what the bundle's head needs.
     DeviceError
@@ -68,7 +70,7 @@ class Detector:
         self.bundle = bundle
         self.thresholds = thresholds or bundle.manifest.thresholds
         self._input = bundle.manifest.input
-        self._runner = Runner(bundle.model, options)
+        self._runner = Runner(bundle, options)
         try:
             self._check_input_size()
             self._decoder = Decoder(bundle.manifest, self._runner.output_shapes, bundle.priors)

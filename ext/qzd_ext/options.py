@@ -1,7 +1,4 @@
-"""Types of command-line options, which the daemon's programs and the tools share.
-
-What may live here: how a value that a person gives is read. The options are in each program's commands.
-"""
+"""Types of command-line options that the daemon's programs and the tools share."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ __all__ = ["Finite"]
 
 
 class Finite(click.FloatRange):
-    """A finite number in a range: nan is outside of none, and a gate at nan would hold for everything."""
+    """A finite number in a range: nan lies in every range, and a gate at nan would always pass."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does, but for what is not finite."""
+        """Convert as click does, and refuse what is not finite."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not finite", param, ctx)

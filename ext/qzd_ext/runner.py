@@ -1,7 +1,6 @@
 """A compiled model and its infer requests: the only module of qzd_ext that imports OpenVINO.
 
-What may live here: devices, compilation, the pool of requests and their completion. Frames and boxes are
-not known here; a request's input and outputs are arrays.
+It knows neither frames nor boxes; a request's input and outputs are arrays.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
+from qzd_ext.bundle import Bundle, Ir, read_ir
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import DeviceError, ModelError, QzdError
@@ -146,32 +146,36 @@ class Runner:
 
     Parameters
     ----------
-    model : Path
-        model.xml of an IR with one input, u8 `[1, H, W, 3]`, and float32 results of static shape.
+    model : Path or Bundle
+        An IR with one input, u8 `[1, H, W, 3]`, and float32 results of static shape: model.xml with model.bin
+        beside it, or a bundle, whose IR is read into memory and checked.
     options : RunOptions
 
     Raises
     ------
+    BundleError
+        The bundle's IR is not what its manifest says.
     ModelError
         The IR cannot be read, or its input or results are of another form.
     DeviceError
         The device is not there, or cannot compile the model.
     """
 
-    def __init__(self, model: Path, options: RunOptions = RunOptions()) -> None:
+    def __init__(self, model: Path | Bundle, options: RunOptions = RunOptions()) -> None:
         self.options = options
+        name = _name_of(model)
         graph = _read(model)
-        height, width = _check_graph(graph, model)
+        height, width = _check_graph(graph, name)
         self.input_size = (width, height)
         self.output_shapes = [tuple(int(d) for d in result.shape) for result in graph.outputs]
         with giving_way():
-            self._compiled = _compile(graph, options, model)
+            self._compiled = _compile(graph, options, name)
         self.requests = options.requests or _busy_requests(self._compiled, options)
         try:
             requests = [self._compiled.create_infer_request() for _ in range(self.requests)]
         except RuntimeError as error:
             raise DeviceError(
-                f"{model}: device {options.device} gives no {self.requests} requests: {_last_line(error)}",
+                f"{name}: device {options.device} gives no {self.requests} requests: {_last_line(error)}",
                 wanted="a device with room for them",
                 fix="set the model's `requests` lower, or choose another device",
             ) from error
@@ -239,18 +243,33 @@ class Runner:
         del self._compiled
 
 
-def _read(model: Path) -> ov.Model:
+def _name_of(model: Path | Bundle) -> str:
+    return str(model.model if isinstance(model, Bundle) else model)
+
+
+def _read(model: Path | Bundle) -> ov.Model:
     try:
-        graph = _core().read_model(model)
-    except RuntimeError as error:
+        graph = _core().read_model(model) if isinstance(model, Path) else _parse(read_ir(model))
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{model}: OpenVINO cannot read it: {_last_line(error)}",
+            f"{_name_of(model)}: OpenVINO cannot read it: {_last_line(error)}",
             wanted="an IR: model.xml with model.bin beside it",
             fix="make the bundle again with `qzd-tools convert`",
         ) from error
     if not any(node.get_type_name() == "FakeQuantize" for node in graph.get_ops()):
         _restore_weights(graph)
     return graph
+
+
+def _parse(ir: Ir) -> ov.Model:
+    """Parse an IR from memory.
+
+    The weights are copied into a tensor that OpenVINO owns. It goes on reading from that tensor, and does not
+    keep an array of NumPy alive: OpenVINO 2026.4 crashes when such an array is freed.
+    """
+    weights = ov.Tensor(ov.Type.u8, ov.Shape([ir.weights.size]))
+    weights.data[:] = ir.weights
+    return _core().read_model(ir.graph.decode(), weights)
 
 
 def _restore_weights(graph: ov.Model) -> None:
@@ -265,7 +284,7 @@ def _restore_weights(graph: ov.Model) -> None:
     manager.run_passes(graph)
 
 
-def _check_graph(graph: ov.Model, model: Path) -> tuple[int, int]:
+def _check_graph(graph: ov.Model, model: str) -> tuple[int, int]:
     """Height and width of the input, in pixels."""
     inputs = [f"{i.element_type.get_type_name()} {i.partial_shape}" for i in graph.inputs]
     if len(inputs) != 1 or not inputs[0].startswith("u8 ") or not _is_image(graph.inputs[0].partial_shape):
@@ -281,12 +300,12 @@ def _is_image(shape: ov.PartialShape) -> bool:
     return shape.is_static and len(shape) == 4 and shape[0] == 1 and shape[3] == 3
 
 
-def _wrong_graph(model: Path, what: str, found: list[str], wanted: str) -> ModelError:
+def _wrong_graph(model: str, what: str, found: list[str], wanted: str) -> ModelError:
     fix = "let `qzd-tools convert` make a bundle of the model"
     return ModelError(f"{model}: its {what} are {', '.join(found) or 'none'}", wanted=wanted, fix=fix)
 
 
-def _compile(graph: ov.Model, options: RunOptions, model: Path) -> ov.CompiledModel:
+def _compile(graph: ov.Model, options: RunOptions, model: str) -> ov.CompiledModel:
     device = _device_name(options.device)
     threads = options.threads or usable_cpus()
     config: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}

@@ -380,13 +380,12 @@ def test_self_test_when_the_device_does_not_answer_has_failed(
     detector.release(slot)
 
 
-def test_self_test_when_the_bundle_was_replaced_says_so_and_nothing_of_the_device(
+def test_self_test_when_the_bundle_was_replaced_tests_the_one_that_serves(
     running: Running, versions: Path, clip: Path
 ) -> None:
     running.serve(config(versions, source=clip))
     (versions / "2" / "golden" / "0.json").write_text("another")
-    with pytest.raises(BundleError, match="has changed since the model was loaded"):
-        running.engine.self_test("tiny")
+    running.engine.self_test("tiny")
     assert not running.engine.failed_tests
 
 

@@ -15,7 +15,17 @@ import pytest
 
 from qzd_ext import bundle
 from qzd_ext.errors import BundleError
-from qzd_ext.manifest import Head, Input, Labels, Manifest, Ssd, YoloAnchor, Yolox
+from qzd_ext.manifest import (
+    MAX_MANIFEST_BYTES,
+    Head,
+    Input,
+    Labels,
+    Manifest,
+    Provenance,
+    Ssd,
+    YoloAnchor,
+    Yolox,
+)
 
 MANIFEST = Manifest(
     name="small",
@@ -169,6 +179,43 @@ def test_read_refuses_a_manifest_that_is_wrong(tmp_path: Path, wrong: str, right
         bundle.read(tmp_path / "b")
 
 
+COSTLY = {
+    "one dotted key of 20,000 parts": ".".join(["a"] * 20_000) + " = 1\n",
+    "spaces around the dots": " . ".join(["a"] * 9) + " = 1\n",
+    "quoted parts": ".".join(['"a.b"', "'c'"] * 5) + " = 1\n",
+    "a table's name": "[" + ".".join(["a"] * 9) + "]\n",
+    "in an inline table": "x = {" + ".".join(["a"] * 9) + " = 1}\n",
+    "after a string with a quote": 'x = "\\""\n' + ".".join(["a"] * 9) + " = 1\n",
+}
+
+
+@pytest.mark.parametrize("text", COSTLY.values(), ids=COSTLY)
+def test_read_refuses_a_manifest_with_a_deep_key_before_it_is_parsed(tmp_path: Path, text: str) -> None:
+    _write(tmp_path / "b")
+    (tmp_path / "b" / "bundle.toml").write_text(text)
+    with pytest.raises(BundleError, match="a dotted key has more than 8 parts"):
+        bundle.read(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["a.b.c.d.e.f.g.h.i.j", "'a'.b.c.d.e.f.g.h.i = 1", "# a.b.c.d.e.f.g.h.i", '"""a.b.c.d.e.f.g.h.i', "\\"],
+)
+def test_read_takes_any_number_of_dots_in_a_string(tmp_path: Path, note: str) -> None:
+    _write(tmp_path / "b", msgspec.structs.replace(MANIFEST, provenance=Provenance(notes=(note, note))))
+    assert bundle.read(tmp_path / "b").manifest.provenance.notes == (note, note)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("bundle.toml", MAX_MANIFEST_BYTES), ("model.xml", 64 << 20), ("model.bin", 4 << 30)]
+)
+def test_read_refuses_a_file_over_its_limit_before_it_is_read(tmp_path: Path, name: str, limit: int) -> None:
+    _write(tmp_path / "b")
+    os.truncate(tmp_path / "b" / name, limit + 1)
+    with pytest.raises(BundleError, match=rf"{name} cannot be read: it has {limit + 1} bytes"):
+        bundle.read(tmp_path / "b")
+
+
 @pytest.mark.parametrize(("name", "message"), [("b", "no bundle here"), ("c", "no such directory")])
 def test_read_says_where_it_found_no_bundle(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "b").mkdir()
@@ -194,7 +241,7 @@ def test_read_waits_for_no_pipe(tmp_path: Path) -> None:
     _write(tmp_path / "b")
     (tmp_path / "b" / "labels.txt").unlink()
     os.mkfifo(tmp_path / "b" / "labels.txt")  # nobody writes to it
-    with pytest.raises(BundleError, match=r"labels\.txt is no plain file"):
+    with pytest.raises(BundleError, match=r"labels\.txt cannot be read: not a regular file"):
         bundle.read(tmp_path / "b")
 
 
@@ -264,6 +311,24 @@ def test_read_of_an_ssd_without_priors_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "b", msgspec.structs.replace(MANIFEST, head=Ssd()))
     with pytest.raises(BundleError, match=r"priors\.npy"):
         bundle.read(tmp_path / "b")
+
+
+def test_read_ir_refuses_what_has_changed_since_the_bundle_was_read(tmp_path: Path) -> None:
+    _write(tmp_path / "b")
+    found = bundle.read(tmp_path / "b", check_ir=False)
+    _flip_byte(tmp_path / "b" / "model.bin")
+    with pytest.raises(BundleError, match=r"model\.bin has sha256"):
+        bundle.read_ir(found)
+
+
+def test_read_ir_refuses_weights_that_would_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "b")
+    found = bundle.read(tmp_path / "b")
+    monkeypatch.setattr(bundle, "usable_memory", lambda: 100)
+    with pytest.raises(BundleError, match="64 bytes, and at most 50"):
+        bundle.read_ir(found)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -163,3 +164,20 @@ def test_a_model_of_another_input_size_is_refused(tiny: Bundle) -> None:
     manifest = msgspec.structs.replace(tiny.manifest, input=Input(width=32, height=64, resize="stretch"))
     with pytest.raises(ModelError, match=r"64x64(.|\n)*32x64"):
         Detector(Bundle(tiny.path, manifest, tiny.digest, None))
+
+
+@pytest.mark.parametrize("harm", ["overwritten", "truncated", "removed"])
+def test_a_model_runs_on_when_its_files_are_changed(tmp_path: Path, harm: str) -> None:
+    path = write_tiny_bundle(tmp_path / "b")
+    with Detector(bundles.read(path)) as detector:
+        before = detector.detect(paint((1, 2, "red"))).found
+        for file in [path / "model.bin", path / "model.xml", *(path / "golden").iterdir()]:
+            if harm == "removed":
+                file.unlink()
+            else:
+                os.truncate(file, 0)
+                if harm == "overwritten":
+                    file.write_bytes(bytes(1 << 16))
+        after = detector.detect(paint((1, 2, "red"))).found
+        assert before.scores.tolist() == after.scores.tolist()
+        assert detector.self_test() == []
