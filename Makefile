@@ -1,7 +1,7 @@
 # One list of targets, for people and for CI. `make help` prints them.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml $(wildcard ext/qzd_ext/*.pyx ext/qzd_ext/*.pxd ext/qzd_ext/*.h)
+SOURCES := setup.py pyproject.toml client/pyproject.toml client/qzd_client/_version.py $(wildcard ext/qzd_ext/*.pyx ext/qzd_ext/*.pxd ext/qzd_ext/*.h)
 DEMO_DIR ?= demo-output
 
 # For `make install`. DESTDIR is a folder to fill for a package or another device, PREFIX where it lies there.
@@ -33,12 +33,12 @@ help: ## this list
 	$(PYTHON) -m venv .venv
 
 .venv/tools: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[tools]' || { \
+	$(BIN)/pip install --quiet --editable ./client --editable '.[tools]' || { \
 	  echo "make: the install failed; compiling needs gcc and python3-dev, the rest pip's index" >&2; exit 3; }
 	@touch $@
 
 .venv/dev: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable ./client --editable '.[dev]'
 	@touch $@ .venv/tools
 
 demo: .venv/tools ## the main job, from images to detections on a socket
@@ -85,15 +85,16 @@ bench-validate: build ## validation beside benchmark_app's throughput and pycoco
 bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fairness, start, 10 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/engine.py $(if $(JSON),--json $(JSON))
 
-dist: .venv/dev ## an sdist, and a wheel made from it
+dist: .venv/dev ## an sdist and a wheel of qzd, and of qzd-client
 	$(BIN)/python -m build
+	$(BIN)/python -m build --outdir dist client
 
 docs: build ## docs/reference.md and docs/schema, from the code
-	$(BIN)/python -m qzd_daemon.schema docs/schema
-	$(BIN)/python -m qzd_daemon.reference docs/reference.md
+	$(BIN)/python scripts/json_schema.py docs/schema
+	$(BIN)/python scripts/reference_page.py docs/reference.md
 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-  --generate-hashes --no-header --no-annotate
+  --generate-hashes --no-header --no-annotate --no-emit-package qzd-client
 
 lock: .venv/dev ## pin the wheels of build, runtime and tools again, with their hashes, for every platform
 	$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
@@ -118,8 +119,8 @@ install-program: .venv/bin/python # qzd and qzdctl, beside what install-wheels h
 	rm -rf build/wheel build/requires
 	$(BIN)/pip install --quiet --no-deps --require-hashes --target build/requires -r requirements-build.lock
 	PYTHONPATH="$(CURDIR)/build/requires" \
-	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
-	$(BIN)/pip install --quiet --no-deps --upgrade --target $(PROGRAM).new build/wheel/qzd-*.whl
+	  $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel ./client .
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(PROGRAM).new build/wheel/qzd_client-*.whl build/wheel/qzd-*.whl
 	rm -rf $(PROGRAM).new/bin $(if $(TOOLS),,$(PROGRAM).new/qzd_tools)
 	chmod -R a+rX $(PROGRAM).new # whatever the umask is
 	rm -rf $(PROGRAM).old
@@ -128,7 +129,7 @@ install-program: .venv/bin/python # qzd and qzdctl, beside what install-wheels h
 	$(if $(DESTDIR),rm -rf $(PROGRAM).old) # what serves is elsewhere
 	install -d $(DESTDIR)$(PREFIX)/bin
 	$(call launcher,qzd,qzd_daemon.cli)
-	$(call launcher,qzdctl,qzd_daemon.ctl)
+	$(call launcher,qzdctl,qzd_daemon.ctl.main)
 	$(if $(TOOLS),$(call launcher,qzd-tools,qzd_tools.cli))
 
 # $(call launcher,COMMAND,MODULE): found by path, so that nothing of the builder's machine is in it.
@@ -165,4 +166,4 @@ install-docs: # the pages, and what they link to, in the same places to each oth
 	cp -r --no-preserve=mode --parents examples systemd/qzd.toml $(SHARE)/doc/qzd
 
 clean: ## what was built, not what was installed
-	rm -rf build dist *.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools
+	rm -rf build dist *.egg-info client/build client/*.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools

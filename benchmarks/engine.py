@@ -27,10 +27,10 @@ import openvino as ov
 from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
-from qzd_daemon.client import Client, Detections
+from qzd_client.subscriber import Client, Detections
 from qzd_ext.bundle import MODEL
 from qzd_ext.runner import RunOptions
-from qzd_tools.benchmark_app import run_benchmark_app
+from qzd_tools.benchmark.benchmark_app import run_benchmark_app
 
 APP = (sys.executable, "-c", "import sys; from openvino.tools.benchmark.main import main; sys.exit(main())")
 MODELS = {"ssd": "ssd_mobilenet_v1_coco.xml", "yolov8n": "yolov8n.onnx"}

@@ -62,8 +62,8 @@ def decode_rows(data: Path | None) -> list[Row]:
         confidence=0.001, iou=0.65, multi_label=True, max_candidates=EVERYTHING, max_detections=EVERYTHING
     )
     v8 = v8_case(data)
-    calls = {"ours": decoding(v8, serving), "pass": passing(v8), "OpenCV": opencv_v8(v8, serving)}
-    times = medians(calls)
+    requests = {"ours": decoding(v8, serving), "pass": passing(v8), "OpenCV": opencv_v8(v8, serving)}
+    times = medians(requests)
     name = f"yolo_v8 [84,8400] at 0.25{_kind(v8)}"
     rows.append(Row(name, times["ours"] * 1e6, unit="us"))
     rows.append(Row(f"{name}, to pass", times["ours"] / times["pass"], 1.3))
@@ -124,8 +124,8 @@ def nms_rows() -> list[Row]:
     """NMS alone, of one class."""
     rows = []
     for name, make in (("heavy overlap", heavy), ("no overlap", apart)):
-        calls = {"ours": suppressing(make(10_000)), "OpenCV": suppressing_opencv(make(10_000))}
-        times = medians(calls, least=5)
+        requests = {"ours": suppressing(make(10_000)), "OpenCV": suppressing_opencv(make(10_000))}
+        times = medians(requests, least=5)
         rows.append(Row(f"nms 10000, {name}, to OpenCV", times["ours"] / times["OpenCV"], 0.2))
     for name, make in (("heavy overlap", heavy), ("no overlap", apart)):
         times = medians({str(n): suppressing(make(n)) for n in (1_000, 10_000, 100_000)})

@@ -1,7 +1,4 @@
-"""qzd's programs as processes of a benchmark, and what they take of the machine.
-
-What may live here: starting, stopping and looking at processes. What is measured is in each benchmark.
-"""
+"""qzd's programs as processes of a benchmark, and what they take of the machine."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ from report import Row, report
 
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
-from qzd_tools.calibration import choose, preparer
-from qzd_tools.convert import ConvertOptions, convert
-from qzd_tools.dataset import Dataset, read_coco
-from qzd_tools.imagenet import read_imagenet
-from qzd_tools.images import list_images
-from qzd_tools.quantize import Mode, quantize
-from qzd_tools.recipe import Recipe, nncf_parameters, quiet_nncf
-from qzd_tools.speed import throughputs
-from qzd_tools.validate import validate
+from qzd_tools.benchmark.throughput import throughputs
+from qzd_tools.convert.run import ConvertOptions, convert
+from qzd_tools.data.coco import Dataset, read_coco
+from qzd_tools.data.imagenet import read_imagenet
+from qzd_tools.data.images import list_images
+from qzd_tools.quantize.calibration import choose, preparer
+from qzd_tools.quantize.recipe import Recipe, nncf_parameters, quiet_nncf
+from qzd_tools.quantize.run import Mode, quantize
+from qzd_tools.validate.run import validate
 
 DROP = 0.005
 CLASSIFIER_DROP = 3 / 250 + 1e-9

@@ -1,7 +1,4 @@
-"""The one form in which every benchmark reports: a table for people, JSON for machines.
-
-What may live here: the form and the timing. What is measured is in the file of each benchmark.
-"""
+"""The one form in which every benchmark reports: a table for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -41,15 +38,15 @@ class Row:
 
 
 def medians(
-    calls: dict[str, Callable[[], object]], seconds: float = 2.0, least: int = 30
+    requests: dict[str, Callable[[], object]], seconds: float = 2.0, least: int = 30
 ) -> dict[str, float]:
     """Median seconds of each call, taken in turns, so that what disturbs one disturbs all."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
+    taken: dict[str, list[float]] = {name: [] for name in requests}
+    for call in requests.values():
         call()
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(taken.values()))) < least:
-        for name, call in calls.items():
+        for name, call in requests.items():
             begin = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - begin)

@@ -23,11 +23,11 @@ from report import Row, report
 from qzd_ext.bundle import Bundle
 from qzd_ext.detections import Detections
 from qzd_ext.runner import RunOptions
-from qzd_tools.benchmark_app import run_benchmark_app
-from qzd_tools.convert import ConvertOptions, convert
-from qzd_tools.dataset import BoxDataset, read_coco
-from qzd_tools.scoring import match_categories
-from qzd_tools.validate import predict, validate, validation_thresholds
+from qzd_tools.benchmark.benchmark_app import run_benchmark_app
+from qzd_tools.convert.run import ConvertOptions, convert
+from qzd_tools.data.coco import BoxDataset, read_coco
+from qzd_tools.validate.run import predict, validate, validation_thresholds
+from qzd_tools.validate.scoring import match_categories
 
 TARGET = 1.15
 

@@ -33,12 +33,12 @@ import zmq
 from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
-from qzd_daemon import wire
-from qzd_daemon.caller import Caller
-from qzd_daemon.client import Client, Detections, Gap, StreamState
-from qzd_daemon.config import PublishConfig
-from qzd_daemon.door import Door
-from qzd_daemon.publisher import Publisher
+from qzd_client import messages
+from qzd_client.calls import ControlClient
+from qzd_client.subscriber import Client, Detections, Gap, StreamState
+from qzd_daemon.config.schema import PublishConfig
+from qzd_daemon.server.publisher import Publisher
+from qzd_daemon.transport.listener import Listener
 
 MODEL = "models/ssd_mobilenet_v1_coco.xml"
 VIDEO = "videos/person-bicycle-car-detection.mp4"
@@ -71,16 +71,16 @@ loop = true
 
 def publish_small(endpoint: str) -> None:
     """A process of its own: the daemon's publisher, with the smallest message there is."""
-    door = Door()
-    publisher = Publisher(PublishConfig(bind=(endpoint,), send_hwm=MANY, linger_ms=20_000), door)
-    door.start()
+    listener = Listener()
+    publisher = Publisher(PublishConfig(bind=(endpoint,), send_hwm=MANY, linger_ms=20_000), listener)
+    listener.start()
     publisher.start()
     publisher.wait_for_subscriptions(1, 60)
-    message, topic = wire.StreamState(stream="gate", state="running"), wire.stream_topic("gate")
+    message, topic = messages.StreamState(stream="gate", state="running"), messages.stream_topic("gate")
     for _ in range(MESSAGES):
         publisher.publish(topic, message)
     publisher.close()
-    door.close()
+    listener.close()
 
 
 def rate_rows(work: Path) -> list[Row]:
@@ -137,7 +137,7 @@ def subscriber(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, hwm: int 
     """A plain SUB socket for everything."""
     one = context.socket(zmq.SUB)
     one.setsockopt(zmq.RCVHWM, hwm)
-    one.subscribe(wire.PREFIX)
+    one.subscribe(messages.PREFIX)
     one.connect(endpoint)
     return one
 
@@ -157,9 +157,9 @@ def configuration(work: Path, data: Path, keys: str, streams: Sequence[str] = ("
     return CONFIG.format(work=work, bundle=work / "bundle") + "".join(tables)
 
 
-def frames_published(caller: Caller) -> int:
+def frames_published(caller: ControlClient) -> int:
     """Of the stream, so far."""
-    return int(caller.call("status")["published"].get(wire.detections_topic("video", "ssd"), 0))
+    return int(caller.call("status")["published"].get(messages.detections_topic("video", "ssd"), 0))
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Window:
     """CPUs that the subscribers took."""
 
 
-def measure(caller: Caller, pid: int, subscribers: int, seconds: float) -> Window:
+def measure(caller: ControlClient, pid: int, subscribers: int, seconds: float) -> Window:
     """Let it run so long; processes are given by their ids."""
     frames, begin = frames_published(caller), time.perf_counter()
     cpu, sending, others = cpu_seconds(pid), sending_seconds(pid), cpu_seconds(subscribers)
@@ -239,7 +239,7 @@ def draw_crowd(work: Path, data: Path, given: argparse.Namespace, cpus: Sequence
         on_cpus(cpus[0]),
         daemon(work, configuration(work, data, 'when_behind = "wait"')) as process,
         on_cpus(cpus[1]),
-        Caller(f"ipc://{work}/control") as caller,
+        ControlClient(f"ipc://{work}/control") as caller,
     ):
         while not caller.call("ping") or not frames_published(caller):
             time.sleep(0.1)
@@ -340,7 +340,7 @@ def publish_plain(endpoint_rate: str) -> None:
         socket.bind(endpoint)
         while True:
             time.sleep(1 / float(rate))
-            socket.send(wire.PREFIX.encode(), zmq.SNDMORE)
+            socket.send(messages.PREFIX.encode(), zmq.SNDMORE)
             socket.send(str(time.time_ns()).encode().ljust(PLAIN_BYTES))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from process import Daemon
-from tiny import write_tiny_bundle
+from support.processes import Daemon
+from support.tiny_model import write_tiny_bundle
 
 # a busy machine is no failure: no test here asserts a time
 settings.register_profile("qzd", deadline=None)

@@ -16,12 +16,12 @@ from typing import NoReturn
 import click
 import cv2
 
-from qzd_daemon.allocator import share_arenas
-from qzd_daemon.config import Config
-from qzd_daemon.configfile import read_config
-from qzd_daemon.logs import LogFormat, set_up_logging
-from qzd_daemon.sent import Inlets
-from qzd_daemon.sources import open_source
+from qzd_daemon.config.load import read_config
+from qzd_daemon.config.schema import Config
+from qzd_daemon.sources.ingest import IngestRegistry
+from qzd_daemon.sources.open import open_source
+from qzd_daemon.system.logs import LogFormat, set_up_logging
+from qzd_daemon.system.malloc import share_arenas
 from qzd_ext import __version__, bundle
 from qzd_ext.errors import InterruptedByUser, QzdError
 
@@ -120,6 +120,6 @@ def _check(config: Config) -> None:
     """What can be known without a device and without a port."""
     for model in config.models.values():
         bundle.read(Path(model.bundle))
-    inlets = Inlets(config.ingest.max_pixels)
+    registry = IngestRegistry(config.ingest.max_pixels)
     for name, stream in config.streams.items():
-        open_source(name, stream, inlets).close()
+        open_source(name, stream, registry).close()

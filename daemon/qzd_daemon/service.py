@@ -1,7 +1,6 @@
 """The daemon: its parts put together in one place, in order, and its life.
 
 startup -> serve -> shutdown. Everything that happens meanwhile is a word in one queue, which `serve` reads.
-What may live here: the order of things. Parts do not find each other.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ import threading
 import time
 from pathlib import Path
 
-from qzd_daemon.config import Config
-from qzd_daemon.configfile import read_config
-from qzd_daemon.control import Control
-from qzd_daemon.door import Door
-from qzd_daemon.engine import Engine
-from qzd_daemon.inference import Inference
-from qzd_daemon.ingest import Ingest
-from qzd_daemon.monitor import Monitor
-from qzd_daemon.notify import inherited_sockets, more_time, notify, watchdog_interval
-from qzd_daemon.operations import Operations
-from qzd_daemon.publisher import Publisher
-from qzd_daemon.signals import Signals
+from qzd_daemon.config.load import read_config
+from qzd_daemon.config.schema import Config
+from qzd_daemon.engine.engine import Engine
+from qzd_daemon.monitoring.monitor import Monitor
+from qzd_daemon.server.control import Control
+from qzd_daemon.server.inference import Inference
+from qzd_daemon.server.ingest import Ingest
+from qzd_daemon.server.operations import Operations
+from qzd_daemon.server.publisher import Publisher
+from qzd_daemon.system.signals import Signals
+from qzd_daemon.system.systemd import inherited_sockets, more_time, notify, watchdog_interval
+from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import ConfigError, InterruptedByUser, QzdError, ResourceError
 
 __all__ = ["Service"]
@@ -81,11 +80,11 @@ class Service:
         """
         threading.excepthook = self._thread_died
         with Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), self._signal):
-            self._door = Door(self._config.security, inherited_sockets())
+            self._listener = Listener(self._config.security, inherited_sockets())
             try:
                 self._open()
             except QzdError:
-                self._door.close()
+                self._listener.close()
                 raise
             try:
                 self._start_up()
@@ -97,26 +96,28 @@ class Service:
 
     def _open(self) -> None:
         """Make the parts and bind their sockets; nothing runs yet."""
-        self._publisher = Publisher(self._config.publish, self._door, lambda m: self._monitor.sent(m))
-        self._ingest = Ingest(self._config.ingest, self._door)
+        self._publisher = Publisher(self._config.publish, self._listener, lambda m: self._monitor.sent(m))
+        self._ingest = Ingest(self._config.ingest, self._listener)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
-        self._engine = Engine(self._publisher.publish, ended, self._ingest.inlets)
-        operations = Operations(self._engine, self._publisher, self._door, self.reload)
-        desks = lambda: self._engine.desks  # noqa: E731
-        self._inference = Inference(self._config.inference, self._door, self._publisher.epoch, desks)
-        self._control = Control(self._config.control, self._door, operations.table())
+        self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
+        operations = Operations(self._engine, self._publisher, self._listener, self.reload)
+        request_lanes = lambda: self._engine.request_lanes  # noqa: E731
+        self._inference = Inference(
+            self._config.inference, self._listener, self._publisher.epoch, request_lanes
+        )
+        self._control = Control(self._config.control, self._listener, operations.table())
         refused = {
             "control": self._control.refused,
             "inference": self._inference.refused,
             "ingest": self._ingest.refused,
         }
-        self._monitor = Monitor(self._config.http, self._engine, self._door, refused)
+        self._monitor = Monitor(self._config.http, self._engine, self._listener, refused)
 
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
         log.info("control on %s", ", ".join(self._control.endpoints) or "no socket: [control] has no bind")
         log.info("HTTP on %s", self._monitor.endpoint or "no socket: [http] has no listen")
-        self._door.start()
+        self._listener.start()
         self._publisher.start()
         self._control.start()
         self._monitor.start()
@@ -139,7 +140,7 @@ class Service:
             if not self._reading and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
                 self._reading = True
                 self._engine.start_streams()
-            code = self._heed(self._next_word(TICK_SECONDS if self._reading else 0.0))
+            code = self._handle(self._next_word(TICK_SECONDS if self._reading else 0.0))
             if code is not None:
                 return code
 
@@ -149,7 +150,7 @@ class Service:
         except queue.Empty:
             return TICK
 
-    def _heed(self, word: signal.Signals | str) -> int | None:
+    def _handle(self, word: signal.Signals | str) -> int | None:
         """Do what a word says; an exit code ends the service."""
         match word:
             case signal.SIGHUP:
@@ -169,7 +170,7 @@ class Service:
     def _tick(self) -> None:
         """Give up what hangs. The watchdog hears of this process only while its devices answer."""
         self._engine.give_up_late_frames()
-        self._monitor.look_in()
+        self._monitor.tick()
         if time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + STATUS_SECONDS
             notify(f"STATUS={self._monitor.status()}")
@@ -240,7 +241,7 @@ class Service:
         self._control.close()
         self._publisher.close()
         self._monitor.close()
-        self._door.close()
+        self._listener.close()
         log.info("stopped")
         return drained
 

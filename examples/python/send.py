@@ -12,7 +12,7 @@ import time
 
 import cv2
 
-from qzd_daemon.sender import FrameSender
+from qzd_client.frame_sender import FrameSender
 
 video, stream = cv2.VideoCapture(sys.argv[1]), sys.argv[2]
 endpoint = sys.argv[3] if len(sys.argv) > 3 else "ipc:///run/qzd/ingest"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from qzd_daemon.client import Client, Detections, Gap, Restarted, Stale, StreamState
+from qzd_client.subscriber import Client, Detections, Gap, Restarted, Stale, StreamState
 
 with Client(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5561", max_age_s=2.0) as client:
     for event in client:

@@ -5,6 +5,6 @@ Modules, in the order in which data passes them: `manifest` and `bundle` say wha
 and `detector` is the whole of it in one call.
 """
 
-from qzd_ext._version import __version__
+from qzd_client._version import __version__
 
 __all__ = ["__version__"]

@@ -21,7 +21,15 @@ wanted, and what to do now.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from qzd_client.errors import (
+    DataError,
+    EndpointError,
+    GateError,
+    InterruptedByUser,
+    QzdError,
+    ResourceError,
+    UsageError,
+)
 
 __all__ = [
     "BundleError",
@@ -39,62 +47,10 @@ __all__ = [
 ]
 
 
-class QzdError(Exception):
-    """Base of all errors that a person can act on.
-
-    Parameters
-    ----------
-    found : str
-        What was found, with the path, key or tensor named.
-    wanted : str, optional
-        What was wanted instead.
-    fix : str, optional
-        What to do now, as an instruction.
-    """
-
-    exit_code = 3
-    code: ClassVar[str] = "qzd"  # on the wire: stays as it is when a class is renamed
-
-    def __init__(self, found: str, *, wanted: str | None = None, fix: str | None = None) -> None:
-        super().__init__(found)
-        self.found = found
-        self.wanted = wanted
-        self.fix = fix
-
-    def __str__(self) -> str:
-        parts = [self.found]
-        if self.wanted is not None:
-            parts.append(f"Wanted: {self.wanted}")
-        if self.fix is not None:
-            parts.append(f"To fix: {self.fix}")
-        return "\n  ".join(parts)
-
-
-class GateError(QzdError):
-    """A gate failed: accuracy below what was asked for, or a self-test that gave other boxes."""
-
-    exit_code = 1
-    code = "gate"
-
-
-class UsageError(QzdError):
-    """Wrong usage of a command or a function."""
-
-    exit_code = 2
-    code = "usage"
-
-
 class ConfigError(UsageError):
     """A configuration file has an unknown key, a wrong type or a forbidden combination."""
 
     code = "config"
-
-
-class ResourceError(QzdError):
-    """A file, model or device could not be used."""
-
-    exit_code = 3
-    code = "resource"
 
 
 class BundleError(ResourceError):
@@ -115,26 +71,7 @@ class DeviceError(ResourceError):
     code = "device"
 
 
-class DataError(ResourceError):
-    """Images or annotations cannot be used."""
-
-    code = "data"
-
-
 class SourceError(ResourceError):
     """A stream's source cannot be opened or read."""
 
     code = "source"
-
-
-class EndpointError(ResourceError):
-    """A socket cannot be bound or reached."""
-
-    code = "endpoint"
-
-
-class InterruptedByUser(QzdError):  # noqa: N818 - an interruption is not an error
-    """Ctrl-C, or SIGTERM to a command line tool."""
-
-    exit_code = 4
-    code = "interrupted_by_user"

@@ -12,12 +12,12 @@ from pathlib import Path
 import cv2
 import pytest
 
-from clips import cut, write_clip
-from process import Daemon, run_python
-from qzd_daemon.client import Client, Detections, Event, Gap, StreamState
+from qzd_client.subscriber import Client, Detections, Event, Gap, StreamState
 from qzd_ext import bundle
 from qzd_ext.detector import Detector
-from tiny import COLOURS, POISON, paint, write_tiny_bundle
+from support.processes import Daemon, run_python
+from support.tiny_model import COLOURS, POISON, paint, write_tiny_bundle
+from support.videos import cut, write_clip
 
 StartDaemon = Callable[..., Daemon]
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from cases import KINDS, POISON, make_case, manifest_of, plain
 from qzd_ext import manifest as m
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Transform
 from qzd_ext.manifest import Thresholds
+from support.head_cases import KINDS, POISON, make_case, manifest_of, plain
 
 ANCHORS = {"anchors": ((9.0, 7.0), (20.0, 31.0)), "masks": ((0,), (1,))}
 REFUSED = [

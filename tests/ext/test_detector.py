@@ -20,7 +20,7 @@ from qzd_ext.detector import Detector, Result
 from qzd_ext.errors import DataError, ModelError, QzdError
 from qzd_ext.manifest import Input, Thresholds
 from qzd_ext.runner import RunOptions, Slot
-from tiny import paint, write_tiny_bundle
+from support.tiny_model import paint, write_tiny_bundle
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from cases import KINDS, make_case, plain
 from qzd_ext._nms import Candidates
 from qzd_ext._ssd import scan_boxes
 from qzd_ext.decode import Decoder
 from qzd_ext.manifest import Thresholds
+from support.head_cases import KINDS, make_case, plain
 
 
 def check(case, thresholds):

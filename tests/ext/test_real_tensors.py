@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import oracle
-from cases import plain
 from qzd_ext._nms import nms
 from qzd_ext.bundle import Bundle
 from qzd_ext.decode import Decoder
@@ -15,7 +14,8 @@ from qzd_ext.detections import Classes
 from qzd_ext.geometry import prepare
 from qzd_ext.manifest import Classification, DetectionOutput, Thresholds
 from qzd_ext.runner import Runner, RunOptions
-from qzd_tools.convert import ConvertOptions, convert
+from qzd_tools.convert.run import ConvertOptions, convert
+from support.head_cases import plain
 
 PETS = "person\ncat\ndog\n"
 MODELS = {

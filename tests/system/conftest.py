@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from system.machine import make_debian, unmet
+from support.debian import make_debian, unmet
 
 __all__ = ["qzd_tools"]
 

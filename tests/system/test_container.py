@@ -19,8 +19,8 @@ import pytest
 
 from qzd_tools.demo.dataset import CALIBRATION_SEED, write_clip, write_dataset
 from qzd_tools.demo.parts import LABELS
+from support.debian import run, unmet, until
 from system.conftest import qzd_tools
-from system.machine import run, unmet, until
 
 pytestmark = pytest.mark.system
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import cv2
 import pytest
 
-from process import Daemon
-from system.machine import run, unmet, until
-from tiny import paint
+from support.debian import run, unmet, until
+from support.processes import Daemon
+from support.tiny_model import paint
 
 pytestmark = pytest.mark.system
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from process import Daemon
-from qzd_daemon.client import Client, Detections, Event, Gap, StreamState
+from qzd_client.subscriber import Client, Detections, Event, Gap, StreamState
+from support.processes import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.data]
 

@@ -13,10 +13,10 @@ import cv2
 import pytest
 import zmq
 
-from qzd_daemon import wire
-from qzd_daemon.keys import write_pair
-from system.machine import SUITE, Machine, run, unmet, until
-from tiny import paint, write_tiny_bundle
+from qzd_client import messages
+from qzd_client.curve import write_pair
+from support.debian import SUITE, Machine, run, unmet, until
+from support.tiny_model import paint, write_tiny_bundle
 
 pytestmark = pytest.mark.system
 
@@ -222,13 +222,13 @@ def test_hang_is_ended_by_the_watchdog_and_it_comes_back(machine: Machine) -> No
 
 
 def test_stop_ends_in_time_with_every_frame_accounted_for(service: Machine) -> None:
-    frames = wire.detections_topic("belt", "tiny")
+    frames = messages.detections_topic("belt", "tiny")
     last: dict[str, int] = {}
     first, begin = 0, None
     with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.linger = 0
         subscriber.rcvtimeo = 20_000
-        subscriber.subscribe(wire.PREFIX)
+        subscriber.subscribe(messages.PREFIX)
         subscriber.connect(f"ipc://{service.inside('/run/qzd/detections')}")
         while True:
             if last.get(frames, 0) >= first + 30 and begin is None:
@@ -236,8 +236,8 @@ def test_stop_ends_in_time_with_every_frame_accounted_for(service: Machine) -> N
                 service.run("systemctl", "stop", "qzd")
                 assert time.monotonic() - begin < 15
             topic, payload = subscriber.recv_multipart()
-            message = wire.decode(payload)
-            if isinstance(message, wire.Heartbeat):
+            message = messages.decode(payload)
+            if isinstance(message, messages.Heartbeat):
                 if message.state == "stopping":
                     break
                 continue

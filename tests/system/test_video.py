@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import pytest
 
-from process import Daemon
-from qzd_daemon.client import Client, Detections, Event, StreamState
+from qzd_client.subscriber import Client, Detections, Event, StreamState
 from qzd_ext import bundle
 from qzd_ext.detections import Detections as Found
 from qzd_ext.detector import Detector
+from support.processes import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.data]
 

@@ -14,12 +14,12 @@ import cv2
 import pytest
 import zmq
 
-from process import Daemon
-from qzd_daemon import wire
-from qzd_daemon.caller import Caller, ImageCaller, RefusedError
-from qzd_daemon.client import Client, Detections
-from qzd_daemon.sender import FrameSender
-from tiny import paint
+from qzd_client import messages
+from qzd_client.calls import ControlClient, InferenceClient, RefusedError
+from qzd_client.frame_sender import FrameSender
+from qzd_client.subscriber import Client, Detections
+from support.processes import Daemon
+from support.tiny_model import paint
 
 pytestmark = pytest.mark.system
 
@@ -134,7 +134,7 @@ def flood(endpoint: str, inputs: Iterator[list[bytes]], count: int) -> int:
     return answered
 
 
-def _infer_when_not_busy(asker: ImageCaller) -> wire.Detections:
+def _infer_when_not_busy(asker: InferenceClient) -> messages.Detections:
     """What a proper caller does: what the flood left in hand is answered first."""
     image = cv2.imencode(".png", paint((1, 2, "red")))[1].tobytes()
     end = time.monotonic() + 20
@@ -147,7 +147,7 @@ def _infer_when_not_busy(asker: ImageCaller) -> wire.Detections:
             time.sleep(0.05)
 
 
-def _send_and_receive(process: Daemon, endpoint: str) -> wire.Detections:
+def _send_and_receive(process: Daemon, endpoint: str) -> messages.Detections:
     """What is published of a proper frame."""
     with Client(process.endpoint) as client, FrameSender("gate", endpoint, timeout=20) as sender:
         while not client.heard_at:
@@ -176,8 +176,8 @@ def test_daemon_when_flooded_with_malformed_input_answers_the_next_proper_reques
     answered = flood(endpoint, inputs, INPUTS - INPUTS // 5)
     assert answered > INPUTS // 4  # who sends without reading loses answers
     with (
-        Caller(f"ipc://{tmp_path}/control", timeout=20) as caller,
-        ImageCaller(f"ipc://{tmp_path}/inference") as asker,
+        ControlClient(f"ipc://{tmp_path}/control", timeout=20) as caller,
+        InferenceClient(f"ipc://{tmp_path}/inference") as asker,
     ):
         assert caller.call("self_test") == {"models": ["tiny"]}
         sent = _send_and_receive(served, f"ipc://{tmp_path}/ingest")
@@ -193,7 +193,7 @@ def test_daemon_when_strangers_speak_no_zmtp_answers_the_next_proper_request(
     served: Daemon, tmp_path: Path
 ) -> None:
     chance = random.Random(SEED)
-    with Caller(f"ipc://{tmp_path}/control") as caller:
+    with ControlClient(f"ipc://{tmp_path}/control") as caller:
         (_, tcp) = caller.call("status")["endpoints"]["control"]
         host, _, port = tcp.removeprefix("tcp://").rpartition(":")
         for _ in range(STRANGERS):

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from clips import write_clip
-from process import Daemon
-from qzd_daemon import wire
-from qzd_daemon.client import Client, Detections, Event, Gap, Restarted
-from tiny import paint
+from qzd_client import messages
+from qzd_client.subscriber import Client, Detections, Event, Gap, Restarted
+from support.processes import Daemon
+from support.tiny_model import paint
+from support.videos import write_clip
 
 pytestmark = pytest.mark.system
 
@@ -41,11 +41,11 @@ model = "tiny"
 loop = true
 max_fps = 200
 """
-TOPIC = wire.detections_topic("clip", "tiny")
+TOPIC = messages.detections_topic("clip", "tiny")
 PROGRAM = """
 import sys
-from qzd_daemon.commands.tail import _json_line
-from qzd_daemon.client import Client
+from qzd_daemon.ctl.tail import _json_line
+from qzd_client.subscriber import Client
 with Client(sys.argv[1], control=sys.argv[2]) as client:
     for event in client:
         print(_json_line(event), flush=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from clips import write_clip
-from process import Daemon
-from qzd_daemon import wire
-from tiny import paint
+from qzd_client import messages
+from support.processes import Daemon
+from support.tiny_model import paint
+from support.videos import write_clip
 
 pytestmark = pytest.mark.system
 
@@ -106,7 +106,7 @@ def test_node_subscriber_when_messages_are_lost_reports_them_and_every_other_is_
         proxy.close()
     assert (done.returncode, done.stderr) == (0, "")
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    topic = wire.detections_topic("clip", "tiny")
+    topic = messages.detections_topic("clip", "tiny")
     assert [e for e in events if e["event"] == "gap"] == [
         {"event": "gap", "topic": topic, "first": LOST.start, "last": LOST.stop - 1}
     ]

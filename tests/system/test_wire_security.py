@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-from clips import write_clip
-from process import Daemon
-from qzd_daemon.caller import Caller
-from qzd_daemon.client import Client, Keys
-from qzd_daemon.keys import write_pair
-from qzd_daemon.sender import FrameSender
+from qzd_client.calls import ControlClient
+from qzd_client.curve import write_pair
+from qzd_client.frame_sender import FrameSender
+from qzd_client.subscriber import Client, Keys
 from qzd_ext.errors import EndpointError
-from tiny import paint
+from support.processes import Daemon
+from support.tiny_model import paint
+from support.videos import write_clip
 
 pytestmark = pytest.mark.system
 
@@ -63,7 +63,7 @@ def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
     write_clip(tmp_path / "clip.mp4", [FRAME] * 10)
     config = CONFIG.format(directory=tmp_path, port=port, bundle=tiny_bundle)
     process = daemon(config).ready()
-    with Caller(f"ipc://{tmp_path}/control") as caller:
+    with ControlClient(f"ipc://{tmp_path}/control") as caller:
         endpoints = caller.call("status")["endpoints"]
     (endpoint,), (ingest,) = endpoints["publish"], endpoints["ingest"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from process import run_python
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_tools import cli
+from support.processes import run_python
 
 
 @pytest.fixture

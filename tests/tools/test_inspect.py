@@ -13,7 +13,7 @@ from openvino import opset13 as ops
 
 from qzd_ext.errors import ModelError
 from qzd_tools.cli import main
-from qzd_tools.convert import ConvertOptions
+from qzd_tools.convert.run import ConvertOptions
 from qzd_tools.inspection import inspect_bundle, inspect_source
 
 

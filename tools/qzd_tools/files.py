@@ -1,7 +1,4 @@
-"""Files that are read or refused by name, and files that are there whole or not at all.
-
-What may live here: what is true of every file, whatever is in it. A bundle's directory is `qzd_ext.bundle`'s.
-"""
+"""Files that are read or refused by name, and files that are there whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What a model is: its tensors, its head and why, the precision of each layer, where it comes from.
-
-What may live here: looking. A bundle is read as the daemon reads it; any other source is converted into a
-temporary directory, so that what is said of it is what `convert` would do.
-"""
+"""What a model is: its tensors, its head and why, the precision of each layer, where it comes from."""
 
 from __future__ import annotations
 
@@ -18,9 +14,9 @@ from msgspec import Struct
 from qzd_ext import bundle as bundles
 from qzd_ext.errors import BundleError, QzdError
 from qzd_ext.manifest import Manifest, decode_manifest
-from qzd_tools.convert import ConvertOptions, convert
-from qzd_tools.convert.sources import read_source
-from qzd_tools.structure import weight_port, weighted_layers
+from qzd_tools.convert.formats.read import read_source
+from qzd_tools.convert.run import ConvertOptions, convert
+from qzd_tools.graph.structure import weight_port, weighted_layers
 
 __all__ = ["Inspection", "Layer", "Tensor", "inspect_bundle", "inspect_source"]
 

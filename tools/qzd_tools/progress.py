@@ -1,7 +1,4 @@
-"""A progress bar on a terminal, and silence elsewhere.
-
-What may live here: showing how far a long work is. Bars go to stderr; results never do.
-"""
+"""A progress bar on a terminal, and silence elsewhere."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The commands of `qzd-tools`: one file a command, found by its name; each has a click command `command`.
-
-What may live here: options, and the words that a person reads. Work is done by the modules they call,
-which are imported inside the command, so that `--help` is quick.
-"""
+"""The commands of `qzd-tools`: one file a command, found by its name; each has a click command `command`."""
 
 from __future__ import annotations
 

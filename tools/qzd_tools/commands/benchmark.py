@@ -11,7 +11,7 @@ from qzd_ext.options import Finite
 from qzd_tools.commands import BUNDLE, DIRECTORY, json_option, say, write_json
 
 if TYPE_CHECKING:
-    from qzd_tools.benchmark import Benchmark
+    from qzd_tools.benchmark.run import Benchmark
 
 __all__ = ["command"]
 
@@ -47,9 +47,9 @@ def command(
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
-    from qzd_tools.benchmark import benchmark, frames_from
-    from qzd_tools.images import list_images
-    from qzd_tools.machine import this_machine
+    from qzd_tools.benchmark.run import benchmark, frames_from
+    from qzd_tools.data.images import list_images
+    from qzd_tools.system.machine import this_machine
 
     targets = [bundles.read(path) for path in bundle]
     frames, what = frames_from(list_images(images) if images else [], targets[0])

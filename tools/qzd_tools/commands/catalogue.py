@@ -13,7 +13,7 @@ from qzd_tools.commands import FILE, json_option, say, write_json
 from qzd_tools.commands.convert import command as convert_command
 
 if TYPE_CHECKING:
-    from qzd_tools.catalogue import Entry
+    from qzd_tools.download.catalogue import Entry
 
 __all__ = ["catalogue_option", "command", "load_checked"]
 
@@ -51,7 +51,7 @@ def load_checked(catalogue_file: Path | None) -> Mapping[str, Entry]:
     DataError
         It cannot be read, or an entry is wrong; the message names the key.
     """
-    from qzd_tools.catalogue import load
+    from qzd_tools.download.catalogue import load
 
     entries = load(catalogue_file)
     known = [param.name for param in convert_command.params]

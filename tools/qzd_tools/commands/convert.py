@@ -119,7 +119,7 @@ def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None
     The weights beside the file are found by themselves, or named after it. What is inferred is printed
     with its reason; what cannot be inferred is asked for by one of the options.
     """
-    from qzd_tools.convert import ConvertOptions, convert
+    from qzd_tools.convert.run import ConvertOptions, convert
 
     bundle = convert(model, output, ConvertOptions(**options), say)
     say(f"written: {bundle.path} ({bundle.size / 1e6:.1f} MB)")

@@ -64,9 +64,9 @@ def command(
     What was interrupted goes on where it stopped; what is there already is not fetched again. Proxies are
     taken from the environment: http_proxy, https_proxy, no_proxy.
     """
-    from qzd_tools.catalogue import find
-    from qzd_tools.download import Origin, download
-    from qzd_tools.fetch import Patience
+    from qzd_tools.download.catalogue import find
+    from qzd_tools.download.http import Patience
+    from qzd_tools.download.run import Origin, download
 
     entry = find(load_checked(catalogue_file), name)
     directory = output or Path(name)

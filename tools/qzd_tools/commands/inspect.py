@@ -29,7 +29,7 @@ def command(model: tuple[Path, ...], head: str | None, layers: bool, json_file: 
     Of a bundle, whether every file is as it was written is checked: exit code 3 where one is not.
     """
     from qzd_ext.bundle import MANIFEST
-    from qzd_tools.convert import ConvertOptions
+    from qzd_tools.convert.run import ConvertOptions
     from qzd_tools.inspection import inspect_bundle, inspect_source
 
     first = model[0]

@@ -19,11 +19,11 @@ from qzd_tools.commands.download import origin_options
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
-    from qzd_tools.catalogue import Entry
-    from qzd_tools.convert import ConvertOptions
-    from qzd_tools.dataset import Dataset
-    from qzd_tools.prepare import Prepared
-    from qzd_tools.quantize import Mode
+    from qzd_tools.convert.run import ConvertOptions
+    from qzd_tools.data.coco import Dataset
+    from qzd_tools.download.catalogue import Entry
+    from qzd_tools.prepare.run import Prepared
+    from qzd_tools.quantize.run import Mode
 
 __all__ = ["command"]
 
@@ -58,9 +58,9 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
     what is done is recognised by its digests and not done again.
     """
     from qzd_ext.runner import RunOptions
-    from qzd_tools.download import Origin
-    from qzd_tools.fetch import Patience
-    from qzd_tools.prepare import Plan, prepare
+    from qzd_tools.download.http import Patience
+    from qzd_tools.download.run import Origin
+    from qzd_tools.prepare.run import Plan, prepare
 
     if not given["validation"].exists():
         raise DataError(f"{given['validation']}: no such file", fix="correct --validation")
@@ -93,7 +93,7 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
 
 def _meant(model: tuple[str, ...], catalogue_file: Path | None) -> tuple[str, Entry | None, tuple[Path, ...]]:
     """The model's name, and its entry of the catalogue or its files."""
-    from qzd_tools.catalogue import find
+    from qzd_tools.download.catalogue import find
 
     catalogue = load_checked(catalogue_file)
     paths = tuple(Path(word) for word in model)
@@ -106,7 +106,7 @@ def _meant(model: tuple[str, ...], catalogue_file: Path | None) -> tuple[str, En
 
 def _convert_options(flags: str, entry: Entry | None) -> ConvertOptions:
     """What the catalogue states, and over it what the flags of convert say."""
-    from qzd_tools.convert import ConvertOptions
+    from qzd_tools.convert.run import ConvertOptions
 
     stated: dict[str, Any] = dict(entry.convert) if entry is not None else {}
     try:
@@ -127,8 +127,8 @@ def _convert_options(flags: str, entry: Entry | None) -> ConvertOptions:
 
 
 def _calibration(path: Path) -> tuple[Path, ...]:
-    from qzd_tools.dataset import read_coco
-    from qzd_tools.images import list_images
+    from qzd_tools.data.coco import read_coco
+    from qzd_tools.data.images import list_images
 
     if path.is_dir():
         return tuple(list_images(path))

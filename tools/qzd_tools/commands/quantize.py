@@ -11,12 +11,12 @@ from click.core import ParameterSource
 from qzd_ext.errors import GateError, UsageError
 from qzd_ext.options import Finite
 from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
-from qzd_tools.isa import TARGETS
+from qzd_tools.system.isa import TARGETS
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
-    from qzd_tools.quantize import Gate, Quantized
-    from qzd_tools.validate import Validation
+    from qzd_tools.quantize.run import Gate, Quantized
+    from qzd_tools.validate.run import Validation
 
 __all__ = ["command", "document"]
 
@@ -95,8 +95,8 @@ def command(
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
-    from qzd_tools.quantize import GateMissedError, quantize
-    from qzd_tools.recipe import Recipe
+    from qzd_tools.quantize.recipe import Recipe
+    from qzd_tools.quantize.run import GateMissedError, quantize
 
     parent = bundles.read(bundle)
     recipe = Recipe(**{name: given[name] for name in RECIPE})
@@ -147,8 +147,8 @@ def _check_data(mode: str, images: Path | None, annotations: Path | None) -> Non
 
 
 def _calibration_images(images: Path | None, annotations: Path | None) -> list[Path]:
-    from qzd_tools.dataset import read_coco
-    from qzd_tools.images import list_images
+    from qzd_tools.data.coco import read_coco
+    from qzd_tools.data.images import list_images
 
     if annotations is not None:
         return [picture.path for picture in read_coco(annotations, images).pictures]
@@ -158,7 +158,7 @@ def _calibration_images(images: Path | None, annotations: Path | None) -> list[P
 
 def _gate(manifest: Manifest, given: dict[str, Any]) -> Gate | None:
     from qzd_tools.commands.validate import dataset_for
-    from qzd_tools.quantize import Gate
+    from qzd_tools.quantize.run import Gate
 
     annotations, imagenet = given["validation_annotations"], given["validation_imagenet"]
     if annotations is None and imagenet is None:

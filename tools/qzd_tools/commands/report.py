@@ -25,7 +25,7 @@ def command(
     The HTML file needs nothing beside it; the same tables stand in a Markdown file next to it. Results are
     joined by the digest of the bundle that they are about.
     """
-    from qzd_tools.images import list_images
+    from qzd_tools.data.images import list_images
     from qzd_tools.report import write_report
 
     html, markdown = write_report(result, output, list_images(images) if images else (), samples)

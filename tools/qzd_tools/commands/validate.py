@@ -13,8 +13,8 @@ from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
-    from qzd_tools.dataset import Dataset
-    from qzd_tools.validate import Comparison, Validation
+    from qzd_tools.data.coco import Dataset
+    from qzd_tools.validate.run import Comparison, Validation
 
 __all__ = ["command", "dataset_for"]
 
@@ -65,7 +65,7 @@ def command(
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
-    from qzd_tools import validate as validation
+    from qzd_tools.validate import run as validation
 
     if max_drop is not None and baseline is None:
         raise UsageError("--max-drop without --baseline", fix="name the bundle to compare with")
@@ -105,7 +105,7 @@ def command(
 
 def _record(result: Validation) -> str:
     """Write the figures into the bundle; its new digest."""
-    from qzd_tools.record import record
+    from qzd_tools.validate.record import record
 
     bundle = record(result.bundle, result.accuracy())
     say(f"recorded in {bundle.path}, whose digest is now {bundle.digest}")
@@ -124,9 +124,9 @@ def dataset_for(
     DataError
         It cannot be read.
     """
-    from qzd_tools.dataset import read_coco
-    from qzd_tools.imagenet import read_imagenet
-    from qzd_tools.validate import wrong_kind
+    from qzd_tools.data.coco import read_coco
+    from qzd_tools.data.imagenet import read_imagenet
+    from qzd_tools.validate.run import wrong_kind
 
     if annotations is None and imagenet is None:
         raise UsageError(

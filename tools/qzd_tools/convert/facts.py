@@ -1,7 +1,7 @@
 """What is known of a model, and where each thing is known from.
 
 Flags, metadata and the recognised structure each give some facts; the first that knows one wins, and the
-reason travels with it, so that nothing is inferred in silence. What may live here: those records alone.
+reason travels with it, so that nothing is inferred in silence.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Golden frames of a new bundle: pictures, and what its own model finds in them.
-
-What may live here: the choice of pictures and the running of the model over them.
-"""
+"""Golden frames of a new bundle: pictures, and what its own model finds in them."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import Runner, RunOptions
-from qzd_tools.images import evenly, list_images, read_image, shrunk
+from qzd_tools.data.images import evenly, list_images, read_image, shrunk
 
 __all__ = ["GOLDEN_FRAMES", "add_golden", "list_pictures"]
 

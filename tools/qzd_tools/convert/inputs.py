@@ -1,7 +1,4 @@
-"""The picture that a model takes: where it enters, its size, and what the first operations say of it.
-
-What may live here: everything about a graph's input side before the head is known.
-"""
+"""The picture that a model takes: where it enters, its size, and what the first operations say of it."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import openvino as ov
 
 from qzd_ext.errors import ModelError, UsageError
 from qzd_tools.convert.facts import Facts, known
-from qzd_tools.convert.graph import constant, describe, tried
+from qzd_tools.graph.walk import constant, describe, tried
 
 __all__ = ["Picture", "find_picture", "make_static"]
 

@@ -1,7 +1,4 @@
-"""What a model's classes are called: named sets, files, and lists that models carry.
-
-What may live here: names and the category ids of the data sets they come from.
-"""
+"""What a model's classes are called: named sets, files, and lists that models carry."""
 
 from __future__ import annotations
 

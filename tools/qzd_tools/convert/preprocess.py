@@ -1,6 +1,6 @@
 """Folding what a model expects of its input into its graph, so that it takes plain frames.
 
-After it the graph takes u8 NHWC BGR `[1, H, W, 3]` and gives float32. What may live here: that folding.
+After it the graph takes u8 NHWC BGR `[1, H, W, 3]` and gives float32.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from qzd_ext.manifest import Input
 from qzd_tools.convert.facts import Facts, known, wanted
-from qzd_tools.convert.graph import simplify
 from qzd_tools.convert.inputs import Picture
+from qzd_tools.graph.walk import simplify
 
 __all__ = ["fold", "input_of", "usual_crop"]
 

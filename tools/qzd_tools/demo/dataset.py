@@ -11,8 +11,8 @@ from typing import Any
 
 import av
 
+from qzd_tools.data.images import write_image
 from qzd_tools.demo.scene import LABELS, Frame, moving, still
-from qzd_tools.images import write_image
 
 __all__ = ["CALIBRATION_SEED", "CLIP_SEED", "TRAIN_SEED", "VALIDATION_SEED", "write_clip", "write_dataset"]
 

@@ -28,9 +28,9 @@ import numpy as np
 
 from qzd_ext.errors import ResourceError
 from qzd_ext.geometry import Frame
+from qzd_tools.data.images import write_image
 from qzd_tools.demo.dataset import CALIBRATION_SEED, VALIDATION_SEED, write_clip, write_dataset
 from qzd_tools.demo.parts import LABELS
-from qzd_tools.images import write_image
 
 __all__ = ["run_demo"]
 

@@ -1,7 +1,4 @@
-"""Results as pictures: SVG that stands in the page.
-
-What may live here: drawing. Each function gives a figure, or None where nothing was measured for it.
-"""
+"""Results as pictures: SVG that stands in the page."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Result files of validate, quantize and benchmark, read and joined by the digest of the bundle.
-
-What may live here: reading. Nothing is computed that a command did not measure.
-"""
+"""Result files of validate, quantize and benchmark, read and joined by the digest of the bundle."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.errors import DataError, QzdError
 from qzd_ext.manifest import Thresholds
-from qzd_tools.benchmark import Benchmark
+from qzd_tools.benchmark.run import Benchmark
 from qzd_tools.files import reading
-from qzd_tools.machine import Machine
+from qzd_tools.system.machine import Machine
 
 __all__ = ["TITLES", "ClassResult", "Results", "Variant", "read_results"]
 

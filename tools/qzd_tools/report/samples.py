@@ -1,7 +1,4 @@
-"""Sample images with what two bundles find in them, side by side.
-
-What may live here: the choice of images and the drawing on them.
-"""
+"""Sample images with what two bundles find in them, side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from qzd_ext.detections import Classes, Detections
 from qzd_ext.detector import Detector
 from qzd_ext.geometry import Frame
 from qzd_ext.golden import Tolerance, compare
-from qzd_tools.images import evenly, read_image, shrunk
+from qzd_tools.data.images import evenly, read_image, shrunk
 
 __all__ = ["Sample", "sample_images"]
 

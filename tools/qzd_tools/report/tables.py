@@ -1,14 +1,11 @@
-"""Results as tables of text, the same for HTML and Markdown.
-
-What may live here: which figures stand in which table, and how they are written.
-"""
+"""Results as tables of text, the same for HTML and Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qzd_tools.benchmark import Benchmark
+from qzd_tools.benchmark.run import Benchmark
 from qzd_tools.report.results import Results, Variant
 
 __all__ = ["Table", "all_tables", "summary"]

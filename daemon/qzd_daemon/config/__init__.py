@@ -1,0 +1,1 @@
+"""Describe qzd.toml and read it."""

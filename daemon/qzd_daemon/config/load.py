@@ -1,0 +1,256 @@
+"""Reading `qzd.toml`: checked once, handed on as a frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from qzd_daemon.config.schema import SCHEMES, SENT, Config, HttpConfig, StreamConfig, Table
+from qzd_ext.errors import ConfigError
+
+__all__ = ["NAME", "read_config", "split_address"]
+
+BINDING_TABLES = ("publish", "control", "inference", "ingest")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, is not TOML, or has an unknown key, a wrong type or a contradiction; the message
+        names the file and the key.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}", wanted="a configuration file", fix="correct --config"
+        ) from error
+    except (ValueError, RecursionError) as error:  # numbers and brackets without end, too
+        raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
+    config = _convert(values, Config, path, "")
+    _check_names(config, path)
+    _check_endpoints(config, path)
+    _check_security(config, path)
+    _check_http(config.http, path)
+    return _resolve(config, path.absolute().parent)
+
+
+T = TypeVar("T")
+
+
+def _convert(values: Any, kind: type[T], path: Path, where: str) -> T:
+    """A TOML table to a struct. Tables go one by one, so that a message can name the key in full."""
+    if not isinstance(values, dict):
+        raise _wrong_value(path, where, f"Expected a table, got {type(values).__name__}")
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise _unknown_key(path, where, key, list(hints))
+    done = {key: _convert_field(values[key], hints[key], path, f"{where}{key}") for key in values}
+    try:
+        return msgspec.convert(done, kind)
+    except msgspec.ValidationError as error:
+        text, _, at = str(error).partition(" - at `$.")
+        if missing := re.search("missing required field `(.*)`", text):
+            raise _missing(path, where, missing[1]) from error
+        raise _wrong_value(path, f"{where}{at.rstrip('`')}", text) from error
+
+
+def _convert_field(value: Any, hint: Any, path: Path, where: str) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Table):
+        return _convert(value, hint, path, f"{where}.")
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise _wrong_value(path, where, f"Expected tables [{where}.NAME], got {type(value).__name__}")
+        table = typing.get_args(hint)[1]
+        return {name: _convert(v, table, path, f"{where}.{name}.") for name, v in value.items()}
+    return value
+
+
+def _unknown_key(path: Path, where: str, key: str, known: list[str]) -> ConfigError:
+    near = _nearest(key, known)
+    return ConfigError(
+        f"{path}: unknown key {where}{key}",
+        wanted=f"one of {', '.join(sorted(known))}",
+        fix=f"did you mean {where}{near}?" if near else f"remove {where}{key}",
+    )
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)
+
+
+def _missing(path: Path, where: str, key: str) -> ConfigError:
+    add = f"a table [{key}.NAME]" if not where else f"`{key} = ...` to [{where.rstrip('.')}]"
+    return ConfigError(f"{path}: {where}{key} is missing", fix=f"add {add}")
+
+
+def _wrong_value(path: Path, where: str, text: str) -> ConfigError:
+    return ConfigError(f"{path}: {where.rstrip('.') or 'the file'}: {text}", fix="correct the value")
+
+
+def _check_names(config: Config, path: Path) -> None:
+    for kind, names in (("models", config.models), ("streams", config.streams)):
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise ConfigError(
+                    f"{path}: {kind}.{name!r}: a name that cannot be part of a topic",
+                    wanted="up to 64 of A-Z a-z 0-9 . _ -, a letter or digit first",
+                    fix="choose another name",
+                )
+    if not config.models:
+        raise ConfigError(f"{path}: no model", wanted="at least one [models.NAME]", fix="add one")
+    for name, stream in config.streams.items():
+        if stream.is_url and not stream.source.startswith(SCHEMES):
+            raise _wrong_value(path, f"streams.{name}.source", f"a URL must begin with {', '.join(SCHEMES)}")
+        _check_url(stream, path, f"streams.{name}.source")
+        if stream.source.startswith(SENT):
+            _check_sent(config, stream, path, f"streams.{name}.source")
+        for model in stream.models:
+            if model not in config.models:
+                raise _unknown_model(path, name, model, list(config.models))
+        if len(set(stream.models)) != len(stream.models):
+            raise _wrong_value(path, f"streams.{name}.model", "a model is named twice")
+
+
+def _check_url(stream: StreamConfig, path: Path, where: str) -> None:
+    """Where a user and password end must be plain, or they could not be kept out of the log."""
+    try:
+        _ = urlsplit(stream.source).port
+    except ValueError:  # its text may have a part of the password
+        raise ConfigError(
+            f"{path}: {where}: it is not clear where the address begins and ends",
+            wanted="SCHEME://USER:PASSWORD@HOST:PORT/PATH",
+            fix="write what is special in a user or password as %XX, for example [ as %5B and / as %2F",
+        ) from None
+
+
+def _check_sent(config: Config, stream: StreamConfig, path: Path, where: str) -> None:
+    if not stream.is_sent:
+        raise _wrong_value(path, where, f"{stream.source} is more than {SENT}: frames name the stream")
+    if not config.ingest.bind:
+        raise ConfigError(
+            f"{path}: {where}: there is no socket to send frames to",
+            wanted="[ingest] with bind",
+            fix='add it: [ingest] bind = ["ipc:///run/qzd/ingest"]',
+        )
+
+
+def _unknown_model(path: Path, stream: str, model: str, known: list[str]) -> ConfigError:
+    near = _nearest(model, known)
+    return ConfigError(
+        f"{path}: streams.{stream}.model: there is no model {model!r}",
+        wanted=f"one of {', '.join(known)}",
+        fix=f"did you mean {near!r}?" if near else f"add [models.{model}], or name another",
+    )
+
+
+def _check_endpoints(config: Config, path: Path) -> None:
+    """Other kinds of socket have neither keys nor a mode: ipc://@NAME is open to every local user."""
+    for table in BINDING_TABLES:
+        for endpoint in getattr(config, table).bind:
+            if not endpoint.startswith(("tcp://", "ipc:///")):
+                raise ConfigError(
+                    f"{path}: {table}.bind: {endpoint} is no endpoint of qzd",
+                    wanted="tcp://ADDRESS:PORT or ipc:///PATH",
+                    fix="correct it",
+                )
+
+
+def _check_security(config: Config, path: Path) -> None:
+    security = config.security
+    if (security.server_key is None) != (security.authorized_keys is None):
+        raise ConfigError(
+            f"{path}: [security] has one of server_key and authorized_keys",
+            wanted="both: without the clients' keys, CURVE lets anyone in",
+            fix="make keys with `qzdctl keygen`, and name the directory of the clients' .pub files",
+        )
+    if security.server_key is not None or security.insecure:
+        return
+    for table in BINDING_TABLES:
+        for endpoint in getattr(config, table).bind:
+            if _is_open(endpoint):
+                raise ConfigError(
+                    f"{path}: {table}.bind: {endpoint} would serve anyone who can reach this machine",
+                    wanted="ipc, a loopback address, or [security] with server_key and authorized_keys",
+                    fix="make keys with `qzdctl keygen`, or state that this network is trusted: "
+                    "[security] insecure = true",
+                )
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Split `ADDRESS:PORT`; an IPv6 address stands in brackets.
+
+    Raises
+    ------
+    ConfigError
+        It is something else.
+    """
+    host, colon, port = listen.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 2**16):
+        raise ConfigError(
+            f"[http] listen = {listen!r}: not an address and a port", wanted="127.0.0.1:9178, or [::1]:9178"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _check_http(http: HttpConfig, path: Path) -> None:
+    if http.listen is None:
+        return
+    split_address(http.listen)
+    if _is_open(f"tcp://{http.listen}") and not http.insecure:
+        raise ConfigError(
+            f"{path}: http.listen: {http.listen} would answer anyone who can reach this machine",
+            wanted="a loopback address",
+            fix="let a proxy with a certificate stand before it, or state that this network is trusted: "
+            "[http] insecure = true",
+        )
+
+
+def _is_open(endpoint: str) -> bool:
+    """Whether others than this machine's users can reach it. A name is not looked up: it may change."""
+    if not endpoint.startswith("tcp://"):
+        return False
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host not in ("localhost", "lo")
+
+
+def _resolve(config: Config, base: Path) -> Config:
+    """Paths relative to the configuration file become absolute."""
+    replace = msgspec.structs.replace
+    service, security = config.service, config.security
+    if security.server_key is not None and security.authorized_keys is not None:
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "$CREDENTIALS_DIRECTORY")
+        server_key = security.server_key.replace("$CREDENTIALS_DIRECTORY", credentials)
+        security = replace(
+            security,
+            server_key=str(base / server_key),
+            authorized_keys=str(base / security.authorized_keys),
+        )
+    if service.cache_dir is not None:
+        service = replace(service, cache_dir=str(base / service.cache_dir))
+    return replace(
+        config,
+        models={n: replace(m, bundle=str(base / m.bundle)) for n, m in config.models.items()},
+        streams={
+            n: s if s.is_url else replace(s, source=str(base / s.source)) for n, s in config.streams.items()
+        },
+        service=service,
+        security=security,
+    )

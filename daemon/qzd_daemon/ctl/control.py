@@ -1,0 +1,218 @@
+"""Commands that call the control socket: what runs, and orders to change it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from qzd_client.calls import ControlClient
+from qzd_client.requests import DeviceStatus, ModelStatus, SelfTestResult, Status, StreamStatus
+from qzd_daemon.ctl.target import Target, coloured, printable, table
+from qzd_ext.options import Finite
+
+__all__ = ["COMMANDS"]
+
+LONG_SECONDS = 600.0  # compiling for a device that has no cache may take minutes
+
+
+def _ask(target: Target, op: str, timeout: float = 5.0, **arguments: str | None) -> Any:
+    with ControlClient(target.of("control"), keys=target.keys, timeout=timeout) as caller:
+        return caller.call(op, **arguments)
+
+
+def _show(result: Any, as_json: bool, form: Callable[[Any], str], kind: Any) -> None:
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
+    else:
+        click.echo(form(msgspec.convert(result, kind)))
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+model_argument = click.argument("model")
+
+
+@click.command()
+@as_json_option
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option("--interval", type=Finite(0.1, 86400), default=1.0, show_default=True, help="Seconds.")
+@click.pass_obj
+def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
+    """Everything at a glance: sockets, streams, models."""
+    with ControlClient(target.of("control"), keys=target.keys) as caller:
+        while True:
+            result = caller.call("status")
+            if watch and not as_json:
+                click.clear()
+            _show(result, as_json, _status_text, Status)
+            if not watch:
+                return
+            time.sleep(interval)
+
+
+@click.command()
+@as_json_option
+@click.pass_obj
+def streams(target: Target, as_json: bool) -> None:
+    """The streams and the states of their sources."""
+    _show(_ask(target, "streams"), as_json, _streams_text, list[StreamStatus])
+
+
+@click.command()
+@as_json_option
+@click.pass_obj
+def models(target: Target, as_json: bool) -> None:
+    """The models, and the devices that execute them."""
+    _show(_ask(target, "models"), as_json, _models_text, list[ModelStatus])
+
+
+@click.command()
+@as_json_option
+@click.pass_obj
+def devices(target: Target, as_json: bool) -> None:
+    """The devices that the daemon's machine has."""
+    _show(_ask(target, "devices", LONG_SECONDS), as_json, _devices_text, list[DeviceStatus])
+
+
+@click.command()
+@as_json_option
+@click.pass_obj
+def snapshot(target: Target, as_json: bool) -> None:
+    """The last message of every topic."""
+    _show(_ask(target, "snapshot"), as_json, _snapshot_text, dict)
+
+
+@click.command("self-test")
+@click.argument("model", required=False)
+@as_json_option
+@click.pass_obj
+def self_test(target: Target, model: str | None, as_json: bool) -> None:
+    """Run the golden frames of MODEL, or of all; exits with 1 when one gives other boxes."""
+    result = _ask(target, "self_test", LONG_SECONDS, model=model)
+    _show(result, as_json, lambda r: f"passed: {', '.join(r.models)}", SelfTestResult)
+
+
+@click.command()
+@model_argument
+@click.argument("bundle")
+@click.option("--device", help="The device that shall run it; default: AUTO.")
+@as_json_option
+@click.pass_obj
+def load(target: Target, model: str, bundle: str, device: str | None, as_json: bool) -> None:
+    """Serve one more model until the next reload: BUNDLE, on the daemon's machine, as MODEL."""
+    result = _ask(target, "load", LONG_SECONDS, model=model, bundle=bundle, device=device)
+    _show(result, as_json, _model_text, ModelStatus)
+
+
+@click.command()
+@model_argument
+@click.argument("version")
+@as_json_option
+@click.pass_obj
+def swap(target: Target, model: str, version: str, as_json: bool) -> None:
+    """Serve MODEL with the bundle in its directory VERSION, from one frame to the next; `bundle` shows it."""
+    result = _ask(target, "swap", LONG_SECONDS, model=model, version=version)
+    _show(result, as_json, _model_text, ModelStatus)
+
+
+@click.command()
+@model_argument
+@as_json_option
+@click.pass_obj
+def rollback(target: Target, model: str, as_json: bool) -> None:
+    """Serve MODEL with the bundle it had before the last swap."""
+    _show(_ask(target, "rollback", LONG_SECONDS, model=model), as_json, _model_text, ModelStatus)
+
+
+@click.command()
+@model_argument
+@as_json_option
+@click.pass_obj
+def unload(target: Target, model: str, as_json: bool) -> None:
+    """Serve MODEL no more; no stream may use it."""
+    result = _ask(target, "unload", LONG_SECONDS, model=model)
+    _show(result, as_json, lambda _: f"{model} is unloaded", None)
+
+
+@click.command()
+@as_json_option
+@click.pass_obj
+def reload(target: Target, as_json: bool) -> None:
+    """Read the configuration file again and apply what has changed."""
+    _show(_ask(target, "reload", LONG_SECONDS), as_json, lambda _: "reloaded", None)
+
+
+def _status_text(status: Status) -> str:
+    up = (time.time_ns() - status.started_ns) / 1e9
+    lines = [
+        f"qzd {status.version}, process {status.pid}, up {up:.0f} s, epoch {status.epoch}",
+        f"{status.subscriptions} subscriptions to detections",
+        table(
+            ("socket", "endpoints", "connections", "refused"),
+            [
+                (name, " ".join(bound) or "-", status.connections.get(name, 0), _refused(status, name))
+                for name, bound in status.endpoints.items()
+            ],
+        ),
+    ]
+    return "\n\n".join(("\n".join(lines), _streams_text(status.streams), _models_text(status.models)))
+
+
+def _refused(status: Status, name: str) -> str:
+    counts = {k.removeprefix(f"{name}/"): n for k, n in status.refused.items() if k.startswith(f"{name}/")}
+    return " ".join(f"{reason}:{count}" for reason, count in counts.items()) or "-"
+
+
+def _streams_text(streams: list[StreamStatus]) -> str:
+    rows = [
+        (
+            s.name,
+            coloured(s.state),
+            s.frames,
+            s.damaged,
+            " ".join(s.models),
+            s.when_behind,
+            printable(s.reason or "-"),
+        )
+        for s in streams
+    ]
+    return table(("stream", "state", "frames", "damaged", "models", "behind", "reason"), rows)
+
+
+def _models_text(models: list[ModelStatus]) -> str:
+    rows = [
+        (
+            m.model.name,
+            m.model.version,
+            m.model.precision,
+            m.model.device,
+            m.requests,
+            f"{m.input[0]}x{m.input[1]}",
+            f"{m.thresholds.confidence:g}",
+            m.model.digest.removeprefix("sha256:")[:12],
+            m.bundle,
+        )
+        for m in models
+    ]
+    head = ("model", "version", "precision", "runs on", "requests", "input", "confidence", "digest", "bundle")
+    return table(head, rows)
+
+
+def _model_text(model: ModelStatus) -> str:
+    return _models_text([model])
+
+
+def _devices_text(devices: list[DeviceStatus]) -> str:
+    return table(("device", "models"), [(d.name, " ".join(d.models) or "-") for d in devices])
+
+
+def _snapshot_text(snapshot: dict[str, Any]) -> str:
+    """Each topic, and its message as it was published."""
+    lines = [(entry["topic"], msgspec.json.encode(entry["message"])) for entry in snapshot["messages"]]
+    return "\n".join(f"{topic} {message.decode()}" for topic, message in lines)
+
+
+COMMANDS = (status, streams, models, devices, snapshot, self_test, load, swap, rollback, unload, reload)

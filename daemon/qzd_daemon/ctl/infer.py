@@ -1,0 +1,95 @@
+"""`qzdctl infer`: what is in one image, as the daemon sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from qzd_client import messages
+from qzd_client.calls import InferenceClient
+from qzd_daemon.ctl.target import Target
+from qzd_ext.errors import DataError
+
+__all__ = ["infer"]
+
+Form = Literal["jpeg", "png", "bgr"]
+STARTS: dict[bytes, Form] = {b"\xff\xd8": "jpeg", b"\x89PNG": "png"}
+COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (80, 240, 240), (240, 80, 240), (240, 240, 80))
+
+
+@click.command()
+@click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", help="Which; may be left out where the daemon has only one.")
+@click.option("--draw", type=click.Path(dir_okay=False, path_type=Path), help="Write it with its boxes.")
+@click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+@click.pass_obj
+def infer(target: Target, image: Path, model: str | None, draw: Path | None, as_json: bool) -> None:
+    """Ask the daemon what is in IMAGE; exits with 3 when it does not know."""
+    content, form, size = _read(image)
+    with InferenceClient(target.of("inference"), keys=target.keys) as caller:
+        found = caller.infer(content, form, model=model, size=size)
+    click.echo(messages.encode(found).decode() if as_json else _text(found))
+    if found.outcome != "ok":
+        raise DataError(f"{image}: {found.outcome}: {found.reason}")
+    if draw is not None:
+        _draw(image, draw, found)
+
+
+def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
+    """The file as it is, or its pixels where the daemon would not know its format."""
+    content = path.read_bytes()
+    for start, form in STARTS.items():
+        if content.startswith(start):
+            return content, form, None
+    image = _pixels(path, content)
+    return image.tobytes(), "bgr", (image.shape[1], image.shape[0])
+
+
+def _pixels(path: Path, content: bytes):  # type: ignore[no-untyped-def]  # NumPy is loaded only when it is needed
+    """OpenCV is not given the path: a name that is no UTF-8 makes it crash."""
+    import cv2
+    import numpy as np
+
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # such as a size that no image has
+        image = None
+    if image is None:
+        raise DataError(f"{path}: not an image", wanted="a file that OpenCV can read")
+    return image
+
+
+def _text(found: messages.Detections) -> str:
+    if found.outcome != "ok":
+        return f"{found.outcome}: {found.reason}"
+    boxes = [
+        f"{b.label:<16} {b.score:.3f}  {' '.join(f'{v:7.1f}' for v in b.box)}" for b in found.detections or ()
+    ]
+    classes = [f"{c.label:<16} {c.score:.3f}" for c in found.classes or ()]
+    times = found.timing_ms
+    spent = (times.preprocess, times.inference, times.postprocess)
+    of = f"{found.model.name} version {found.model.version} on {found.model.device}: "
+    of += "preprocess {:.1f}, inference {:.1f}, postprocess {:.1f} ms".format(*spent)
+    return "\n".join([*(boxes or classes or ["nothing"]), of])
+
+
+def _draw(source: Path, destination: Path, found: messages.Detections) -> None:
+    import cv2
+
+    image = _pixels(source, source.read_bytes())
+    for box in found.detections or ():
+        colour = COLOURS[box.class_id % len(COLOURS)]
+        left, top, right, bottom = (round(v) for v in box.box)
+        cv2.rectangle(image, (left, top), (right, bottom), colour, 2)
+        at = (left, max(12, top - 4))
+        cv2.putText(image, f"{box.label} {box.score:.2f}", at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1)
+    try:
+        destination.write_bytes(cv2.imencode(destination.suffix, image)[1].tobytes())
+    except (cv2.error, OSError) as error:
+        raise DataError(
+            f"{destination}: cannot be written",
+            wanted="a name that ends in .png or .jpg, in a directory that is there",
+            fix="choose another name",
+        ) from error

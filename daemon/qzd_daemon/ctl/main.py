@@ -1,0 +1,121 @@
+"""The command `qzdctl`: what a person asks a running daemon."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import click.shell_completion
+import msgspec
+
+from qzd_daemon.ctl import control
+from qzd_daemon.ctl.infer import infer
+from qzd_daemon.ctl.keygen import keygen
+from qzd_daemon.ctl.recordings import record, replay
+from qzd_daemon.ctl.tail import tail
+from qzd_daemon.ctl.target import Target
+from qzd_ext import __version__
+from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, ResourceError, UsageError
+
+__all__ = ["cli", "main"]
+
+KEY_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Commands(click.Group):
+    """Ends in silence when nobody reads on: `qzdctl tail | head` is no failure, as click would have it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _forget_output()
+            ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--endpoint",
+    help="Where the daemon is, for this command's kind of socket. Default: QZD_DETECTIONS, QZD_CONTROL, "
+    "QZD_INFERENCE, or qzd's own.",
+)
+@click.option(
+    "--key",
+    type=KEY_FILE,
+    envvar="QZD_KEY",
+    show_envvar=True,
+    help="Your secret key, for TCP with CURVE.",
+)
+@click.option(
+    "--server-key",
+    type=KEY_FILE,
+    envvar="QZD_SERVER_KEY",
+    show_envvar=True,
+    help="The daemon's public key.",
+)
+@click.version_option(__version__, prog_name="qzdctl")
+@click.pass_context
+def cli(context: click.Context, endpoint: str | None, key: Path | None, server_key: Path | None) -> None:
+    """Talk to a running qzd.
+
+    Exit codes: 0 done, 1 a self-test failed, 2 wrong usage, 3 the daemon could not be reached or could not
+    do it, 4 interrupted.
+    """
+    context.obj = Target(endpoint, key, server_key)
+    if "NO_COLOR" in os.environ:  # no-color.org
+        context.color = False
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that makes SHELL complete qzdctl's commands and options.
+
+    For bash: `qzdctl completion bash > ~/.local/share/bash-completion/completions/qzdctl`
+    """
+    kind = click.shell_completion.get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(cli, {}, "qzdctl", "_QZDCTL_COMPLETE").source())
+
+
+for command in (*control.COMMANDS, tail, infer, record, replay, keygen, completion):
+    cli.add_command(command)
+
+
+def _forget_output() -> None:
+    """What is still in the buffer cannot be written; Python would try again at its end, and tell."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main() -> None:
+    """Run `qzdctl`; an error becomes its message and exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 it would not be heeded otherwise
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label may have letters that the terminal's code lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Abort:
+        sys.exit(InterruptedByUser.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except QzdError as error:
+        click.echo(f"qzdctl: {error}", err=True)
+        sys.exit(error.exit_code)
+    except UnicodeEncodeError:  # from the shell, as bytes that are no UTF-8
+        click.echo("qzdctl: an argument is not UTF-8", err=True)
+        sys.exit(UsageError.exit_code)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
+        sys.exit(EndpointError.exit_code)
+    except OSError as error:
+        _forget_output()
+        click.echo(f"qzdctl: {error.filename or 'what it prints'}: {error.strerror}", err=True)
+        sys.exit(ResourceError.exit_code)

@@ -1,0 +1,96 @@
+"""`qzdctl record` and `qzdctl replay`: a daemon's messages in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from pathlib import Path
+from typing import IO
+
+import click
+
+from qzd_client.connect import DETECTIONS
+from qzd_client.recording import Recorder
+from qzd_daemon.ctl.target import SILENCE_SECONDS, Target, report_silence
+from qzd_daemon.server.replay import Player
+from qzd_ext.errors import DataError, EndpointError, UsageError
+from qzd_ext.options import Finite
+
+__all__ = ["record", "replay"]
+
+LOOK_SECONDS = 0.2
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--seconds", type=Finite(min=0), help="Stop after so long.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many messages.")
+@click.pass_obj
+def record(target: Target, file: Path, seconds: float | None, count: int | None) -> None:
+    """Write everything that the daemon publishes into FILE, until Ctrl-C."""
+    end = time.monotonic() + seconds if seconds is not None else math.inf
+    endpoint = target.of("detections")
+    try:
+        lines = file.open("xb")
+    except FileExistsError as error:
+        raise UsageError(f"{file}: it is there already", fix="choose another name") from error
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be made: {error.strerror}", fix="choose another name") from error
+    try:
+        with lines, Recorder(endpoint, target.keys, lines) as recorder:
+            _record(recorder, lines, endpoint, end, count)
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written: {error.strerror}",
+            wanted="a file system with room for it",
+            fix="make room, or choose another place; what is there can be played but for its last line",
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if not file.stat().st_size:
+                file.unlink()
+
+
+def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, count: int | None) -> None:
+    """Until `end`, or `count` messages are there."""
+    recorded, silent_at = 0, time.monotonic() + SILENCE_SECONDS
+    try:
+        while time.monotonic() < end and recorded != count:
+            recorded += recorder.record(LOOK_SECONDS) is not None
+            if not recorded and time.monotonic() > silent_at:
+                report_silence(endpoint)
+                silent_at = math.inf
+    finally:
+        lines.flush()  # before it is said to be there
+        if recorded:
+            click.echo(f"{recorded} messages in {lines.name}", err=True)
+    if not recorded:
+        raise EndpointError(
+            f"{endpoint}: nothing was heard",
+            wanted="a running qzd that publishes there",
+            fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+        )
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--bind", multiple=True, default=(DETECTIONS,), show_default=True, help="Where to publish.")
+@click.option("--speed", type=Finite(0.001, 1000), default=1.0, help="2 is twice as fast.")
+@click.option("--fast", is_flag=True, help="As fast as it goes.")
+@click.option("--loop", is_flag=True, help="Again and again, until Ctrl-C.")
+@click.option("--wait", is_flag=True, help="Begin when there is a subscriber.")
+def replay(file: Path, bind: tuple[str, ...], speed: float, fast: bool, loop: bool, wait: bool) -> None:
+    """Publish the messages of FILE as a daemon that runs now would."""
+    player = Player(bind)
+    click.echo(f"publishing on {', '.join(player.endpoints)}", err=True)
+    try:
+        if wait:
+            player.wait()
+        while True:
+            count = player.play(file, None if fast else speed)
+            click.echo(f"{count} messages were sent", err=True)
+            if not loop:
+                return
+    finally:
+        player.close()

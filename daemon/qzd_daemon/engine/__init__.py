@@ -1,0 +1,1 @@
+"""Decide which frame runs where and when: streams, queues, scheduler, models."""

@@ -1,0 +1,415 @@
+"""The models and streams that are served, and every way in which they change while others run on.
+
+A change is prepared first, and prepared whole: bundles are read, compiled and tested, sources are opened.
+Only when nothing can fail any more is it carried out. Start, reload, swap and fallback all come through here.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from qzd_client import messages
+from qzd_daemon.config.schema import Config, ModelConfig, StreamConfig
+from qzd_daemon.engine import models
+from qzd_daemon.engine.compile_cache import prune
+from qzd_daemon.engine.lane import Publish
+from qzd_daemon.engine.models import LoadedModel
+from qzd_daemon.engine.requests import RequestLane
+from qzd_daemon.engine.scheduler import Scheduler
+from qzd_daemon.engine.stream import Stream
+from qzd_daemon.sources.ingest import IngestRegistry
+from qzd_daemon.sources.open import Source, open_source
+from qzd_ext.errors import BundleError, QzdError, UsageError
+
+__all__ = ["Engine"]
+
+ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
+
+log = logging.getLogger(__name__)
+
+SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
+LOOK_UP_SECONDS = 0.01
+
+
+class Engine:
+    """Every model with its scheduler, every stream with its thread.
+
+    Parameters
+    ----------
+    publish : callable
+        Takes a topic and a message.
+    stream_ended : callable
+        Called when no more frames will come from a stream, and when other streams are configured.
+    registry : IngestRegistry
+        Where frames that are sent come in.
+
+    Attributes
+    ----------
+    failed_tests : set of str
+        Models that serve, and failed a self-test since.
+    swaps : Counter
+        Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` where the old one stayed.
+    """
+
+    def __init__(self, publish: Publish, stream_ended: Callable[[], None], registry: IngestRegistry) -> None:
+        self._publish = publish
+        self._stream_ended = stream_ended
+        self._registry = registry
+        self._config = Config(models={})
+        self._schedulers: dict[str, Scheduler] = {}
+        self._streams: dict[str, Stream] = {}
+        self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
+        self._taken: dict[str, Path] = {}  # where `bundle` led when that was last served
+        self.failed_tests: set[str] = set()
+        self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
+        self._changing = threading.RLock()  # from the first look on; a model may take minutes to compile
+        self._in_use = threading.Lock()  # only while something is changed, or tested
+        self._stopping = threading.Event()
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The streams that are configured."""
+        return list(self._streams.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether every stream that is configured has ended; one that is being replaced has not."""
+        streams = self._streams.copy()
+        return all(name in streams and streams[name].finished for name in self._config.streams)
+
+    @property
+    def served(self) -> dict[str, LoadedModel]:
+        """What serves now, by the model's name."""
+        return {name: scheduler.served for name, scheduler in self._schedulers.copy().items()}
+
+    @property
+    def request_lanes(self) -> dict[str, RequestLane]:
+        """Where single frames are handed in, by the model's name."""
+        return {name: scheduler.request_lane for name, scheduler in self._schedulers.copy().items()}
+
+    def apply(self, config: Config) -> None:
+        """Make what is served what a configuration asks for; what is the same runs on.
+
+        Streams that are new wait for `start_streams`.
+
+        Raises
+        ------
+        QzdError
+            Something in it cannot be used. Nothing has changed then.
+        """
+        with self._changing:
+            newer = {n: model for n, model in config.models.items() if self._has_new_version(n, model)}
+            self._apply(config, {**_differing(config.models, self._config.models), **newer})
+
+    def _apply(self, config: Config, new_models: dict[str, ModelConfig]) -> None:
+        """With these models loaded, and every other as it is."""
+        with contextlib.ExitStack() as undo:
+            before = self._config
+            new_streams = _differing(config.streams, before.streams)
+            opened = {name: self._open(name, stream, undo) for name, stream in new_streams.items()}
+            loaded = {name: self._load(name, model, config, undo) for name, model in new_models.items()}
+            gone = [name for name in before.streams if name in new_streams or name not in config.streams]
+            with self._at_work():
+                undo.pop_all()  # nothing can fail any more
+                self._config = config
+                self._remove_streams(gone)
+                for name, served in loaded.items():
+                    self._put(name, served, "swapped")
+                for name in before.models.keys() - config.models.keys():
+                    self._remove_model(name)
+                for name, source in opened.items():
+                    self._streams[name] = self._stream(name, new_streams[name], source)
+        self._stream_ended()  # perhaps the last of those that had not
+
+    def start_streams(self) -> None:
+        """Start to read the sources that are not read yet; none once the stop has begun."""
+        with self._in_use:
+            for stream in self._streams.values():
+                if not self._stopping.is_set():
+                    stream.start()
+
+    def load(self, name: str, model: ModelConfig) -> None:
+        """Serve one more model, until the configuration is applied again.
+
+        Raises
+        ------
+        QzdError
+            There is one of this name, or it cannot be used.
+        """
+        with self._changing:
+            if name in self._config.models:
+                raise UsageError(f"model {name}: it is there already", fix="swap it, or unload it first")
+            config = msgspec.structs.replace(self._config, models={**self._config.models, name: model})
+            self._apply(config, {name: model})
+
+    def unload(self, name: str) -> None:
+        """Serve a model no more.
+
+        Raises
+        ------
+        UsageError
+            There is no such model, or a stream uses it.
+        """
+        with self._changing:
+            self._model(name)
+            users = [stream for stream, config in self._config.streams.items() if name in config.models]
+            if users:
+                raise UsageError(
+                    f"model {name}: it is used by {', '.join(users)}",
+                    fix="give these streams another model in the configuration file, and reload",
+                )
+            left = {other: model for other, model in self._config.models.items() if other != name}
+            self._apply(msgspec.structs.replace(self._config, models=left), {})
+
+    def swap(self, name: str, version: str) -> LoadedModel:
+        """Serve with another of a model's numbered bundles, from one frame to the next.
+
+        Raises
+        ------
+        QzdError
+            There is no such model or version, or it failed its test. The old one then serves on.
+        """
+        with self._changing:
+            model = self._model(name)
+            path = Path(model.bundle) / version
+            if version in ("", "..") or "/" in version or not os.path.lexists(path):
+                raise UsageError(
+                    f"model {name}: there is no bundle {path}",
+                    wanted="the name of a bundle's directory below the model's `bundle`",
+                    fix="copy it there first",
+                )
+            return self._change(name, model, path, "swapped")
+
+    def rollback(self, name: str) -> LoadedModel:
+        """Serve with the bundle that a model had before its last swap.
+
+        Raises
+        ------
+        QzdError
+            There was none, or it fails its test now. The present one then serves on.
+        """
+        with self._changing:
+            model = self._model(name)
+            if len(self._history[name]) < 2:
+                raise UsageError(f"model {name}: it has had no other bundle since the start")
+            served = self._change(name, model, self._history[name][-2], "rolled_back")
+            del self._history[name][-2:]
+            return served
+
+    def self_test(self, name: str) -> None:
+        """Run a model's golden frames beside the frames that it serves; nothing else changes meanwhile.
+
+        Raises
+        ------
+        QzdError
+            It failed, or there is no such model.
+        """
+        with self._changing, self._at_work():
+            self._model(name)
+            try:
+                models.self_test(name, self._schedulers[name].served.detector)
+            except BundleError:  # it was replaced or removed, which says nothing of the device
+                raise
+            except QzdError:
+                self.failed_tests.add(name)
+                raise
+            self.failed_tests.discard(name)
+            self._schedulers[name].note_recovery()
+
+    def give_up_late_frames(self) -> int:
+        """Answer for the frames that devices have been busy with too long; returns how many."""
+        older_than = self._config.service.inference_timeout_s
+        return sum(scheduler.give_up(older_than) for scheduler in list(self._schedulers.values()))
+
+    @property
+    def hung(self) -> bool:
+        """Whether a model has no request left that answers."""
+        return any(scheduler.hung for scheduler in list(self._schedulers.values()))
+
+    def stop(self, timeout: float) -> bool:
+        """Stop the sources, finish what waits and what is under way. False when something hung.
+
+        A change that is being prepared may take minutes, and is not waited for: it fails when it is.
+        One that is being carried out is: it has frames of its own to finish.
+        """
+        end = time.monotonic() + timeout
+        self._stopping.set()
+        in_turn = self._in_use.acquire(timeout=timeout / 2)
+        try:
+            self._remove_streams(list(self._streams), told=False)
+            schedulers = list(self._schedulers.values())
+            for scheduler in schedulers:  # all at once, so that none waits for another's frames
+                scheduler.ask_to_stop()
+            drained = [scheduler.stop(end - time.monotonic()) for scheduler in schedulers]
+            return all(drained)
+        finally:
+            if in_turn:
+                self._in_use.release()
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """A stop waits for the end of this, and when it has begun there is no other."""
+        with self._in_use:
+            if self._stopping.is_set():
+                raise UsageError("the daemon stops", fix="ask again when it is back")
+            yield
+
+    def _model(self, name: str) -> ModelConfig:
+        if name not in self._config.models:
+            raise UsageError(f"there is no model {name!r}", wanted=f"one of {', '.join(self._config.models)}")
+        return self._config.models[name]
+
+    def _open(self, name: str, config: StreamConfig, undo: contextlib.ExitStack) -> Source:
+        source = open_source(name, config, self._registry)
+        undo.callback(source.close)
+        return source
+
+    def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> LoadedModel:
+        cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
+        served = models.load(name, model, cache_dir)
+        if cache_dir is not None:
+            prune(cache_dir, config.service.cache_max_mb * 2**20)
+        undo.callback(served.detector.close)
+        return served
+
+    def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> LoadedModel:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.swaps.update, refused=1)
+            served = self._load(name, msgspec.structs.replace(model, bundle=str(path)), self._config, undo)
+            with self._at_work():
+                undo.pop_all()
+                self._put(name, served, state)
+        return served
+
+    def _has_new_version(self, name: str, model: ModelConfig) -> bool:
+        """Whether `bundle` leads to another one than when that was last served; a new model has none."""
+        return name in self._taken and models.locate(model) != self._taken[name]
+
+    def _note_bundle(self, name: str, path: Path) -> None:
+        """For a rollback, and to know a new version when there is one."""
+        history = self._history.setdefault(name, [])
+        if history[-1:] != [path]:
+            history.append(path)
+        with contextlib.suppress(QzdError):  # it may be gone again
+            if models.locate(self._config.models[name]) == path:
+                self._taken[name] = path
+
+    def _put(self, name: str, served: LoadedModel, state: ModelStateName, reason: str | None = None) -> None:
+        """Serve with a model that was loaded: a new one, or in the place of the one before."""
+        self._note_bundle(name, served.detector.bundle.path)
+        self.failed_tests.discard(name)
+        if name in self._schedulers:
+            self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
+            self.swaps[state] += 1
+        else:
+            state = "loaded"
+            failed = functools.partial(self._device_failed, name)
+            answers = functools.partial(self._device_answers, name)
+            self._schedulers[name] = Scheduler(name, served, failed, answers)
+            self._schedulers[name].start()
+        self._publish_state(name, served, state, reason)
+
+    def _remove_model(self, name: str) -> None:
+        scheduler = self._schedulers.pop(name)
+        del self._history[name]
+        self._taken.pop(name, None)
+        self.failed_tests.discard(name)
+        scheduler.stop(self._config.service.inference_timeout_s)
+        self._publish_state(name, scheduler.served, "removed")
+
+    def _stream(self, name: str, config: StreamConfig, source: Source) -> Stream:
+        schedulers = [self._schedulers[model] for model in config.models]
+        lanes = [scheduler.lane(name, config.policy, self._publish) for scheduler in schedulers]
+        return Stream(name, config, source, lanes, self._publish, self._stream_ended)
+
+    def _remove_streams(self, names: list[str], *, told: bool = True) -> None:
+        streams = [self._streams.pop(name) for name in names]
+        for stream in streams:
+            stream.stop()
+        end = time.monotonic() + SOURCE_STOP_SECONDS
+        for stream in streams:
+            if not stream.join(max(0.0, end - time.monotonic())):
+                log.warning("stream %s: its source hangs and is left behind", stream.name)
+        if told:
+            self._publish_removed(streams)
+
+    def _publish_removed(self, streams: list[Stream]) -> None:
+        """`removed` comes after a stream's last frame, and what another source of its name has after that."""
+        end = time.monotonic() + self._config.service.inference_timeout_s
+        for stream in streams:
+            while not stream.idle and not self._stopping.wait(LOOK_UP_SECONDS):
+                if time.monotonic() > end:
+                    self._skip_rest(stream)
+            if not self._stopping.is_set():
+                removed = messages.StreamState(stream=stream.name, state="removed")
+                self._publish(messages.stream_topic(stream.name), removed)
+
+    def _skip_rest(self, stream: Stream) -> None:
+        for lane in stream.lanes:
+            self._schedulers[lane.model].skip(lane)
+
+    def _device_answers(self, name: str, served: LoadedModel) -> None:
+        self._publish_state(name, served, "loaded", f"device {served.device} answers again")
+
+    def _device_failed(self, name: str, served: LoadedModel) -> None:
+        """A request's own thread comes here; loading another takes too long for it."""
+        threading.Thread(
+            target=self._fall_back, args=(name, served), name=f"qzd-fallback-{name}", daemon=True
+        ).start()
+
+    def _fall_back(self, name: str, failed: LoadedModel) -> None:
+        with self._changing:
+            scheduler = self._schedulers.get(name)
+            if scheduler is None or scheduler.served is not failed:
+                return
+            model = self._model(name)
+            self._publish_state(name, failed, "failed", f"device {failed.device} failed again and again")
+            devices = (model.device, *model.fallback)
+            rest = devices[devices.index(failed.device) + 1 :]
+            if not rest:
+                log.error("model %s: no device is left; add one to models.%s.fallback", name, name)
+                scheduler.keep_device()
+                return
+            path = str(failed.detector.bundle.path)
+            left = msgspec.structs.replace(model, bundle=path, device=rest[0], fallback=rest[1:])
+            try:
+                with contextlib.ExitStack() as undo:
+                    served = self._load(name, left, self._config, undo)
+                    with self._at_work():
+                        undo.pop_all()
+                        instead = f"{served.device} instead of {failed.device}, which failed"
+                        self._put(name, served, "swapped", instead)
+            except QzdError as error:
+                log.error("model %s: no other device serves it: %s", name, error)
+                scheduler.keep_device()
+
+    def _publish_state(
+        self, name: str, served: LoadedModel, state: ModelStateName, reason: str | None = None
+    ) -> None:
+        log.log(
+            logging.ERROR if state == "failed" else logging.INFO,
+            "model %s: %s%s",
+            *(name, state, f": {reason}" if reason else ""),
+        )
+        self._publish(
+            messages.model_topic(name), messages.ModelState(model=served.info, state=state, reason=reason)
+        )
+
+
+T = TypeVar("T")
+
+
+def _differing(new: dict[str, T], old: dict[str, T]) -> dict[str, T]:
+    """What is new, and what is there already but otherwise."""
+    return {name: value for name, value in new.items() if old.get(name) != value}

@@ -1,0 +1,132 @@
+"""A model that is ready to serve: its bundle read, compiled for its device, and tested there."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qzd_client import messages
+from qzd_daemon.config.schema import ModelConfig
+from qzd_ext import bundle
+from qzd_ext.bundle import Bundle
+from qzd_ext.detector import Detector
+from qzd_ext.errors import DeviceError, GateError
+from qzd_ext.manifest import Thresholds
+from qzd_ext.runner import RunOptions
+
+__all__ = ["LoadedModel", "load", "locate", "self_test"]
+
+log = logging.getLogger(__name__)
+
+PROBLEMS_SHOWN = 8  # of a self-test: a device that computes wrongly has dozens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A detector that has passed its self-test.
+
+    Attributes
+    ----------
+    detector : Detector
+    info : wire.ModelInfo
+    thresholds : wire.UsedThresholds
+        What messages say about it.
+    device : str
+        The one of the configuration's devices that was taken; `info.device` says what executes.
+    """
+
+    detector: Detector
+    info: messages.ModelInfo
+    thresholds: messages.UsedThresholds
+    device: str
+
+
+def locate(config: ModelConfig) -> Path:
+    """The bundle that a configuration leads to now, past all links: they may lead to another one later.
+
+    Raises
+    ------
+    BundleError
+        There is none.
+    """
+    return bundle.locate(Path(config.bundle)).resolve()
+
+
+def load(name: str, config: ModelConfig, cache_dir: Path | None) -> LoadedModel:
+    """Read a bundle, compile it, and run its golden frames on the device that will serve it.
+
+    The first device of the configuration that passes is taken.
+
+    Raises
+    ------
+    BundleError, ModelError, DeviceError
+        The bundle is damaged, or its last device cannot run it.
+    GateError
+        Its last device gives other boxes than the bundle's golden ones.
+    """
+    found = bundle.read(locate(config), check_ir=False)  # the detector reads and hashes it
+    *others, last = (config.device, *config.fallback)
+    for device in others:
+        try:
+            return _load_on(device, name, config, cache_dir, found)
+        except (DeviceError, GateError) as error:
+            log.warning("model %s: %s is not used, the next device is tried: %s", name, device, error)
+    return _load_on(last, name, config, cache_dir, found)
+
+
+def _load_on(
+    device: str, name: str, config: ModelConfig, cache_dir: Path | None, found: Bundle
+) -> LoadedModel:
+    options = RunOptions(
+        device=device,
+        hint=config.hint,
+        requests=config.requests,
+        threads=config.threads,
+        cache_dir=cache_dir,
+        streams=config.streams,
+        precision=config.precision,
+    )
+    detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
+    try:
+        self_test(name, detector)
+    except BaseException:
+        detector.close()
+        raise
+    manifest = found.manifest
+    executes = ",".join(detector.devices)
+    info = messages.ModelInfo(name, manifest.version, found.digest, manifest.precision, executes)
+    log.info(
+        "model %s: %s version %s (%s) runs on %s with %d requests",
+        *(name, manifest.name, manifest.version, manifest.precision, executes, detector.requests),
+    )
+    used = messages.UsedThresholds(detector.thresholds.confidence, detector.thresholds.iou)
+    return LoadedModel(detector, info, used, device)
+
+
+def _thresholds(of_bundle: Thresholds, config: ModelConfig) -> Thresholds:
+    names = ("confidence", "iou", "max_detections")
+    given = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return msgspec.structs.replace(of_bundle, **given)
+
+
+def self_test(name: str, detector: Detector) -> None:
+    """Run a model's golden frames on the device that serves it.
+
+    Raises
+    ------
+    GateError
+        They have other boxes than when the bundle was made.
+    """
+    problems = detector.self_test()
+    if problems:
+        device, listed = ",".join(detector.devices), "\n    ".join(problems[:PROBLEMS_SHOWN])
+        if len(problems) > PROBLEMS_SHOWN:
+            listed += f"\n    and {len(problems) - PROBLEMS_SHOWN} more"
+        raise GateError(
+            f"model {name}: its self-test on {device} failed:\n    {listed}",
+            wanted="the boxes that the bundle's golden frames had when it was made",
+            fix="use another device, or quantize the model for this machine's instruction set",
+        )

@@ -1,0 +1,155 @@
+"""A thread for each source: it reads frames, keeps the pace, and puts them into the mailboxes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from qzd_client import messages
+from qzd_daemon.config.schema import StreamConfig
+from qzd_daemon.engine.lane import FrameJob, Lane, Publish
+from qzd_daemon.sources.open import Source, SourceFrame, SourceState
+from qzd_daemon.sources.pacing import Pace
+from qzd_ext.errors import SourceError
+
+__all__ = ["Stream"]
+
+LOOK_UP_SECONDS = 0.01
+
+StreamStateName = Literal["connecting", "running", "reconnecting", "ended", "failed"]
+
+log = logging.getLogger(__name__)
+
+
+class Stream:
+    """A source that is being read.
+
+    Parameters
+    ----------
+    name : str
+    config : StreamConfig
+    source : Source
+        Open; owned from here on.
+    lanes : sequence of Lane
+        Where its frames go.
+    publish : callable
+        Takes a topic and a message.
+    ended : callable
+        Called once, when no more frames will come.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: StreamConfig,
+        source: Source,
+        lanes: Sequence[Lane],
+        publish: Publish,
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.lanes = lanes
+        self.state: messages.StreamState | None = None
+        self.frames = self.damaged = self.left_out = 0
+        self.finished = self.failed = False
+        self._source = source
+        self._publish = publish
+        self._ended = ended
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for its models."""
+        return sum(len(lane.queue) for lane in self.lanes)
+
+    def start(self) -> None:
+        """Begin to read; nothing happens where it has begun already."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; `join` waits for it. It says nothing more."""
+        self._stopping.set()
+        for lane in self.lanes:
+            lane.queue.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread; False when it hangs in its source."""
+        if self._thread.ident is None:
+            self._source.close()
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that it has handed over is published."""
+        return all(lane.idle for lane in self.lanes)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+            self._publish_last_state("ended", self._source.end)
+        except SourceError as error:
+            self._fail(str(error))
+        except Exception as error:  # one stream must not end the service of the others
+            log.exception("stream %s: its source failed", self.name)
+            self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            self._source.close()
+            self.finished = True
+            self._ended()
+
+    def _fail(self, reason: str) -> None:
+        self.failed = True
+        self._publish_last_state("failed", reason)
+
+    def _read(self) -> None:
+        pace = Pace(
+            self.config.max_fps, real_time=self.config.policy == "drop", live=self._source.live
+        )
+        for item in self._source.frames(self._stopping):
+            if self._stopping.is_set():
+                return
+            if isinstance(item, SourceState):
+                self._publish_state(item.state, item.reason)
+                continue
+            wait = pace.wait(time.monotonic(), item.pts_s)
+            if wait:
+                if self._stopping.wait(wait):
+                    return
+                item = item if self._source.live else item.as_of_now()
+            self._hand_over(item, leave_out=wait is None)
+
+    def _hand_over(self, captured: SourceFrame, *, leave_out: bool) -> None:
+        index = self.frames + captured.left_out
+        self.frames = index + 1
+        self.damaged += captured.frame is None
+        self.left_out += leave_out
+        for lane in self.lanes:
+            lane.queue.skip(captured.left_out)
+            if leave_out:
+                lane.queue.skip()
+            else:
+                lane.queue.put(FrameJob(lane, index, captured))
+
+    def _publish_last_state(self, state: StreamStateName, reason: str) -> None:
+        """A stream has ended when its last frame is published, not when it was read."""
+        while not self.idle and not self._stopping.wait(LOOK_UP_SECONDS):
+            pass
+        if not self._stopping.is_set():
+            self._publish_state(state, reason)
+
+    def _publish_state(self, state: StreamStateName, reason: str | None = None) -> None:
+        level = {"failed": logging.ERROR, "reconnecting": logging.WARNING}.get(state, logging.INFO)
+        log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
+        message = messages.StreamState(
+            stream=self.name, state=state, reason=reason, frames=self.frames, damaged=self.damaged
+        )
+        self.state = message
+        self._publish(messages.stream_topic(self.name), message)

@@ -1,0 +1,1 @@
+"""Show the daemon from outside: metrics, health, HTTP."""

@@ -1,0 +1,171 @@
+"""The daemon over HTTP, to be looked at and never to be changed: metrics, and whether it is well.
+
+| path | answer |
+| --- | --- |
+| `/metrics` | Prometheus text |
+| `/v2/health/live` | 200 while the process does its work, 503 when it should be started again |
+| `/v2/health/ready` | 200 while everything that the configuration asks for is served, 503 with the reasons |
+
+The health paths are those of the KServe protocol.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from qzd_daemon.config.load import split_address
+from qzd_ext.errors import EndpointError
+
+__all__ = ["Http"]
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 5.0  # for a caller that says nothing, or does not read
+MOST_CALLERS = 16
+
+Problems = Callable[[], Sequence[str]]
+
+
+class Http:
+    """Serves until it is closed.
+
+    Parameters
+    ----------
+    listen : str
+        `ADDRESS:PORT`; port 0 chooses one.
+    registry : CollectorRegistry
+    live, ready : callable
+        What is wrong now; nothing when all is well.
+
+    Attributes
+    ----------
+    address : str
+        `ADDRESS:PORT`, as bound.
+
+    Raises
+    ------
+    EndpointError
+        The address cannot be bound.
+    """
+
+    def __init__(self, listen: str, registry: CollectorRegistry, live: Problems, ready: Problems) -> None:
+        host, port = split_address(listen)
+        try:
+            self._server = _Server(host, port, registry, {"live": live, "ready": ready})
+        except (OSError, TypeError) as error:  # the second of a name that is no name
+            raise _cannot_listen(listen, error) from error
+        bound = self._server.server_address[1]
+        self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="qzd-http", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+def _cannot_listen(listen: str, error: OSError | TypeError) -> EndpointError:
+    in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    why = "it is in use" if in_use else getattr(error, "strerror", None) or error
+    return EndpointError(
+        f"[http] listen = {listen!r}: {why}",
+        wanted="an address of this machine and a free port",
+        fix="stop the process that holds it, or choose another",
+    )
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread a caller, and no more of them than a few."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self, host: str, port: int, registry: CollectorRegistry, health: dict[str, Problems]
+    ) -> None:
+        self.registry = registry
+        self.health = health
+        self._free = threading.BoundedSemaphore(MOST_CALLERS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started for it
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        log.debug("HTTP: a caller went away", exc_info=True)
+
+    def server_bind(self) -> None:
+        """As the base class, without asking a name server who we are."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = TIMEOUT_SECONDS
+    server_version = "qzd"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                encode, kind = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(HTTPStatus.OK, kind, encode(self.server.registry))
+            case "/v2/health/live":
+                self._answer_health("live")
+            case "/v2/health/ready":
+                self._answer_health("ready")
+            case _:
+                text = "there are /metrics, /v2/health/live and /v2/health/ready\n"
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", text.encode())
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _answer_health(self, what: str) -> None:
+        problems = list(self.server.health[what]())
+        status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+        body = json.dumps({what: not problems, "problems": problems}, ensure_ascii=False)
+        self._answer(status, "application/json", f"{body}\n".encode())
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *values: object) -> None:  # noqa: A002 - the base class's name
+        log.debug("HTTP: " + format, *values)

@@ -1,0 +1,126 @@
+"""The daemon as others watch it: metrics and health put together, over HTTP and in systemd's status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry
+
+from qzd_client import messages
+from qzd_daemon.config.schema import HttpConfig
+from qzd_daemon.engine.engine import Engine
+from qzd_daemon.monitoring.health import Health
+from qzd_daemon.monitoring.http import Http
+from qzd_daemon.monitoring.metrics import Metrics, Reading
+from qzd_daemon.transport.listener import Listener
+
+__all__ = ["Monitor"]
+
+STALLED_SECONDS = 30.0  # the main loop looks in twice a second
+
+
+class Monitor:
+    """Watches the parts, and says what it sees.
+
+    Parameters
+    ----------
+    config : HttpConfig
+    engine : Engine
+    listener : Listener
+    refused : mapping
+        By the socket's name, how many calls were answered with an error, by its code.
+
+    Attributes
+    ----------
+    metrics : Metrics
+    endpoint : str or None
+        Where HTTP is served.
+
+    Raises
+    ------
+    EndpointError
+        The HTTP address cannot be bound.
+    """
+
+    def __init__(
+        self, config: HttpConfig, engine: Engine, listener: Listener, refused: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._refused = refused
+        self._health = Health()
+        self._phase: str | None = "it is starting"
+        self._looked_in = self._told = time.monotonic()
+        self._told_frames = 0
+        registry = CollectorRegistry()
+        self.metrics = Metrics(registry, self._read)
+        self._http = Http(config.listen, registry, self.live, self.ready) if config.listen else None
+        self.endpoint = self._http.address if self._http else None
+
+    def start(self) -> None:
+        """Begin to answer over HTTP."""
+        if self._http:
+            self._http.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        if self._http:
+            self._http.close()
+
+    def sent(self, message: messages.Message) -> None:
+        """Note a message that the publisher has sent."""
+        self.metrics.observe(message)
+        self._health.observe(message)
+
+    def enter(self, phase: str | None) -> None:
+        """Say why the daemon is not ready; None when it serves."""
+        self.tick()  # a start may have taken minutes
+        self._phase = phase
+
+    def tick(self) -> None:
+        """The main loop is alive; it says so here."""
+        self._looked_in = time.monotonic()
+
+    def live(self) -> list[str]:
+        """Why the process should be started again; empty when it need not."""
+        problems = ["a model's device has stopped answering"] if self._engine.hung else []
+        silent = time.monotonic() - self._looked_in
+        if self._phase is None and silent > STALLED_SECONDS:
+            problems.append(f"the main loop has been busy for {silent:.0f} s")
+        return problems
+
+    def ready(self) -> list[str]:
+        """Why not everything that the configuration asks for is served; empty when it is."""
+        if self._phase is not None:
+            return [self._phase]
+        limits = {stream.name: stream.config.max_down_s for stream in self._engine.streams}
+        failed = [f"model {name}: its last self-test failed" for name in sorted(self._engine.failed_tests)]
+        return self.live() + failed + self._health.problems(limits)
+
+    def status(self) -> str:
+        """One line for people: what runs, how fast since the last line, and what is wrong."""
+        now, frames = time.monotonic(), self.metrics.frames
+        rate = (frames - self._told_frames) / max(now - self._told, 1e-3)
+        self._told, self._told_frames = now, frames
+        what = f"{len(self._engine.streams)} streams through {len(self._engine.served)} models"
+        line = f"{what}, {rate:.1f} frames/s, {self.metrics.faults} faults in {frames} frames"
+        return "; ".join([line, *(problem.splitlines()[0] for problem in self.ready())])
+
+    def _read(self) -> Mapping[str, Reading]:
+        refused = dict(self._listener.refused)
+        infos = [served.info for served in self._engine.served.values()]
+        failed = self._engine.failed_tests
+        return {
+            "qzd_queue_depth": {(s.name,): s.waiting for s in self._engine.streams},
+            "qzd_frames_left_out_total": {(s.name,): s.left_out for s in self._engine.streams},
+            "qzd_stream_damaged_frames": {(s.name,): s.damaged for s in self._engine.streams},
+            "qzd_model_info": {(i.name, i.version, i.digest, i.precision, i.device): 1 for i in infos},
+            "qzd_selftest_pass": {(i.name, i.device): i.name not in failed for i in infos},
+            "qzd_model_swaps_total": {(result,): n for result, n in self._engine.swaps.items()},
+            "qzd_subscribers": {(): self._listener.connections["publish"]},
+            "qzd_connections_refused_total": {(name, why): n for (name, why), n in refused.items()},
+            "qzd_calls_refused_total": {
+                (name, code): n for name, codes in self._refused.items() for code, n in dict(codes).items()
+            },
+        }

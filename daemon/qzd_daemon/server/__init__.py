@@ -1,0 +1,1 @@
+"""Speak the protocol on bound sockets: publisher, control, inference, ingest, replay."""

@@ -1,0 +1,135 @@
+"""Inference on request: images come in, each gets what is in it, or why not.
+
+A few threads decode images; the model's scheduler does the rest. At most `queue` requests are in hand,
+whatever callers do.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from qzd_client import messages
+from qzd_client.requests import ErrorBody, ImageHeader
+from qzd_daemon.config.schema import InferenceConfig
+from qzd_daemon.engine.requests import RequestLane
+from qzd_daemon.server.router import STOPPING, PendingRequest, RequestServer
+from qzd_daemon.sources.images import read_image
+from qzd_daemon.transport.listener import Listener
+from qzd_ext.cpus import usable_cpus
+from qzd_ext.errors import QzdError
+
+__all__ = ["Inference"]
+
+log = logging.getLogger(__name__)
+
+
+class Inference:
+    """Answers requests until it is closed.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+    listener : Listener
+    epoch : str
+        The uuid of this run.
+    request_lanes : callable
+        The models that serve now, by name.
+
+    Attributes
+    ----------
+    refused : Counter
+        Requests that were refused, by the fault's code.
+
+    Raises
+    ------
+    EndpointError
+        An endpoint cannot be bound.
+    """
+
+    def __init__(
+        self,
+        config: InferenceConfig,
+        listener: Listener,
+        epoch: str,
+        request_lanes: Callable[[], Mapping[str, RequestLane]],
+    ) -> None:
+        self._reception = RequestServer("inference", config, listener, ImageHeader, self._take)
+        self.refused: collections.Counter[str] = self._reception.refused
+        self._config = config
+        self._epoch = epoch
+        self._request_lanes = request_lanes
+        self._decoding: set[PendingRequest[ImageHeader]] = set()
+        self._pool = ThreadPoolExecutor(min(config.queue, usable_cpus()), "qzd-image")
+
+    def start(self) -> None:
+        """Begin to answer, if there is an endpoint."""
+        self._reception.start()
+
+    def close(self) -> None:
+        """Take nothing more, and tell those who wait."""
+        self._reception.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, asked: PendingRequest[ImageHeader]) -> ErrorBody | None:
+        if len(self._reception.pending | self._decoding) >= self._config.queue:
+            return ErrorBody("busy", f"{self._config.queue} requests are in hand. To fix: ask again later")
+        longest = self._config.timeout_ms
+        asked.deadline = time.monotonic() + min(asked.header.timeout_ms or longest, longest) / 1e3
+        self._decoding.add(asked)
+        self._pool.submit(self._decode, asked)
+        return None
+
+    def _decode(self, asked: PendingRequest[ImageHeader]) -> None:
+        """On a thread of the pool: from bytes to a frame, and on to the model."""
+        try:
+            if not asked.answered:
+                self._submit(asked)
+        except QzdError as error:
+            self._refuse(asked, ErrorBody(error.code, str(error)))
+        except Exception as error:  # one image must not end the service of the others
+            log.exception("a request failed")
+            self._refuse(asked, ErrorBody("internal", f"{type(error).__name__}: {error}"))
+        finally:
+            self._decoded(asked)
+
+    def _refuse(self, asked: PendingRequest[ImageHeader], fault: ErrorBody) -> None:
+        self._decoded(asked)
+        self._reception.answer(asked, fault)
+
+    def _decoded(self, asked: PendingRequest[ImageHeader]) -> None:
+        """To be noted before an answer: whoever has it finds room for the next request."""
+        asked.image = memoryview(b"")
+        self._decoding.discard(asked)
+
+    def _submit(self, asked: PendingRequest[ImageHeader]) -> None:
+        header, request_lanes = asked.header, self._request_lanes()
+        name = (
+            header.model if header.model is not None or len(request_lanes) != 1 else next(iter(request_lanes))
+        )
+        if name is None or name not in request_lanes:
+            found = "no model is named" if name is None else f"there is no model {name!r}"
+            self._refuse(
+                asked, ErrorBody("unknown_model", f"{found}. Wanted: one of {', '.join(request_lanes)}")
+            )
+            return
+        frame = read_image(header.format, asked.image, header.width, header.height, self._config.max_pixels)
+        self._decoded(asked)
+        cancel = request_lanes[name].submit(frame, lambda message: self._answer(asked, message))
+        if cancel is None:
+            gone = ErrorBody("unknown_model", f"model {name!r} is served no more")
+            self._reception.answer(asked, STOPPING if name in self._request_lanes() else gone)
+            return
+        asked.cancel = cancel
+        if asked.answered:  # its deadline passed meanwhile
+            asked.cancel()
+
+    def _answer(self, asked: PendingRequest[ImageHeader], message: messages.Detections) -> None:
+        """From any thread."""
+        now = time.time_ns()
+        self._reception.answer(asked, msgspec.structs.replace(message, epoch=self._epoch, published_ns=now))

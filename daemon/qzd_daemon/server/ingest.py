@@ -1,0 +1,62 @@
+"""The ingest socket: frames that others send, each for the stream that it names, answered once."""
+
+from __future__ import annotations
+
+import collections
+import time
+
+from qzd_client.requests import ErrorBody, FrameHeader
+from qzd_daemon.config.schema import IngestConfig
+from qzd_daemon.server.router import PendingRequest, RequestServer
+from qzd_daemon.sources.ingest import IngestRegistry, ReceivedFrame
+from qzd_daemon.transport.listener import Listener
+
+__all__ = ["Ingest"]
+
+
+class Ingest:
+    """Takes frames until it is closed.
+
+    Parameters
+    ----------
+    config : IngestConfig
+    listener : Listener
+
+    Attributes
+    ----------
+    endpoints : tuple of str
+    registry : IngestRegistry
+        Where the sources of streams find their frames.
+    refused : Counter
+        Frames that were refused, by the fault's code.
+
+    Raises
+    ------
+    EndpointError
+        An endpoint cannot be bound.
+    """
+
+    def __init__(self, config: IngestConfig, listener: Listener) -> None:
+        self.registry = IngestRegistry(config.max_pixels)
+        self._reception = RequestServer("ingest", config, listener, FrameHeader, self._take)
+        self.endpoints = self._reception.endpoints
+        self.refused: collections.Counter[str] = self._reception.refused
+        self._stopping = False
+
+    def start(self) -> None:
+        """Begin to take frames, if there is an endpoint."""
+        self._reception.start()
+
+    def refuse(self) -> None:
+        """The daemon stops: take nothing more. What was taken is still answered, until `close`."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._reception.close()
+
+    def _take(self, asked: PendingRequest[FrameHeader]) -> ErrorBody | None:
+        if self._stopping:
+            return ErrorBody("stopping", "the daemon stops. To fix: send the frame again when it is back")
+        answer = lambda said: self._reception.answer(asked, said)  # noqa: E731
+        return self.registry.give(ReceivedFrame(asked.header, asked.image, answer, time.time_ns()))

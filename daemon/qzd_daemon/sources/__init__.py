@@ -1,0 +1,1 @@
+"""Read frames from files, directories, cameras and senders, and tell whether each picture is whole."""

@@ -1,0 +1,95 @@
+"""Video decoded by Intel's Quick Sync, and in software where that cannot be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
+
+import av
+import av.container
+import av.error
+from av.codec.codec import UnknownCodecError
+from av.video.codeccontext import VideoCodecContext
+
+__all__ = ["HardwareDecoder", "Packet", "decoder"]
+
+Packet: TypeAlias = "av.Packet[av.VideoStream]"
+
+log = logging.getLogger(__name__)
+
+
+def decoder(
+    container: av.container.InputContainer, source: str, *, hardware: bool
+) -> Callable[[Packet], Sequence[av.VideoFrame]]:
+    """What decodes the packets of a container's video.
+
+    Parameters
+    ----------
+    container : InputContainer
+    source : str
+        Whose video it is, for the log.
+    hardware : bool
+        Try hardware first.
+    """
+    if not hardware:
+        return _in_software
+    video = container.streams.video[0]
+    if cast("VideoCodecContext | None", video.codec_context) is None:  # FFmpeg does not know the codec at all
+        return _in_software
+    return HardwareDecoder(video, f"{video.codec_context.codec.canonical_name}_qsv", source).decode
+
+
+class HardwareDecoder:
+    """A decoder by its name; with the first packet that it fails on, software takes its place.
+
+    FFmpeg finds out only then whether there is a device, and a driver.
+
+    Parameters
+    ----------
+    video : VideoStream
+    name : str
+        The decoder's.
+    source : str
+        Whose video it is, for the log.
+    """
+
+    def __init__(self, video: av.VideoStream, name: str, source: str) -> None:
+        self._name = name
+        self._source = source
+        self._proven = False
+        self._context: VideoCodecContext | None = None
+        try:
+            context = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+        except UnknownCodecError:
+            self._give_up("there is no such decoder")
+            return
+        context.extradata = video.codec_context.extradata
+        self._context = context
+
+    def decode(self, packet: Packet) -> Sequence[av.VideoFrame]:
+        """The pictures of a packet; raises as `Packet.decode`."""
+        if self._context is not None:
+            try:
+                pictures = self._context.decode(packet)
+            except av.error.FFmpegError as error:
+                if self._proven and isinstance(error, av.error.InvalidDataError):
+                    raise
+                self._give_up(error.strerror or str(error))
+            else:
+                self._report_working(pictures)
+                return pictures
+        return _in_software(packet)
+
+    def _report_working(self, pictures: Sequence[av.VideoFrame]) -> None:
+        if pictures and not self._proven:
+            self._proven = True
+            log.info("%s is decoded by %s", self._source, self._name)
+
+    def _give_up(self, why: str) -> None:
+        self._context = None
+        log.warning("%s is decoded in software: %s: %s", self._source, self._name, why)
+
+
+def _in_software(packet: Packet) -> Sequence[av.VideoFrame]:
+    return packet.decode()

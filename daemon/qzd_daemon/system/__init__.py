@@ -1,0 +1,1 @@
+"""Talk to the operating system: journal, signals, systemd, allocator."""

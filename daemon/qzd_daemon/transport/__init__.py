@@ -1,0 +1,1 @@
+"""Bind, authenticate, limit and watch sockets."""

@@ -1,0 +1,130 @@
+"""A bound socket in the hands of its owner: waiting, waking, closing, and letting go of all who came in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+from qzd_daemon.transport.bind import BindOptions, bind_again
+from qzd_ext.errors import EndpointError
+
+__all__ = ["BoundSocket"]
+
+log = logging.getLogger(__name__)
+
+FAREWELL_SECONDS = 0.1
+LAST_SECONDS = 1.0  # for messages that wait, unread, when an owner stops
+LEFT_MS = 50  # what is on its way when an owner stops comes within this time, on a busy machine too
+REBIND_SECONDS = 0.1  # the old listener is closed by another thread, a moment later
+REBIND_PAUSE_SECONDS = 0.5  # between tries, where something else has taken the place meanwhile
+
+
+class BoundSocket:
+    """A bound socket. Its owner uses it, on one thread, and calls `wait` or `refresh` now and then.
+
+    Attributes
+    ----------
+    socket : zmq.Socket
+    endpoints : tuple of str
+        What is bound, with the ports that were chosen where the configuration says `:*`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bound: zmq.Socket[bytes],
+        endpoints: tuple[str, ...],
+        access: BindOptions,
+    ) -> None:
+        self.name = name
+        self.socket = bound
+        self.endpoints = endpoints
+        self._access = access
+        self._disconnect_later = threading.Event()
+        self._unbound: list[str] = []  # endpoints that something else has taken when they were let go of
+        self._next_try = 0.0
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_open = True
+        self._lock = threading.Lock()  # of these two
+        self._poller = zmq.Poller()
+        self._poller.register(self._bell, zmq.POLLIN)
+        self._poller.register(bound, zmq.POLLIN)
+
+    def wait(self, milliseconds: int | None = None) -> None:
+        """Sleep until something can be read, `wake` is called, or the time is over; then `refresh`."""
+        if self._unbound:
+            longest = round(REBIND_PAUSE_SECONDS * 1e3)
+            milliseconds = longest if milliseconds is None else min(milliseconds, longest)
+        self._poller.poll(milliseconds)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        self.refresh()
+
+    def wake(self) -> None:
+        """End the owner's `wait`, from any thread; after `close` it does nothing."""
+        with self._lock:
+            if self._is_open:
+                os.eventfd_write(self._bell, 1)
+
+    def unread(self, *, copy: bool = True) -> Iterator[list[Any]]:
+        """What an owner that stops has still to read, and what is on its way, for `LAST_SECONDS` at most."""
+        end = time.monotonic() + LAST_SECONDS
+        while time.monotonic() < end and self.socket.poll(LEFT_MS):
+            yield self.socket.recv_multipart(0, copy=copy)
+
+    def close(self, linger_ms: int, *, answered: bool = False) -> None:
+        """Close the socket; where callers have just been `answered`, when they had a moment to read it.
+
+        One with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
+        """
+        if answered:
+            time.sleep(FAREWELL_SECONDS)
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                os.close(self._bell)
+                self.socket.close(linger=linger_ms)
+
+    def disconnect_later(self) -> None:
+        """Ask for a `refresh`, from any thread."""
+        self._disconnect_later.set()
+        self.wake()
+
+    def refresh(self) -> None:
+        """If asked to, let go of every peer that came over TCP: each must show its key again."""
+        if self._disconnect_later.is_set():
+            self._disconnect_later.clear()
+            self.disconnect("tcp://")
+        if self._unbound and time.monotonic() >= self._next_try:
+            self._bind_again(0.0)
+            if not self._unbound:
+                log.info("the %s socket is bound again", self.name)
+
+    def disconnect(self, scheme: str) -> None:
+        """Disconnect every peer of the endpoints that begin so; those that may come back do so at once.
+
+        Where something else has taken an endpoint meanwhile, `refresh` tries to have it back again and again.
+        """
+        for endpoint in self.endpoints:
+            if endpoint.startswith(scheme) and endpoint not in self._unbound:
+                self.socket.unbind(endpoint)
+                self._unbound.append(endpoint)
+        self._bind_again(REBIND_SECONDS)
+        for endpoint in self._unbound:
+            log.error("%s: something else has taken it; the %s socket tries again", endpoint, self.name)
+
+    def _bind_again(self, patience: float) -> None:
+        """Bind what was let go of; what cannot be had within so many seconds is left for the next time."""
+        end = time.monotonic() + patience
+        for endpoint in list(self._unbound):
+            with contextlib.suppress(EndpointError):
+                bind_again(self.socket, endpoint, self._access, end)
+                self._unbound.remove(endpoint)
+        self._next_try = time.monotonic() + REBIND_PAUSE_SECONDS

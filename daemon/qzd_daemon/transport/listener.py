@@ -1,0 +1,327 @@
+"""Who may come in: every socket that the daemon binds is opened here, with its limits and its keys.
+
+TCP endpoints ask for a CURVE key where the configuration has one; ipc endpoints have mode 0660 instead. One
+thread answers ZAP, counts connections, shuts those above the limit, and says who was refused and why.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import logging
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from qzd_client.curve import read_secret
+from qzd_daemon.config.schema import SecurityConfig
+from qzd_daemon.transport.authorized_keys import AuthorizedKeys
+from qzd_daemon.transport.bind import BindOptions, bind
+from qzd_daemon.transport.bound_socket import BoundSocket
+from qzd_ext.errors import EndpointError
+
+__all__ = ["Limits", "Listener"]
+
+log = logging.getLogger(__name__)
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+HANDSHAKE_MS = 5000
+PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
+LOOK_MS = 500  # how soon a key that was taken back is noticed
+SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
+
+REASONS: dict[int, tuple[str, str]] = {
+    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
+    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
+}
+LEFT = "it left, or was silent, before it had come in, as one does that has no CURVE key"
+ANY_ADDRESS = re.compile(r"tcp://(0\.0\.0\.0|\[::\]):")
+EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one socket takes.
+
+    Attributes
+    ----------
+    message_bytes : int
+        Largest frame of a message; a peer that sends more is disconnected.
+    connections : int
+        On each endpoint.
+    send_hwm, receive_hwm : int
+        Messages kept for, and from, each peer.
+    """
+
+    message_bytes: int
+    connections: int
+    send_hwm: int
+    receive_hwm: int
+
+
+class Listener:
+    """The context of the daemon's sockets, and the thread that watches them.
+
+    Parameters
+    ----------
+    security : SecurityConfig
+    inherited : mapping
+        Files that listen already, by endpoint: systemd has bound them for us.
+
+    Raises
+    ------
+    DataError
+        A key cannot be used.
+
+    Attributes
+    ----------
+    context : zmq.Context
+    refused : Counter
+        Connections that were refused, by (name of the socket, reason).
+    """
+
+    def __init__(
+        self,
+        security: SecurityConfig = SecurityConfig(),  # noqa: B008 - frozen
+        inherited: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        secret = self._authorised = None
+        if security.server_key is not None and security.authorized_keys is not None:
+            secret = read_secret(Path(security.server_key))
+            self._authorised = AuthorizedKeys(Path(security.authorized_keys))
+        self._access = BindOptions(inherited, secret)
+        self.context = zmq.Context()
+        self.context.set(zmq.MAX_SOCKETS, 16384)
+        self.refused: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._zap = self.context.socket(zmq.REP)
+        self._zap.bind(ZAP_ENDPOINT)
+        self._watches: list[_Watch] = []
+        self._said: dict[str, float] = {}
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="qzd-door")
+
+    def open(self, name: str, kind: int, endpoints: tuple[str, ...], limits: Limits) -> BoundSocket:
+        """Make a socket and bind it; only before `start`.
+
+        Raises
+        ------
+        EndpointError
+            An endpoint is in use, or cannot be bound.
+        """
+        opened = self.context.socket(kind)
+        opened.setsockopt(zmq.SNDHWM, limits.send_hwm)
+        opened.setsockopt(zmq.RCVHWM, limits.receive_hwm)
+        opened.setsockopt(zmq.MAXMSGSIZE, limits.message_bytes)
+        opened.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        opened.setsockopt(zmq.HEARTBEAT_IVL, PEER_PING_MS)
+        monitor = opened.get_monitor_socket(EVENTS)
+        try:
+            bound = tuple(bind(opened, endpoint, self._access) for endpoint in endpoints)
+        except EndpointError:
+            opened.close(linger=0)
+            monitor.close(linger=0)
+            raise
+        bound_socket = BoundSocket(name, opened, bound, self._access)
+        self._watches.append(_Watch(bound_socket, monitor, limits.connections))
+        return bound_socket
+
+    def start(self) -> None:
+        """Begin to answer; until then, nobody with a key gets in."""
+        bound = {endpoint for watch in self._watches for endpoint in watch.bound_socket.endpoints}
+        for endpoint in self._access.inherited.keys() - bound:
+            log.warning("systemd listens on %s, which no `bind` names: whoever connects waits", endpoint)
+        self._thread.start()
+
+    @property
+    def endpoints(self) -> dict[str, list[str]]:
+        """What is bound, by the socket's name."""
+        return {watch.bound_socket.name: list(watch.bound_socket.endpoints) for watch in self._watches}
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """Open connections by the socket's name."""
+        return {watch.bound_socket.name: watch.connections for watch in self._watches}
+
+    def close(self) -> None:
+        """Close what is here, and the sockets that their owners have not closed; no thread may use one."""
+        os.eventfd_write(self._stop, 1)
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._zap.close(linger=0)
+        for watch in self._watches:
+            watch.monitor.close(linger=0)
+            watch.bound_socket.close(linger_ms=0)
+        self.context.term()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._stop, zmq.POLLIN)
+        poller.register(self._zap, zmq.POLLIN)
+        watches = {watch.monitor: watch for watch in self._watches}
+        for monitor in watches:
+            poller.register(monitor, zmq.POLLIN)
+        self._read_keys()
+        while True:
+            ready = dict(poller.poll(LOOK_MS))
+            if self._stop in ready:
+                return
+            self._read_keys()
+            if self._zap in ready:
+                self._answer_zap()
+            for monitor in watches.keys() & ready.keys():
+                while monitor.poll(0):
+                    self._handle(watches[monitor], monitor.recv_multipart())
+
+    def _read_keys(self) -> None:
+        """A key that was taken back ends the connections made with it too."""
+        if self._authorised is None or not self._authorised.read():
+            return
+        log.info("a key was taken back: every TCP peer must show its key again")
+        for watch in self._watches:
+            watch.bound_socket.disconnect_later()
+
+    def _answer_zap(self) -> None:
+        """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""
+        version, request, _, address, _, mechanism, *credentials = self._zap.recv_multipart()
+        try:
+            name = self._name(address.decode(), mechanism, credentials)
+        except Exception:  # one peer must not end the service of the others
+            log.exception("a key could not be judged")
+            name = None
+        # 300, not 400, which libzmq's clients take as final: a key that is let in later could not come
+        answer = (b"200", b"OK", name.encode()) if name is not None else (b"300", b"not authorised", b"")
+        self._zap.send_multipart([version, request, *answer, b""])
+
+    def _name(self, address: str, mechanism: bytes, credentials: list[bytes]) -> str | None:
+        """Whose key a peer has; None if it may not come in."""
+        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes nothing but CURVE
+            return ""
+        name = None
+        if self._authorised is not None and mechanism == b"CURVE" and credentials:
+            name = self._authorised.name(credentials[0])
+        for problem in self._authorised.problems if self._authorised else ():
+            self._report(problem, "of the authorised keys, this is ignored: %s", problem)
+        if name is None:
+            self._report("key", "%s is refused: its key is not among the authorised ones", address)
+        else:
+            log.info("%s has come in with the key %s", address, name)
+        return name
+
+    def _handle(self, watch: _Watch, frames: list[bytes]) -> None:
+        """What a socket's monitor tells."""
+        try:
+            event = parse_monitor_message(frames)
+            self._judge(watch, int(event["event"]), int(event["value"]), event["endpoint"].decode())
+        except Exception:  # one peer must not end the service of the others
+            log.exception("a connection of the %s socket could not be judged", watch.bound_socket.name)
+
+    def _judge(self, watch: _Watch, event: int, value: int, endpoint: str) -> None:
+        name = watch.bound_socket.name
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self.refused[name, "key"] += 1
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            reason, why = REASONS.get(value, ("protocol", "it does not speak ZMTP 3"))
+            self._refuse(name, reason, why)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._refuse(name, "handshake", LEFT)
+        elif watch.is_above_limit(event, value, endpoint):
+            self._refuse(name, "limit", f"{watch.limit} connections are open already")
+
+    def _refuse(self, name: str, reason: str, why: str) -> None:
+        self.refused[name, reason] += 1
+        self._report(f"{name} {reason}", "a peer of the %s socket is refused: %s", name, why)
+
+    def _report(self, what: str, text: str, *values: object) -> None:
+        """Log a warning, unless the same was said a moment ago."""
+        now = time.monotonic()
+        if now - self._said.get(what, -SAY_SECONDS) >= SAY_SECONDS:
+            self._said[what] = now
+            log.warning(text, *values)
+
+
+class _Watch:
+    """The open connections of one socket."""
+
+    def __init__(self, bound_socket: BoundSocket, monitor: zmq.Socket[bytes], limit: int) -> None:
+        self.bound_socket = bound_socket
+        self.monitor = monitor
+        self.limit = limit
+        self._open: dict[str, set[int]] = {endpoint: set() for endpoint in bound_socket.endpoints}
+        self._on_any_address = {_port(e): e for e in bound_socket.endpoints if ANY_ADDRESS.match(e)}
+
+    @property
+    def connections(self) -> int:
+        """On all endpoints together."""
+        return sum(len(files) for files in self._open.values())
+
+    def is_above_limit(self, event: int, file: int, endpoint: str) -> bool:
+        """Note what happened to a connection; one too many is shut, and True is returned.
+
+        Its endpoint has the address that the peer has reached, which is not always the one that was bound.
+        """
+        bound = endpoint if endpoint in self._open else self._on_any_address.get(_port(endpoint), endpoint)
+        files = self._open.setdefault(bound, set())
+        if event == zmq.EVENT_ACCEPTED:
+            if len(files) >= self.limit:
+                _shut(file, endpoint)
+                return True
+            files.add(file)
+        elif event == zmq.EVENT_DISCONNECTED:
+            files.discard(file)
+        elif event == zmq.EVENT_CLOSED:  # the endpoint was unbound, and all its connections went with it
+            files.clear()
+        return False
+
+
+def _shut(file: int, endpoint: str) -> None:
+    """Shut a connection that libzmq holds: it has no call for that, but it heeds the end of a stream.
+
+    The peer may have left, and the number belong to something else by now: a file, another socket. So what
+    it is must be seen first, by a copy of it that stays the same.
+    """
+    try:
+        copy = os.dup(file)
+    except OSError:
+        return
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        return
+    with connection, contextlib.suppress(OSError):
+        if _endpoint_of(connection) == endpoint:
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+def _endpoint_of(connection: socket.socket) -> str:
+    """Where it is connected on this side, as libzmq writes it; empty if libzmq would not use it."""
+    here = connection.getsockname()
+    match connection.family:
+        case socket.AF_UNIX:
+            return f"ipc://{here}" if here else ""
+        case socket.AF_INET:
+            return f"tcp://{here[0]}:{here[1]}"
+        case socket.AF_INET6:
+            return f"tcp://[{here[0]}]:{here[1]}"
+    return ""
+
+
+def _port(endpoint: str) -> str:
+    return endpoint.rpartition(":")[2]

@@ -1,0 +1,106 @@
+"""A lane publishes every frame once and in order, whatever the order in which requests end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qzd_client import messages
+from qzd_daemon.config.schema import ModelConfig
+from qzd_daemon.engine import models
+from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, make_message
+from qzd_daemon.engine.models import LoadedModel
+from qzd_daemon.engine.queues import FairQueue, QueuedItem
+from qzd_daemon.sources.open import SourceFrame
+from support.tiny_model import paint
+
+
+@pytest.fixture(scope="module")
+def served(tiny_bundle: Path) -> Iterator[LoadedModel]:
+    served = models.load("tiny", ModelConfig(bundle=str(tiny_bundle), device="CPU", confidence=0.9), None)
+    yield served
+    served.detector.close()
+
+
+class Published:
+    """What a lane has published."""
+
+    def __init__(self) -> None:
+        self.messages: list[messages.Detections] = []
+        self.lane = Lane("gate", "tiny", FairQueue(), "wait", self._publish)
+
+    def _publish(self, topic: str, message: messages.Message) -> None:
+        assert topic == "qzd/1/detections/gate/tiny/"
+        assert isinstance(message, messages.Detections)
+        self.messages.append(message)
+
+    def queued(self, index: int, captured: SourceFrame) -> QueuedItem[FrameJob]:
+        assert self.lane.queue.put(FrameJob(self.lane, index, captured))
+        return self.lane.queue.empty()[0]
+
+
+@given(order=st.permutations(range(8)))
+def test_finish_whatever_ends_first_publishes_in_frame_order(served: LoadedModel, order: list[int]) -> None:
+    published = Published()
+    mails = [published.queued(i, SourceFrame(None, "damaged")) for i in range(8)]
+    for i in order:
+        published.lane.finish(mails[i], served, 0.0, NoResult("error", "damaged"))
+    assert [m.frame for m in published.messages] == list(range(8))
+
+
+def test_finish_when_a_message_cannot_be_published_goes_on_with_the_next(
+    served: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[messages.Message] = []
+
+    def publish(_: str, message: messages.Message) -> None:
+        if message == refused:
+            raise ValueError("it cannot be sent")
+        sent.append(message)
+
+    lane = Lane("gate", "tiny", FairQueue(), "wait", publish)
+    captured = [SourceFrame(None, "damaged") for _ in range(2)]
+    mails = [QueuedItem(FrameJob(lane, index, one), 0, index) for index, one in enumerate(captured)]
+    refused = make_message("gate", mails[0], served, 0.0, NoResult("error", "damaged"))
+    for queued in reversed(mails):  # the second is there already when the first is refused
+        lane.finish(queued, served, 0.0, NoResult("error", "damaged"))
+    assert [message.frame for message in sent] == [1]  # type: ignore[attr-defined]
+    assert "stream gate: frame 0 could not be published" in caplog.text
+
+
+def test_finish_when_boxes_were_found_lists_them_with_what_made_them(served: LoadedModel) -> None:
+    published = Published()
+    captured = SourceFrame(paint((2, 3, "green")), pts_s=1.5)
+    assert captured.frame is not None
+    published.lane.finish(published.queued(7, captured), served, 0.25, served.detector.detect(captured.frame))
+    (message,) = published.messages
+    assert message.detections == [messages.Box(1, "green", 1.0, (16.0, 24.0, 24.0, 32.0))]
+    assert (message.frame, message.pts_s, message.width, message.height) == (7, 1.5, 64, 64)
+    assert (message.outcome, message.reason) == ("ok", None)
+    assert (message.model.precision, message.model.device) == ("fp32", "CPU")
+    assert message.thresholds == messages.UsedThresholds(confidence=0.9, iou=0.45)
+    assert message.timing_ms.queue == 0.25
+
+
+def test_finish_when_the_device_failed_lists_nothing_at_all(served: LoadedModel) -> None:
+    published = Published()
+    captured = SourceFrame(paint())
+    published.lane.finish(published.queued(0, captured), served, 0.0, NoResult("error", "device GPU failed"))
+    (message,) = published.messages
+    assert (message.outcome, message.reason) == ("error", "device GPU failed")
+    assert b'"detections"' not in messages.encode(message)
+
+
+def test_detections_when_encoded_read_back_the_same(served: LoadedModel) -> None:
+    published = Published()
+    rng = random.Random(1)
+    cells = [(rng.randrange(8), rng.randrange(8), rng.choice(["red", "blue"])) for _ in range(12)]
+    captured = SourceFrame(paint(*cells))
+    assert captured.frame is not None
+    published.lane.finish(published.queued(0, captured), served, 0.0, served.detector.detect(captured.frame))
+    assert messages.decode(messages.encode(published.messages[0])) == published.messages[0]

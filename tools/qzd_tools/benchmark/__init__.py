@@ -1,0 +1,1 @@
+"""Measure throughput, latency and memory of models."""

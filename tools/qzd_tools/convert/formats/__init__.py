@@ -1,0 +1,1 @@
+"""Read model files of each format as an OpenVINO model."""

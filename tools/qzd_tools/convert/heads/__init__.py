@@ -1,0 +1,1 @@
+"""Recognise what a model's outputs mean."""

@@ -1,0 +1,1 @@
+"""Read images and data sets: COCO, ImageNet."""

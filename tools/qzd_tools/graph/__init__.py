@@ -1,0 +1,1 @@
+"""Inspect, walk and save OpenVINO graphs."""

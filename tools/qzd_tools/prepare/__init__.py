@@ -1,0 +1,1 @@
+"""Run the whole way from a model to a deployable bundle, resumable at each step."""

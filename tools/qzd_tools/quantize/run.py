@@ -1,0 +1,274 @@
+"""A float bundle into a smaller one: INT8, INT8 weights, or FP16, with proof of what it cost.
+
+`quantize` is the whole way, top to bottom.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import openvino as ov
+
+from qzd_ext import bundle as bundles
+from qzd_ext.bundle import Bundle
+from qzd_ext.errors import GateError, UsageError
+from qzd_ext.runner import Runner, RunOptions
+from qzd_tools.benchmark.throughput import throughputs
+from qzd_tools.data.coco import Dataset
+from qzd_tools.graph.structure import is_quantized
+from qzd_tools.quantize.calibration import FEW, choose, overlap
+from qzd_tools.quantize.draft import Job, Mode, Say
+from qzd_tools.quantize.recipe import Recipe, ignored_operations, make_names_unique, settled
+from qzd_tools.quantize.revert import revert_layers
+from qzd_tools.quantize.search import RANKING_IMAGES, Attempt, Make, escalate, rank_layers
+from qzd_tools.system import isa
+from qzd_tools.validate.run import Validation, check_baseline, check_drop, compare, validate
+
+__all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "quantize"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Validation data, and what may be lost on it.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    max_drop : float or None
+        By how much mAP or top-1 may fall; None measures and lets everything pass.
+    time_budget : float
+        Seconds for the search after the plain recipe missed.
+    """
+
+    dataset: Dataset
+    max_drop: float | None = None
+    time_budget: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Inferences a second on this machine, before and after."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What came out.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Read back, with its hashes checked.
+    parent : Bundle
+    before, after : Validation or None
+        Where there was validation data.
+    speed : Speed
+    seconds, processor_seconds : float
+        For quantizing alone, without checks and measurements.
+    missed : GateError or None
+        Why `gate.max_drop` is not kept; the bundle is the best that was found.
+    """
+
+    bundle: Bundle
+    parent: Bundle
+    before: Validation | None
+    after: Validation | None
+    speed: Speed
+    seconds: float
+    processor_seconds: float
+    missed: GateError | None = None
+
+
+class GateMissedError(GateError):
+    """The gate was missed over a bundle that stays; `before` and `after` are what was measured."""
+
+    code = "gate_missed"
+
+    def __init__(self, why: GateError, before: Validation, after: Validation) -> None:
+        super().__init__(why.found, wanted=why.wanted, fix=why.fix)
+        self.before, self.after = before, after
+
+
+def quantize(
+    parent: Bundle,
+    destination: Path,
+    *,
+    mode: Mode = "int8",
+    recipe: Recipe = Recipe(),
+    images: Sequence[Path] = (),
+    seed: int = 0,
+    gate: Gate | None = None,
+    allow_overlap: bool = False,
+    overwrite: bool = False,
+    options: RunOptions = RunOptions(),
+    say: Say = lambda _: None,
+) -> Quantized:
+    """Make a smaller bundle of a float one.
+
+    Parameters
+    ----------
+    parent : Bundle
+    destination : Path
+    mode : "int8", "int8-weights" or "fp16"
+        Activations and weights; weights alone; half precision.
+    recipe : Recipe
+        For "int8".
+    images : sequence of Path
+        To calibrate with; needed for "int8" alone.
+    seed : int
+        For the choice of images where there are more than `recipe.subset_size`.
+    gate : Gate, optional
+        Validation data: before and after are measured and written into the bundle.
+    allow_overlap : bool
+        Whether images may be in both sets.
+    overwrite : bool
+        Replace a bundle that is at the destination.
+    options : RunOptions
+        Where to measure.
+    say : callable
+        Told what is found out on the way.
+
+    Raises
+    ------
+    UsageError
+        The destination is the parent, the parent is quantized already, an ignored name matches nothing, or
+        the two sets share images.
+    DataError
+        There are too few images, one cannot be read, or there is a gate and nothing that could be lost.
+    DeviceError
+        The device is not there, or cannot run the model.
+    GateMissedError
+        The drop is above `gate.max_drop` after all, and there was a bundle before, which stays. Where there
+        was none, the best that was found is written, with its accuracy in it, and `missed` says why.
+    BundleError
+        The destination cannot be written.
+    """
+    if destination.resolve() == parent.path.resolve():
+        found = f"{destination} is the bundle that is quantized"
+        raise UsageError(found, wanted="another one: the parent is kept", fix="name it with -o")
+    model = _read_float(parent)
+    _check_early(parent, model, mode, recipe, options)
+    fresh = not (destination / bundles.MANIFEST).is_file()
+    with bundles.create(destination, overwrite=overwrite) as draft:
+        job = Job(parent, draft, mode, recipe, seed, options)
+        if mode == "int8":
+            job.calibration = choose(images, recipe.subset_size, seed, job.prepare)
+            _tell_about_calibration(job, gate, allow_overlap, say)
+        before = validate(parent, gate.dataset, options=options, title="float") if gate else None
+        if gate is not None and before is not None and gate.max_drop is not None:
+            check_baseline(before)
+        stopwatch = _Stopwatch()
+        graph = job.make(model, recipe)
+        seconds, processor_seconds = stopwatch.read()
+        after = job.measure(graph, recipe, (), gate.dataset) if gate else None
+        missed = None
+        if gate is not None and before is not None and after is not None:
+            drop = after.drop_from(before)
+            plain = Attempt(graph, settled(model, recipe), (), drop, stopwatch.read()[0])
+            after = _improve(job, model, plain, gate, before, after, say)
+            missed = _missed(job, gate, before, after)
+            if missed is not None and not fresh:
+                raise GateMissedError(missed, before, after)
+        else:
+            job.save(graph, recipe, ())
+        if after is not None:
+            job.record(after.accuracy(before))
+        job.write_golden(say)
+        speed = Speed(*throughputs([parent.model, draft.directory / bundles.MODEL], options))
+    bundle = bundles.read(destination)
+    if missed is not None:
+        say(f"the best that was found is at {destination}, with its accuracy in it")
+    after = dataclasses.replace(after, bundle=bundle) if after else None
+    return Quantized(bundle, parent, before, after, speed, seconds, processor_seconds, missed)
+
+
+class _Stopwatch:
+    """Seconds since it was made: on the wall, and of this process's threads."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._wall, time.process_time() - self._processor
+
+
+def _read_float(parent: Bundle) -> ov.Model:
+    """The parent's graph, with names that are unique."""
+    model = ov.Core().read_model(parent.model)
+    if is_quantized(model) or parent.manifest.precision.startswith("int8"):
+        raise UsageError(
+            f"{parent.path} is quantized already ({parent.manifest.precision})",
+            wanted="a float bundle",
+            fix="quantize the bundle that it was made from, or convert the float model",
+        )
+    make_names_unique(model)
+    return model
+
+
+def _check_early(parent: Bundle, model: ov.Model, mode: Mode, recipe: Recipe, options: RunOptions) -> None:
+    """What would stop the work at its end: a name that matches nothing, a device that is not here."""
+    if mode == "int8":
+        ignored_operations(model, recipe)
+    Runner(parent.model, options).close()
+
+
+def _tell_about_calibration(job: Job, gate: Gate | None, allow_overlap: bool, say: Say) -> None:
+    assert job.calibration is not None
+    count = len(job.calibration.images)
+    few = f"; {FEW} or more make better ranges" if count < FEW else ""
+    say(f"calibrating with {count} images{few}")
+    if gate is not None:
+        shared = overlap(job.calibration, [p.path for p in gate.dataset.pictures], allowed=allow_overlap)
+        if shared:
+            say(f"warning: {shared}")
+    advice = isa.advice(job.recipe.target_isa, isa.host_isa())
+    if advice:
+        say(advice)
+
+
+def _improve(
+    job: Job, model: ov.Model, plain: Attempt, gate: Gate, before: Validation, after: Validation, say: Say
+) -> Validation:
+    """Search for a better recipe where the plain one misses the gate; the best is in the draft at the end."""
+    measured = {id(plain.model): after}
+
+    def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> float:
+        measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
+        return measured[id(candidate)].drop_from(before)
+
+    def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], Make]]:
+        assert job.calibration is not None
+        inputs = [job.prepare(path) for path in job.calibration.images[:RANKING_IMAGES]]
+        ranked = rank_layers(attempt.model, model, inputs, seconds=seconds)
+        count = 1
+        while count <= len(ranked):
+            chosen = tuple(ranked[:count])
+            yield chosen, functools.partial(revert_layers, attempt.model, model, chosen)
+            count *= 2
+
+    say(f"plain recipe: drop {plain.drop:+.4f}")
+    if gate.max_drop is None or plain.drop <= gate.max_drop or job.mode != "int8":
+        return after
+    make = functools.partial(job.make, model)
+    best = escalate(plain, gate.max_drop, gate.time_budget, make, judge, reverts, say)
+    job.save(best.model, best.recipe, best.reverted)
+    return measured[id(best.model)]
+
+
+def _missed(job: Job, gate: Gate, before: Validation, after: Validation) -> GateError | None:
+    if gate.max_drop is None:
+        return None
+    try:
+        check_drop(compare(after, before, gate.dataset), gate.max_drop)
+    except GateError as error:
+        more = "give more --time-budget or calibration images, or " if job.mode == "int8" else ""
+        fix = f"{more}choose another --mode"
+        return GateError(error.found, wanted=error.wanted, fix=fix)
+    return None

@@ -1,0 +1,1 @@
+"""Describe this machine and its instruction set."""

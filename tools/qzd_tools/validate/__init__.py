@@ -1,0 +1,1 @@
+"""Measure accuracy and compare it with gates."""
