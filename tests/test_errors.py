@@ -6,8 +6,7 @@ import pytest
 
 from qzd_client import calls
 from qzd_daemon.server import operations
-from qzd_daemon.sources import images
-from qzd_ext import errors
+from qzd_ext import errors, images
 from qzd_tools.quantize import run as quantize
 
 CODES = [

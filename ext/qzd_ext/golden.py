@@ -15,8 +15,9 @@ import numpy as np
 
 from qzd_ext.bundle import Bundle
 from qzd_ext.detections import Classes, Detections, FloatArray
-from qzd_ext.errors import BundleError
+from qzd_ext.errors import BundleError, UsageError
 from qzd_ext.geometry import Frame
+from qzd_ext.images import read_image
 
 __all__ = ["TOLERANCES", "GoldenFrame", "Tolerance", "compare", "read_golden", "write_golden"]
 
@@ -53,6 +54,7 @@ TOLERANCES = {
 }
 """By the bundle's precision. GPU and NPU compute in FP16 where the CPU computes in FP32."""
 
+MAX_PIXELS = 40_000_000  # of a golden frame
 ONE_PIXEL = 1.0
 """Boxes whose sides are all this near are the same: the IoU of tiny boxes, or empty ones, says nothing."""
 
@@ -96,19 +98,16 @@ def _read_frame(bundle: Bundle, name: str) -> GoldenFrame:
     answer = str(Path(name).with_suffix(".json"))
     if answer not in bundle.golden:
         raise _damaged(bundle.path / answer, "not listed under [files]")
-    content = bundle.golden[name]
     try:
-        frame = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    except cv2.error:  # a header that claims more pixels than OpenCV allows
-        frame = None
-    if frame is None:
-        raise _damaged(bundle.path / name, "not a picture")
+        frame = read_image("png", bundle.golden[name], None, None, MAX_PIXELS)
+    except UsageError as error:
+        raise _damaged(bundle.path / name, error.found) from error
     try:
         stored = msgspec.json.decode(bundle.golden[answer], type=_Stored)
         expected = _expected(stored, bundle.manifest.task)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise _damaged(bundle.path / answer, str(error)) from error
-    return GoldenFrame(np.asarray(frame, np.uint8), expected)
+    return GoldenFrame(frame, expected)
 
 
 def _damaged(path: Path, found: str) -> BundleError:

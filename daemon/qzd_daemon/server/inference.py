@@ -19,10 +19,10 @@ from qzd_client.requests import ErrorBody, ImageHeader
 from qzd_daemon.config.schema import InferenceConfig
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.server.router import STOPPING, PendingRequest, RequestServer
-from qzd_daemon.sources.images import read_image
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import QzdError
+from qzd_ext.images import read_image
 
 __all__ = ["Inference"]
 

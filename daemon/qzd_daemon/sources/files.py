@@ -15,9 +15,9 @@ import numpy as np
 
 from qzd_daemon.sources.frames import SourceFrame, SourceState, decode_frames
 from qzd_daemon.sources.hardware import decoder
-from qzd_daemon.sources.images import NotAnImageError, check_png
 from qzd_ext.errors import SourceError
 from qzd_ext.geometry import Frame
+from qzd_ext.images import NotAnImageError, check_png
 
 __all__ = ["DirectorySource", "FileSource"]
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from qzd_client.requests import Accepted, ErrorBody, FrameHeader
 from qzd_daemon.sources.frames import SourceFrame, SourceState
-from qzd_daemon.sources.images import read_image
 from qzd_ext.errors import QzdError
 from qzd_ext.geometry import Frame
+from qzd_ext.images import read_image
 
 __all__ = ["IngestRegistry", "IngestSource", "ReceivedFrame"]
 
