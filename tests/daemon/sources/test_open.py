@@ -167,7 +167,7 @@ def test_frames_of_a_directory_come_by_name_and_say_what_is_no_image(tmp_path: P
         ("b.png", None),
         ("c.jpg", "c.jpg: not an image"),
         ("d.jpg", "d.jpg: not an image"),
-        ("e.png", f"e.png: this is no png image: its chunk b'IDAT' of {claimed} bytes is not all there"),
+        ("e.png", f"e.png: this is not a png image: its chunk b'IDAT' of {claimed} bytes is cut off"),
     ]
     assert source.end == "end of directory after 2 images, 3 more files could not be decoded"
 
