@@ -18,7 +18,7 @@ from qzd_client import messages
 from qzd_client.requests import ErrorBody, ImageHeader
 from qzd_daemon.config.schema import InferenceConfig
 from qzd_daemon.engine.requests import RequestLane
-from qzd_daemon.server.router import STOPPING, PendingRequest, RequestServer
+from qzd_daemon.server.image_requests import STOPPING, PendingRequest, RequestServer
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import QzdError
@@ -59,8 +59,8 @@ class Inference:
         epoch: str,
         request_lanes: Callable[[], Mapping[str, RequestLane]],
     ) -> None:
-        self._reception = RequestServer("inference", config, listener, ImageHeader, self._take)
-        self.refused: collections.Counter[str] = self._reception.refused
+        self._server = RequestServer("inference", config, listener, ImageHeader, self._take)
+        self.refused: collections.Counter[str] = self._server.refused
         self._config = config
         self._epoch = epoch
         self._request_lanes = request_lanes
@@ -69,15 +69,15 @@ class Inference:
 
     def start(self) -> None:
         """Begin to answer, if there is an endpoint."""
-        self._reception.start()
+        self._server.start()
 
     def close(self) -> None:
         """Take nothing more, and tell those who wait."""
-        self._reception.close()
+        self._server.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _take(self, asked: PendingRequest[ImageHeader]) -> ErrorBody | None:
-        if len(self._reception.pending | self._decoding) >= self._config.queue:
+        if len(self._server.pending | self._decoding) >= self._config.queue:
             return ErrorBody("busy", f"{self._config.queue} requests are in hand. To fix: ask again later")
         longest = self._config.timeout_ms
         asked.deadline = time.monotonic() + min(asked.header.timeout_ms or longest, longest) / 1e3
@@ -100,7 +100,7 @@ class Inference:
 
     def _refuse(self, asked: PendingRequest[ImageHeader], fault: ErrorBody) -> None:
         self._decoded(asked)
-        self._reception.answer(asked, fault)
+        self._server.answer(asked, fault)
 
     def _decoded(self, asked: PendingRequest[ImageHeader]) -> None:
         """To be noted before an answer: whoever has it finds room for the next request."""
@@ -123,7 +123,7 @@ class Inference:
         cancel = request_lanes[name].submit(frame, lambda message: self._answer(asked, message))
         if cancel is None:
             gone = ErrorBody("unknown_model", f"model {name!r} is served no more")
-            self._reception.answer(asked, STOPPING if name in self._request_lanes() else gone)
+            self._server.answer(asked, STOPPING if name in self._request_lanes() else gone)
             return
         asked.cancel = cancel
         if asked.answered:  # its deadline passed meanwhile
@@ -132,4 +132,4 @@ class Inference:
     def _answer(self, asked: PendingRequest[ImageHeader], message: messages.Detections) -> None:
         """From any thread."""
         now = time.time_ns()
-        self._reception.answer(asked, msgspec.structs.replace(message, epoch=self._epoch, published_ns=now))
+        self._server.answer(asked, msgspec.structs.replace(message, epoch=self._epoch, published_ns=now))

@@ -7,7 +7,7 @@ import time
 
 from qzd_client.requests import ErrorBody, FrameHeader
 from qzd_daemon.config.schema import IngestConfig
-from qzd_daemon.server.router import PendingRequest, RequestServer
+from qzd_daemon.server.image_requests import PendingRequest, RequestServer
 from qzd_daemon.sources.ingest import IngestRegistry, ReceivedFrame
 from qzd_daemon.transport.listener import Listener
 
@@ -38,14 +38,14 @@ class Ingest:
 
     def __init__(self, config: IngestConfig, listener: Listener) -> None:
         self.registry = IngestRegistry(config.max_pixels)
-        self._reception = RequestServer("ingest", config, listener, FrameHeader, self._take)
-        self.endpoints = self._reception.endpoints
-        self.refused: collections.Counter[str] = self._reception.refused
+        self._server = RequestServer("ingest", config, listener, FrameHeader, self._take)
+        self.endpoints = self._server.endpoints
+        self.refused: collections.Counter[str] = self._server.refused
         self._stopping = False
 
     def start(self) -> None:
         """Begin to take frames, if there is an endpoint."""
-        self._reception.start()
+        self._server.start()
 
     def refuse(self) -> None:
         """The daemon stops: take nothing more. What was taken is still answered, until `close`."""
@@ -53,10 +53,10 @@ class Ingest:
 
     def close(self) -> None:
         """Answer no more."""
-        self._reception.close()
+        self._server.close()
 
     def _take(self, asked: PendingRequest[FrameHeader]) -> ErrorBody | None:
         if self._stopping:
             return ErrorBody("stopping", "the daemon stops. To fix: send the frame again when it is back")
-        answer = lambda said: self._reception.answer(asked, said)  # noqa: E731
+        answer = lambda said: self._server.answer(asked, said)  # noqa: E731
         return self.registry.give(ReceivedFrame(asked.header, asked.image, answer, time.time_ns()))

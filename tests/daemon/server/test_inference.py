@@ -24,8 +24,8 @@ from qzd_daemon.engine import models
 from qzd_daemon.engine.queues import FairQueue
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.engine.scheduler import Scheduler
+from qzd_daemon.server.image_requests import RequestServer
 from qzd_daemon.server.inference import Inference
-from qzd_daemon.server.router import RequestServer
 from qzd_daemon.transport.listener import Listener
 from qzd_ext import bundle
 from qzd_ext.detector import Detector

@@ -20,7 +20,7 @@ from qzd_client.frame_sender import FrameSender
 from qzd_client.requests import ErrorBody, FrameHeader
 from qzd_client.subscriber import Client, Detections, StreamState
 from qzd_daemon.config.schema import IngestConfig
-from qzd_daemon.server.router import PendingRequest, RequestServer
+from qzd_daemon.server.image_requests import PendingRequest, RequestServer
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError, UsageError
 from support.processes import Daemon, until
