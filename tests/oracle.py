@@ -13,8 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from qzd_ext import manifest as m
+from qzd_ext.detections import FloatArray
+from qzd_ext.geometry import Transform
 
-__all__ = ["Anchors", "Found", "anchors_of", "decode", "final_boxes", "nms", "overlap"]
+__all__ = [
+    "Anchors",
+    "Found",
+    "anchors_of",
+    "decode",
+    "final_boxes",
+    "nms",
+    "overlap",
+    "to_input",
+    "to_source",
+]
 
 
 @dataclass
@@ -243,3 +255,22 @@ def final_boxes(rows, thresholds, score, label, box, size, first_label=0):
     keep = order[: thresholds.max_detections]
     labels = rows[keep, label].astype(int) - first_label
     return Found(boxes[keep], rows[keep, score], labels, len(order) > len(keep), int(bad.sum()))
+
+
+def to_source(transform: Transform, boxes: FloatArray) -> FloatArray:
+    """Boxes in input pixels, (n, 4) xyxy, in source pixels, clipped to the frame."""
+    limit = np.array([transform.source_width, transform.source_height] * 2, np.float32)
+    return np.asarray(np.clip((boxes - _offset(transform)) / _scale(transform), 0, limit), np.float32)
+
+
+def to_input(transform: Transform, boxes: FloatArray) -> FloatArray:
+    """Boxes in source pixels, (n, 4) xyxy, in input pixels, not clipped."""
+    return boxes * _scale(transform) + _offset(transform)
+
+
+def _offset(transform: Transform) -> FloatArray:
+    return np.array([transform.offset_x, transform.offset_y] * 2, np.float32)
+
+
+def _scale(transform: Transform) -> FloatArray:
+    return np.array([transform.scale_x, transform.scale_y] * 2, np.float32)

@@ -169,7 +169,7 @@ cdef class Candidates:
     def arrays(self, float width, float height, float scale_x, float scale_y, float offset_x, float offset_y):
         """What remains, best first, in the frame that the input was made of.
 
-        The maths is that of `geometry.Transform.to_source`, whose attributes the parameters are.
+        The parameters are the attributes of `geometry.Transform`: `source = (input - offset) / scale`.
 
         Returns
         -------

@@ -101,11 +101,6 @@ class Detector:
         """The devices that really execute the model."""
         return self._runner.devices
 
-    @property
-    def oldest_start(self) -> float | None:
-        """`time.monotonic()` at which the longest running inference began; None when none runs."""
-        return self._runner.oldest_start
-
     def detect(self, frame: Frame) -> Result:
         """Find what is in one frame, and wait for it.
 

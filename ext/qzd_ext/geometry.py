@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from qzd_ext.detections import FloatArray
 from qzd_ext.errors import DataError
 from qzd_ext.manifest import Input
 
@@ -43,30 +42,6 @@ class Transform:
     scale_y: float
     offset_x: float
     offset_y: float
-
-    def to_source(self, boxes: FloatArray) -> FloatArray:
-        """Boxes in input pixels to boxes in source pixels, clipped to the frame.
-
-        Parameters
-        ----------
-        boxes : (n, 4) float32
-            x0 y0 x1 y1 in input pixels.
-
-        Returns
-        -------
-        (n, 4) float32
-            x0 y0 x1 y1 in source pixels, 0 <= x <= source_width, 0 <= y <= source_height.
-        """
-        offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
-        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
-        limit = np.array([self.source_width, self.source_height] * 2, np.float32)
-        return np.asarray(np.clip((boxes - offset) / scale, np.float32(0), limit), np.float32)
-
-    def to_input(self, boxes: FloatArray) -> FloatArray:
-        """Boxes in source pixels, (n, 4) float32 xyxy, to boxes in input pixels, not clipped."""
-        offset = np.array([self.offset_x, self.offset_y] * 2, np.float32)
-        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
-        return boxes * scale + offset
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,11 +198,6 @@ class Runner:
         except RuntimeError:
             return None
 
-    @property
-    def oldest_start(self) -> float | None:
-        """`time.monotonic()` at which the longest running request began; None when none runs."""
-        return min((s.started_at for s in self._slots if s._running), default=None)
-
     def acquire(self, timeout: float | None = None) -> Slot | None:
         """Wait for an idle request; None when `timeout` seconds passed without one."""
         try:
