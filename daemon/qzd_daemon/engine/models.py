@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 
 from qzd_client import messages
 from qzd_daemon.config.schema import ModelConfig
+from qzd_daemon.engine import compile_cache
 from qzd_ext import bundle
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
@@ -85,11 +87,15 @@ def _load_on(
         hint=config.hint,
         requests=config.requests,
         threads=config.threads,
-        cache_dir=cache_dir,
         streams=config.streams,
         precision=config.precision,
     )
-    detector = Detector(found, options, _thresholds(found.manifest.thresholds, config))
+    with compile_cache.checked(cache_dir, found.digest) as folder:
+        detector = Detector(
+            found,
+            dataclasses.replace(options, cache_dir=folder),
+            _thresholds(found.manifest.thresholds, config),
+        )
     try:
         self_test(name, detector)
     except BaseException:
