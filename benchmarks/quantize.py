@@ -95,7 +95,7 @@ def measure(name: str, data: Path, work: Path) -> Figures:
     recipe = Recipe()
     _, seconds = bare(work / f"{name}-bare", **nncf_parameters(ov.Core().read_model(parent.model), recipe))
     ours = quantize(parent, work / f"{name}-int8", recipe=recipe, images=images)
-    candidates = [parent, Bundle(defaults, parent.manifest, "", parent.priors), ours.bundle]
+    candidates = [parent, bundles.unsealed(defaults, parent.manifest, parent.priors), ours.bundle]
     scores = [validate(bundle, dataset).score.main for bundle in candidates]
     models = [bundle.model for bundle in candidates]
     speeds = throughputs(models, rounds=9, seconds=1.0, clock=time.process_time)

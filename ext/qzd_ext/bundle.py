@@ -46,6 +46,7 @@ __all__ = [
     "read",
     "read_ir",
     "sha256_of",
+    "unsealed",
 ]
 
 MANIFEST = "bundle.toml"
@@ -179,6 +180,22 @@ def read(path: Path, *, check_ir: bool = True) -> Bundle:
     priors = kept.pop(PRIORS, None)
     parsed = _parse_priors(path, priors) if isinstance(manifest.head, Ssd) else None
     return Bundle(path, manifest, f"sha256:{hashlib.sha256(text).hexdigest()}", parsed, kept)
+
+
+def unsealed(directory: Path, manifest: Manifest, priors: FloatArray | None = None) -> Bundle:
+    """Describe a bundle that is still being made, so that its model can run before bundle.toml exists.
+
+    Parameters
+    ----------
+    directory : Path
+        Holds model.xml and model.bin.
+    manifest : Manifest
+        Its `files` are replaced by the hashes of these two files.
+    priors : (N, 4) float32, optional
+        For the head `ssd`.
+    """
+    files = {name: sha256_of(directory / name) for name in (MODEL, WEIGHTS)}
+    return Bundle(directory, msgspec.structs.replace(manifest, files=files), "", priors)
 
 
 def read_ir(bundle: Bundle) -> Ir:

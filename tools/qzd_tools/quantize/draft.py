@@ -65,7 +65,7 @@ class Job:
         """Put a graph into the draft, in place of what is there; the bundle that it is so far."""
         save_ir(graph, self.draft.directory / bundles.MODEL, fp16=self.mode == "fp16")
         self.draft.manifest = self._manifest(recipe, reverted)
-        return Bundle(self.draft.directory, self.draft.manifest, self.parent.digest, self.parent.priors)
+        return bundles.unsealed(self.draft.directory, self.draft.manifest, self.parent.priors)
 
     def measure(
         self, graph: ov.Model, recipe: Recipe, reverted: tuple[str, ...], dataset: Dataset
@@ -113,7 +113,7 @@ class Job:
             say("no golden frames: the bundle that this one is made from has none")
             return
         assert self.draft.manifest is not None
-        bundle = Bundle(self.draft.directory, self.draft.manifest, "", self.parent.priors)
+        bundle = bundles.unsealed(self.draft.directory, self.draft.manifest, self.parent.priors)
         if self.calibration is not None and isa.is_wrong_here(self.recipe.target_isa, isa.host_isa()):
             bundle = self.parent
         with Detector(bundle, RunOptions(device=self.options.device, hint="latency")) as detector:
