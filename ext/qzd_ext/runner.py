@@ -344,25 +344,31 @@ def _busy_requests(compiled: ov.CompiledModel, options: RunOptions) -> int:
 
 
 def _device_name(device: str) -> str:
-    """OpenVINO's name of a device, checked against those that are here.
+    """Return OpenVINO's name of a device, checked against the available ones.
 
-    AUTO and MULTI make do with those of their devices that are here, one at least.
+    AUTO and MULTI go on without those of their devices that are missing, if at least one is available.
+    OpenVINO itself fails when the library of a listed device cannot be loaded.
     """
     name = device.strip().upper().replace("VPU", "NPU")
     virtual, _, listed = name.partition(":")
-    parts = listed.split(",") if virtual in VIRTUAL_DEVICES else [name]
-    wanted = [part.strip().partition("(")[0] for part in parts if part.strip()]
-    wanted = [part for part in wanted if not part.startswith("-")]  # those are to be left out
-    missing = [part for part in wanted if not _is_here(part)]
-    if missing and virtual in CHOOSING_DEVICES and len(missing) < len(wanted):
-        log.warning("%s: %s is not here, and is done without", name, ", ".join(missing))
-    elif missing:
+    parts = [part.strip() for part in (listed.split(",") if virtual in VIRTUAL_DEVICES else [name])]
+    missing = [part for part in parts if part and not part.startswith("-") and not _is_here(_bare(part))]
+    left = [part for part in parts if part not in missing]
+    if missing and virtual in CHOOSING_DEVICES and any(not part.startswith("-") for part in left):
+        log.warning("%s: %s is not available and is left out", name, ", ".join(map(_bare, missing)))
+        return f"{virtual}:{','.join(left)}"
+    if missing:
         raise DeviceError(
-            f"device {missing[0]} is not here",
+            f"device {_bare(missing[0])} is not available",
             wanted=f"one of {', '.join(available_devices())}, or AUTO",
             fix="correct the device's name, or install its driver and give this user access to it",
         )
     return name
+
+
+def _bare(part: str) -> str:
+    """Return a device's name without the number of requests that MULTI allows in brackets."""
+    return part.partition("(")[0]
 
 
 def _is_here(device: str) -> bool:

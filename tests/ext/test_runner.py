@@ -102,7 +102,7 @@ def test_a_device_that_chooses_makes_do_with_those_that_are_here(
     runner = Runner(fragile_model, RunOptions(device=device))
     assert runner.devices == ("CPU",)
     runner.close()
-    assert ("GPU.7 is not here" in caplog.text) == ("-GPU.7" not in device)
+    assert ("GPU.7 is not available" in caplog.text) == ("-GPU.7" not in device)
 
 
 @pytest.mark.parametrize("device", ["GPU.7", "NPU", "VPU", "AUTO:GPU.7", "HETERO:CPU,GPU.7", "TOASTER"])
@@ -110,7 +110,7 @@ def test_a_device_that_is_not_here_is_named(fragile_model: Path, device: str) ->
     missing = device.replace("VPU", "NPU").removeprefix("AUTO:").removeprefix("HETERO:CPU,")
     if any(d.startswith(missing) for d in available_devices()):
         pytest.skip(f"{device} is here")
-    with pytest.raises(DeviceError, match=rf"{missing} is not here(.|\n)*CPU"):
+    with pytest.raises(DeviceError, match=rf"{missing} is not available(.|\n)*CPU"):
         Runner(fragile_model, RunOptions(device=device))
 
 

@@ -163,7 +163,7 @@ def test_prepare_leaves_the_bundle_before_when_the_device_is_not_here(
     before = bundles.read(output / "fp16").digest
     assert main(prepared.command("--device", "TPU", output=output)) == 3
     captured = capsys.readouterr()
-    assert "TPU is not here" in captured.err
+    assert "TPU is not available" in captured.err
     assert "quantize fp16: done already" not in captured.out  # it has the speed on the other device
     assert bundles.read(output / "fp16").digest == before
 

@@ -260,7 +260,7 @@ LIST = {"validation_imagenet": "classes/labels.txt"}
         ("detector", {"mode": "int8-weights", "target_isa": "vnni"}, 2, "--target-isa with --mode"),
         ("detector", {"mode": "fp16", "images": IMAGES}, 2, "--images with --mode fp16"),
         ("detector", {"mode": "int8-weights", "seed": 1}, 2, "--seed with --mode int8-weights"),
-        ("detector", {"images": IMAGES, "device": "TPU"}, 3, "TPU is not here"),
+        ("detector", {"images": IMAGES, "device": "TPU"}, 3, "TPU is not available"),
         ("detector", {"images": "labels"}, 3, "labels.txt: not an image"),
         ("detector", {"images": "nowhere"}, 3, "no such directory"),
         ("detector", {"images": IMAGES, "subset_size": 2}, 2, "2 is not in the range x>=3"),

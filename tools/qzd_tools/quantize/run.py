@@ -213,7 +213,7 @@ def _read_float(parent: Bundle) -> ov.Model:
 
 
 def _check_early(parent: Bundle, model: ov.Model, mode: Mode, recipe: Recipe, options: RunOptions) -> None:
-    """What would stop the work at its end: a name that matches nothing, a device that is not here."""
+    """What would stop the work at its end: a name that matches nothing, a device that is not available."""
     if mode == "int8":
         ignored_operations(model, recipe)
     Runner(parent.model, options).close()
