@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from qzd_ext.errors import GateError, UsageError
+from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
 from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
 from qzd_tools.system.isa import TARGETS
@@ -16,9 +16,8 @@ from qzd_tools.system.isa import TARGETS
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.quantize.run import Gate, Quantized
-    from qzd_tools.validate.run import Validation
 
-__all__ = ["command", "document"]
+__all__ = ["command"]
 
 MODES = ("int8", "int8-weights", "fp16")
 
@@ -96,7 +95,7 @@ def command(
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
     from qzd_tools.quantize.recipe import Recipe
-    from qzd_tools.quantize.run import GateMissedError, quantize
+    from qzd_tools.quantize.run import GateMissedError, accuracy_figures, quantize
 
     parent = bundles.read(bundle)
     recipe = Recipe(**{name: given[name] for name in RECIPE})
@@ -116,11 +115,11 @@ def command(
             say=say,
         )
     except GateMissedError as error:
-        figures = _figures(error.before, error.after, error)
+        figures = accuracy_figures(error.before, error.after, error)
         write_json(json_file, {"bundle": None, "parent": parent.digest} | figures)
         raise
     say(_describe(result))
-    write_json(json_file, document(result))
+    write_json(json_file, result.as_json())
     if result.missed is not None:
         raise result.missed
 
@@ -194,27 +193,3 @@ def _describe(result: Quantized) -> str:
             "float bundle here, or measure on the machine that will serve"
         )
     return "\n".join(lines)
-
-
-def document(result: Quantized) -> dict[str, Any]:
-    """What `--json` writes."""
-    manifest = result.bundle.manifest
-    return {
-        "bundle": {"path": str(result.bundle.path), "name": manifest.name, "digest": result.bundle.digest},
-        "parent": result.parent.digest,
-        "precision": manifest.precision,
-        "bytes": {"before": result.parent.size, "after": result.bundle.size},
-        "throughput": {"before": result.speed.before, "after": result.speed.after},
-        **_figures(result.before, result.after, result.missed),
-        "seconds": result.seconds,
-        "provenance": manifest.provenance,
-    }
-
-
-def _figures(before: Validation | None, after: Validation | None, missed: GateError | None) -> dict[str, Any]:
-    return {
-        "metrics": after.score.metrics if after else None,
-        "baseline": before.score.metrics if before else None,
-        "drop": after.drop_from(before) if before and after else None,
-        "missed": missed.found if missed else None,
-    }

@@ -22,7 +22,6 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.manifest import Manifest
 from qzd_ext.runner import Runner, RunOptions
 from qzd_tools.benchmark.run import benchmark, frames_from
-from qzd_tools.commands.quantize import document as quantize_document
 from qzd_tools.convert.formats.read import read_source
 from qzd_tools.convert.golden import GOLDEN_FRAMES
 from qzd_tools.convert.run import ConvertOptions, convert
@@ -233,7 +232,7 @@ class _Work:
             Runner(original.model, plan.options).close()  # a wrong device must not cost the bundle before
             shutil.rmtree(target, ignore_errors=True)
             result = self._quantized(original, mode, target)
-            _write(figures, quantize_document(result))
+            _write(figures, result.as_json())
             for name, one in ((ORIGINAL, result.before), (mode, result.after)):
                 if one is not None:
                     self._keep_validation(name, one)

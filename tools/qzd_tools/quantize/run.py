@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -29,7 +30,7 @@ from qzd_tools.quantize.search import RANKING_IMAGES, Attempt, Make, escalate, r
 from qzd_tools.system import isa
 from qzd_tools.validate.run import Validation, check_baseline, check_drop, compare, validate
 
-__all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "quantize"]
+__all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "accuracy_figures", "quantize"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,32 @@ class Quantized:
     seconds: float
     processor_seconds: float
     missed: GateError | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` writes."""
+        manifest = self.bundle.manifest
+        return {
+            "bundle": {"path": str(self.bundle.path), "name": manifest.name, "digest": self.bundle.digest},
+            "parent": self.parent.digest,
+            "precision": manifest.precision,
+            "bytes": {"before": self.parent.size, "after": self.bundle.size},
+            "throughput": {"before": self.speed.before, "after": self.speed.after},
+            **accuracy_figures(self.before, self.after, self.missed),
+            "seconds": self.seconds,
+            "provenance": manifest.provenance,
+        }
+
+
+def accuracy_figures(
+    before: Validation | None, after: Validation | None, missed: GateError | None
+) -> dict[str, Any]:
+    """Return the accuracy that was measured and the gate that was missed, as JSON has them."""
+    return {
+        "metrics": after.score.metrics if after else None,
+        "baseline": before.score.metrics if before else None,
+        "drop": after.drop_from(before) if before and after else None,
+        "missed": missed.found if missed else None,
+    }
 
 
 class GateMissedError(GateError):
