@@ -1,4 +1,4 @@
-// Receives detections from qzd and prints an event a line, as JSON.
+// Receive detections from qzd and print one event per line, as JSON.
 //
 //     npm install
 //     node subscribe.mjs [ENDPOINT] [--stream NAME] [--schema ../../docs/schema]
@@ -17,7 +17,7 @@ const { values, positionals } = parseArgs({
 const endpoint = positionals[0] ?? "tcp://127.0.0.1:5561";
 const check = values.schema === undefined ? () => {} : await validator(values.schema);
 
-// Heartbeats come last: when the first one is here, every subscription is in force.
+// Heartbeats are subscribed to last: the first one proves that every subscription is in force.
 const of = values.stream === undefined ? "" : `${values.stream}/`;
 const topics = [`qzd/1/detections/${of}`, `qzd/1/stream/${of}`, "qzd/1/model/", "qzd/1/heartbeat/"];
 const socket = new Subscriber({ receiveHighWaterMark: 1000, maxMessageSize: 16 * 2 ** 20 });
@@ -32,7 +32,7 @@ for await (const [topic, payload] of socket) {
   if (message.schema === "qzd.heartbeat/1" && message.state === "stopping") break;
 }
 
-// A function that throws where a message is not what its schema says.
+// Return a function that throws if a message does not match its schema.
 async function validator(directory) {
   const { default: Ajv } = await import("ajv/dist/2020.js");
   const ajv = new Ajv();

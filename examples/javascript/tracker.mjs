@@ -1,17 +1,17 @@
-// What was lost on the way, as docs/protocol.md tells it: a topic counts from 1 without a hole, a heartbeat
-// names the last seq of every topic, and a new epoch begins anew. No I/O.
+// Find lost messages as docs/protocol.md describes: a topic counts from 1 without a hole, a heartbeat names
+// the last seq of every topic, and a new epoch counts anew. No I/O.
 
 export class Tracker {
   #epoch = null;
-  #complete = false; // whether a topic that was not seen yet has had no message
+  #complete = false; // whether a topic not seen yet has had no message
   #seen = new Map();
 
-  // wants: whether a topic is subscribed to; heartbeats list them all
+  // wants: returns whether a topic is subscribed to; heartbeats list all topics
   constructor(wants = () => true) {
     this.wants = wants;
   }
 
-  // The events of one message, in order: what was lost before it, then what it says.
+  // Return the events of one message, in order: first what was lost before it.
   feed(topic, message) {
     const events = this.#checkEpoch(message.epoch);
     if (message.schema === "qzd.heartbeat/1") {
@@ -31,7 +31,7 @@ export class Tracker {
     const before = this.#epoch;
     this.#epoch = epoch;
     this.#seen.clear();
-    this.#complete = before !== null; // whoever saw the epoch before was there when this one began
+    this.#complete = before !== null; // who saw the previous epoch was connected when this one began
     return before === null ? [] : [{ event: "restarted", before, epoch }];
   }
 

@@ -1,4 +1,4 @@
-"""Asks qzd what is in an image, with asyncio and plain pyzmq: what any language with libzmq can do.
+"""Ask qzd what is in an image, with asyncio and plain pyzmq, as any language with libzmq can.
 
 python infer.py IMAGE.jpg [ENDPOINT]
 """
@@ -15,7 +15,7 @@ import zmq.asyncio
 
 
 async def ask(image: bytes, endpoint: str) -> dict[str, object]:
-    """One request, one reply."""
+    """Send one request and return its reply."""
     with zmq.asyncio.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(endpoint)

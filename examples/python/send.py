@@ -1,4 +1,4 @@
-"""Sends a video to a stream of qzd as a program with frames of its own would, and says what became of each.
+"""Send a video, frame by frame, to a stream of qzd whose source is `ingest://`.
 
 python send.py VIDEO STREAM [ENDPOINT]
 

@@ -1,4 +1,4 @@
-"""Receives detections from qzd and says what was lost.
+"""Receive detections from qzd, and print what was lost.
 
 python subscribe.py [ENDPOINT]
 """
@@ -21,6 +21,6 @@ with Client(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:5561", max_ag
             case Gap(topic=topic):
                 print(event.lost, "messages of", topic, "were lost")
             case Restarted():
-                print("the daemon has started again")
+                print("the daemon has restarted")
             case StreamState(stream=stream, state=state):
                 print(stream, "is", state)

@@ -129,7 +129,7 @@ def test_tail_when_heartbeats_are_rare_does_not_take_that_for_silence(
             client.receive(0.1)
         threading.Timer(0.3, service.say, (1,)).start()
         assert isinstance(next(tail._events(client, service.endpoint)), StreamState)
-    assert "nothing is heard" not in capsys.readouterr().err
+    assert "nothing is received" not in capsys.readouterr().err
 
 
 def test_tail_when_a_reason_would_steer_the_terminal_shows_it_in_one_line() -> None:

@@ -1,1 +1,1 @@
-"""The commands of `qzdctl`, a file for each kind: what they ask is here, how they are told apart in `ctl`."""
+"""The commands of `qzdctl`, one file per kind; `main` puts them together."""

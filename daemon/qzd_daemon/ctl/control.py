@@ -1,4 +1,4 @@
-"""Commands that call the control socket: what runs, and orders to change it."""
+"""Call the control socket: show what runs, and change it."""
 
 from __future__ import annotations
 
@@ -31,17 +31,23 @@ def _show(result: Any, as_json: bool, form: Callable[[Any], str], kind: Any) -> 
         click.echo(form(msgspec.convert(result, kind)))
 
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as JSON.")
 model_argument = click.argument("model")
 
 
 @click.command()
 @as_json_option
-@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
-@click.option("--interval", type=Finite(0.1, 86400), default=1.0, show_default=True, help="Seconds.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=Finite(0.1, 86400),
+    default=1.0,
+    show_default=True,
+    help="Refresh every so many seconds.",
+)
 @click.pass_obj
 def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
-    """Everything at a glance: sockets, streams, models."""
+    """Show sockets, streams and models."""
     with ControlClient(target.of("control"), keys=target.keys) as caller:
         while True:
             result = caller.call("status")
@@ -57,7 +63,7 @@ def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
 @as_json_option
 @click.pass_obj
 def streams(target: Target, as_json: bool) -> None:
-    """The streams and the states of their sources."""
+    """Show the streams and the states of their sources."""
     _show(_ask(target, "streams"), as_json, _streams_text, list[StreamStatus])
 
 
@@ -65,7 +71,7 @@ def streams(target: Target, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def models(target: Target, as_json: bool) -> None:
-    """The models, and the devices that execute them."""
+    """Show the models and the devices that execute them."""
     _show(_ask(target, "models"), as_json, _models_text, list[ModelStatus])
 
 
@@ -73,7 +79,7 @@ def models(target: Target, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def devices(target: Target, as_json: bool) -> None:
-    """The devices that the daemon's machine has."""
+    """Show the devices of the daemon's machine."""
     _show(_ask(target, "devices", LONG_SECONDS), as_json, _devices_text, list[DeviceStatus])
 
 
@@ -81,7 +87,7 @@ def devices(target: Target, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def snapshot(target: Target, as_json: bool) -> None:
-    """The last message of every topic."""
+    """Show the last message of every topic."""
     _show(_ask(target, "snapshot"), as_json, _snapshot_text, dict)
 
 
@@ -90,7 +96,10 @@ def snapshot(target: Target, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def self_test(target: Target, model: str | None, as_json: bool) -> None:
-    """Run the golden frames of MODEL, or of all; exits with 1 when one gives other boxes."""
+    """Run the golden frames of MODEL or of all models.
+
+    Exits with 1 when a frame gives other boxes than those in the bundle.
+    """
     result = _ask(target, "self_test", LONG_SECONDS, model=model)
     _show(result, as_json, lambda r: f"passed: {', '.join(r.models)}", SelfTestResult)
 
@@ -98,11 +107,14 @@ def self_test(target: Target, model: str | None, as_json: bool) -> None:
 @click.command()
 @model_argument
 @click.argument("bundle")
-@click.option("--device", help="The device that shall run it; default: AUTO.")
+@click.option("--device", help="Run it on this device; default: AUTO.")
 @as_json_option
 @click.pass_obj
 def load(target: Target, model: str, bundle: str, device: str | None, as_json: bool) -> None:
-    """Serve one more model until the next reload: BUNDLE, on the daemon's machine, as MODEL."""
+    """Serve BUNDLE as MODEL until the next reload.
+
+    BUNDLE is an absolute path on the daemon's machine.
+    """
     result = _ask(target, "load", LONG_SECONDS, model=model, bundle=bundle, device=device)
     _show(result, as_json, _model_text, ModelStatus)
 
@@ -113,7 +125,10 @@ def load(target: Target, model: str, bundle: str, device: str | None, as_json: b
 @as_json_option
 @click.pass_obj
 def swap(target: Target, model: str, version: str, as_json: bool) -> None:
-    """Serve MODEL with the bundle in its directory VERSION, from one frame to the next; `bundle` shows it."""
+    """Serve MODEL with its bundle VERSION, without a pause.
+
+    VERSION is the name of a directory below the model's `bundle`.
+    """
     result = _ask(target, "swap", LONG_SECONDS, model=model, version=version)
     _show(result, as_json, _model_text, ModelStatus)
 
@@ -123,7 +138,7 @@ def swap(target: Target, model: str, version: str, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def rollback(target: Target, model: str, as_json: bool) -> None:
-    """Serve MODEL with the bundle it had before the last swap."""
+    """Serve MODEL with the bundle it had before its last swap."""
     _show(_ask(target, "rollback", LONG_SECONDS, model=model), as_json, _model_text, ModelStatus)
 
 
@@ -132,7 +147,7 @@ def rollback(target: Target, model: str, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def unload(target: Target, model: str, as_json: bool) -> None:
-    """Serve MODEL no more; no stream may use it."""
+    """Stop to serve MODEL; no stream may use it."""
     result = _ask(target, "unload", LONG_SECONDS, model=model)
     _show(result, as_json, lambda _: f"{model} is unloaded", None)
 
@@ -141,7 +156,7 @@ def unload(target: Target, model: str, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def reload(target: Target, as_json: bool) -> None:
-    """Read the configuration file again and apply what has changed."""
+    """Read the configuration file again and apply its changes."""
     _show(_ask(target, "reload", LONG_SECONDS), as_json, lambda _: "reloaded", None)
 
 
@@ -210,7 +225,7 @@ def _devices_text(devices: list[DeviceStatus]) -> str:
 
 
 def _snapshot_text(snapshot: dict[str, Any]) -> str:
-    """Each topic, and its message as it was published."""
+    """List each topic with its message as it was published."""
     lines = [(entry["topic"], msgspec.json.encode(entry["message"])) for entry in snapshot["messages"]]
     return "\n".join(f"{topic} {message.decode()}" for topic, message in lines)
 

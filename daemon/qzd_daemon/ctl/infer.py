@@ -1,4 +1,4 @@
-"""`qzdctl infer`: what is in one image, as the daemon sees it."""
+"""Run `qzdctl infer`: ask the daemon what is in one image."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (80, 240, 240), (240, 
 
 @click.command()
 @click.argument("image", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--model", help="Which; may be left out where the daemon has only one.")
-@click.option("--draw", type=click.Path(dir_okay=False, path_type=Path), help="Write it with its boxes.")
+@click.option("--model", help="Use this model; optional if the daemon has only one.")
+@click.option(
+    "--draw",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the image with its boxes to this file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The daemon's answer as JSON.")
 @click.pass_obj
 def infer(target: Target, image: Path, model: str | None, draw: Path | None, as_json: bool) -> None:
-    """Ask the daemon what is in IMAGE; exits with 3 when it does not know."""
+    """Ask the daemon what is in IMAGE.
+
+    Exits with 3 when the daemon does not know.
+    """
     content, form, size = _read(image)
     with InferenceClient(target.of("inference"), keys=target.keys) as caller:
         found = caller.infer(content, form, model=model, size=size)
@@ -38,7 +45,7 @@ def infer(target: Target, image: Path, model: str | None, draw: Path | None, as_
 
 
 def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
-    """The file as it is, or its pixels where the daemon would not know its format."""
+    """Return the file as it is, or its pixels if the daemon does not know its format."""
     content = path.read_bytes()
     for start, form in STARTS.items():
         if content.startswith(start):
@@ -48,13 +55,13 @@ def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
 
 
 def _pixels(path: Path, content: bytes):  # type: ignore[no-untyped-def]  # NumPy is loaded only when it is needed
-    """OpenCV is not given the path: a name that is no UTF-8 makes it crash."""
+    """Decode an image; OpenCV is not given the path, since a name that is not UTF-8 crashes it."""
     import cv2
     import numpy as np
 
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # such as a size that no image has
+    except cv2.error:  # such as an impossible size
         image = None
     if image is None:
         raise DataError(f"{path}: not an image", wanted="a file that OpenCV can read")
@@ -90,6 +97,6 @@ def _draw(source: Path, destination: Path, found: messages.Detections) -> None:
     except (cv2.error, OSError) as error:
         raise DataError(
             f"{destination}: cannot be written",
-            wanted="a name that ends in .png or .jpg, in a directory that is there",
+            wanted="a name that ends in .png or .jpg, in a directory that exists",
             fix="choose another name",
         ) from error

@@ -1,4 +1,4 @@
-"""`qzdctl keygen`: a pair of CURVE keys."""
+"""Run `qzdctl keygen`: make a pair of CURVE keys."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ __all__ = ["keygen"]
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def keygen(path: Path) -> None:
-    """Make a pair of keys: the secret one in PATH (mode 0600), the public one beside it, its suffix .pub.
+    """Make a pair of CURVE keys: PATH, and its public half.
 
-    A client's public key goes into the daemon's `authorized_keys`, the daemon's public key to the clients.
+    Writes the secret key to PATH with mode 0600, and the public key beside it with the suffix .pub. A
+    client's public key goes into the daemon's `authorized_keys`, the daemon's public key to the clients.
     """
     public = write_pair(path)
-    click.echo(f"{path}: the secret key, of mode 0600; it stays here")
-    click.echo(f"{public}: the public key; give it to those who shall talk to you")
+    click.echo(f"{path}: the secret key, mode 0600; keep it here")
+    click.echo(f"{public}: the public key; copy it to the other side")

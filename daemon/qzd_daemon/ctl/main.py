@@ -1,4 +1,4 @@
-"""The command `qzdctl`: what a person asks a running daemon."""
+"""Run the command `qzdctl`, with which a person asks a running daemon."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ KEY_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Commands(click.Group):
-    """Ends in silence when nobody reads on: `qzdctl tail | head` is no failure, as click would have it."""
+    """Exit without an error when the reader closes the pipe, as in `qzdctl tail | head`."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was given."""
+        """Run the chosen command."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -42,22 +42,21 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--endpoint",
-    help="Where the daemon is, for this command's kind of socket. Default: QZD_DETECTIONS, QZD_CONTROL, "
-    "QZD_INFERENCE, or qzd's own.",
+    help="Use this endpoint of the daemon; default: QZD_CONTROL and so on.",
 )
 @click.option(
     "--key",
     type=KEY_FILE,
     envvar="QZD_KEY",
     show_envvar=True,
-    help="Your secret key, for TCP with CURVE.",
+    help="Use this secret key, for TCP with CURVE.",
 )
 @click.option(
     "--server-key",
     type=KEY_FILE,
     envvar="QZD_SERVER_KEY",
     show_envvar=True,
-    help="The daemon's public key.",
+    help="Expect this public key of the daemon.",
 )
 @click.version_option(__version__, prog_name="qzdctl")
 @click.pass_context
@@ -65,7 +64,7 @@ def cli(context: click.Context, endpoint: str | None, key: Path | None, server_k
     """Talk to a running qzd.
 
     Exit codes: 0 done, 1 a self-test failed, 2 wrong usage, 3 the daemon could not be reached or could not
-    do it, 4 interrupted.
+    do it, 4 interrupted. Endpoints come from QZD_DETECTIONS, QZD_CONTROL and QZD_INFERENCE if set.
     """
     context.obj = Target(endpoint, key, server_key)
     if "NO_COLOR" in os.environ:  # no-color.org
@@ -89,15 +88,17 @@ for command in (*control.COMMANDS, tail, infer, record, replay, keygen, completi
 
 
 def _forget_output() -> None:
-    """What is still in the buffer cannot be written; Python would try again at its end, and tell."""
+    """Redirect stdout to /dev/null: Python would try to flush its buffer again at exit, and complain."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main() -> None:
-    """Run `qzdctl`; an error becomes its message and exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as process 1 it would not be heeded otherwise
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a label may have letters that the terminal's code lacks
+    """Run `qzdctl`; turn an error into its message and exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # process 1 ignores SIGTERM by default
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a label may have letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(standalone_mode=False))
@@ -109,13 +110,13 @@ def main() -> None:
     except QzdError as error:
         click.echo(f"qzdctl: {error}", err=True)
         sys.exit(error.exit_code)
-    except UnicodeEncodeError:  # from the shell, as bytes that are no UTF-8
+    except UnicodeEncodeError:  # an argument that is not UTF-8
         click.echo("qzdctl: an argument is not UTF-8", err=True)
         sys.exit(UsageError.exit_code)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        click.echo(f"qzdctl: what was received is not of qzd's protocol: {error}", err=True)
+        click.echo(f"qzdctl: received a message that is not of qzd's protocol: {error}", err=True)
         sys.exit(EndpointError.exit_code)
     except OSError as error:
         _forget_output()
-        click.echo(f"qzdctl: {error.filename or 'what it prints'}: {error.strerror}", err=True)
+        click.echo(f"qzdctl: {error.filename or 'standard output'}: {error.strerror}", err=True)
         sys.exit(ResourceError.exit_code)

@@ -1,4 +1,4 @@
-"""`qzdctl record` and `qzdctl replay`: a daemon's messages in a file."""
+"""Run `qzdctl record` and `qzdctl replay`: keep a daemon's messages in a file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ LOOK_SECONDS = 0.2
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--seconds", type=Finite(min=0), help="Stop after so long.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many messages.")
+@click.option("--seconds", type=Finite(min=0), help="Stop after this many seconds.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many messages.")
 @click.pass_obj
 def record(target: Target, file: Path, seconds: float | None, count: int | None) -> None:
-    """Write everything that the daemon publishes into FILE, until Ctrl-C."""
+    """Write everything that the daemon publishes to FILE.
+
+    Stops at Ctrl-C.
+    """
     end = time.monotonic() + seconds if seconds is not None else math.inf
     endpoint = target.of("detections")
     try:
         lines = file.open("xb")
     except FileExistsError as error:
-        raise UsageError(f"{file}: it is there already", fix="choose another name") from error
+        raise UsageError(f"{file}: the file exists already", fix="choose another name") from error
     except OSError as error:
-        raise UsageError(f"{file}: cannot be made: {error.strerror}", fix="choose another name") from error
+        raise UsageError(f"{file}: cannot be created: {error.strerror}", fix="choose another name") from error
     try:
         with lines, Recorder(endpoint, target.keys, lines) as recorder:
             _record(recorder, lines, endpoint, end, count)
@@ -44,7 +47,7 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
         raise DataError(
             f"{file}: cannot be written: {error.strerror}",
             wanted="a file system with room for it",
-            fix="make room, or choose another place; what is there can be played but for its last line",
+            fix="free some space, or choose another place; all but the last line can be replayed",
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -53,7 +56,7 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
 
 
 def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, count: int | None) -> None:
-    """Until `end`, or `count` messages are there."""
+    """Record until `end`, or until `count` messages are written."""
     recorded, silent_at = 0, time.monotonic() + SILENCE_SECONDS
     try:
         while time.monotonic() < end and recorded != count:
@@ -62,12 +65,12 @@ def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, cou
                 report_silence(endpoint)
                 silent_at = math.inf
     finally:
-        lines.flush()  # before it is said to be there
+        lines.flush()  # before the message below says that they are in the file
         if recorded:
             click.echo(f"{recorded} messages in {lines.name}", err=True)
     if not recorded:
         raise EndpointError(
-            f"{endpoint}: nothing was heard",
+            f"{endpoint}: nothing was received",
             wanted="a running qzd that publishes there",
             fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
         )
@@ -75,13 +78,21 @@ def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, cou
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--bind", multiple=True, default=(DETECTIONS,), show_default=True, help="Where to publish.")
-@click.option("--speed", type=Finite(0.001, 1000), default=1.0, help="2 is twice as fast.")
-@click.option("--fast", is_flag=True, help="As fast as it goes.")
-@click.option("--loop", is_flag=True, help="Again and again, until Ctrl-C.")
-@click.option("--wait", is_flag=True, help="Begin when there is a subscriber.")
+@click.option(
+    "--bind",
+    multiple=True,
+    default=(DETECTIONS,),
+    show_default=True,
+    help="Publish on this endpoint; may be repeated.",
+)
+@click.option(
+    "--speed", type=Finite(0.001, 1000), default=1.0, help="Replay at this speed; 2 is twice as fast."
+)
+@click.option("--fast", is_flag=True, help="Replay as fast as possible.")
+@click.option("--loop", is_flag=True, help="Repeat until Ctrl-C.")
+@click.option("--wait", is_flag=True, help="Begin when the first subscriber connects.")
 def replay(file: Path, bind: tuple[str, ...], speed: float, fast: bool, loop: bool, wait: bool) -> None:
-    """Publish the messages of FILE as a daemon that runs now would."""
+    """Publish the messages of FILE as a running daemon does."""
     player = Player(bind)
     click.echo(f"publishing on {', '.join(player.endpoints)}", err=True)
     try:
@@ -89,7 +100,7 @@ def replay(file: Path, bind: tuple[str, ...], speed: float, fast: bool, loop: bo
             player.wait()
         while True:
             count = player.play(file, None if fast else speed)
-            click.echo(f"{count} messages were sent", err=True)
+            click.echo(f"{count} messages sent", err=True)
             if not loop:
                 return
     finally:

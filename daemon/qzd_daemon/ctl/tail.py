@@ -1,4 +1,4 @@
-"""`qzdctl tail`: detections as they are published, what was lost, and how fast they come."""
+"""Run `qzdctl tail`: print detections as they are published, and what was lost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from qzd_ext.options import Finite
 __all__ = ["tail"]
 
 RATE_SECONDS = 1.0
-SILENT_BEATS = 3  # so many heartbeats that do not come are a silence
+SILENT_BEATS = 3  # missing heartbeats after which the daemon counts as silent
 
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Which detections are shown."""
+    """Select which detections are shown."""
 
     models: tuple[str, ...]
     labels: tuple[str, ...]
@@ -31,7 +31,7 @@ class _Filter:
     found: bool
 
     def passes(self, event: Event) -> bool:
-        """Whether to show an event; what is no detections message always is."""
+        """Return whether to show an event; only detections are ever left out."""
         if isinstance(event, Stale):
             return self.passes(event.message)
         if not isinstance(event, Detections):
@@ -46,17 +46,19 @@ class _Filter:
 
 
 @click.command()
-@click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
-@click.option("--model", "models", multiple=True, help="Only this model; may be repeated.")
-@click.option("--label", "labels", multiple=True, help="Only frames with this label; may be repeated.")
-@click.option("--min-score", type=Finite(0, 1), default=0.0, help="Only frames with such a score.")
-@click.option("--found", is_flag=True, help="Only frames in which something was found.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--max-age", type=Finite(min=0), help="Say of frames older than so many seconds.")
-@click.option("--snapshot", is_flag=True, help="Begin with the last message of each topic (needs control).")
-@click.option("--control", help="The control endpoint, for --snapshot.")
-@click.option("--rates", is_flag=True, help="Each second, how many frames and boxes came.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--stream", "streams", multiple=True, help="Show only this stream; may be repeated.")
+@click.option("--model", "models", multiple=True, help="Show only this model; may be repeated.")
+@click.option("--label", "labels", multiple=True, help="Show only frames with this label; may be repeated.")
+@click.option(
+    "--min-score", type=Finite(0, 1), default=0.0, help="Show only frames with at least this score."
+)
+@click.option("--found", is_flag=True, help="Show only frames in which something was found.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option("--max-age", type=Finite(min=0), help="Mark frames older than this many seconds as stale.")
+@click.option("--snapshot", is_flag=True, help="Begin with the last message of each topic; needs control.")
+@click.option("--control", help="Use this control endpoint for --snapshot.")
+@click.option("--rates", is_flag=True, help="Print only the rates of frames and boxes, every second.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
 def tail(
     target: Target,
@@ -93,7 +95,7 @@ def tail(
 
 
 def _events(client: Client, endpoint: str) -> Iterator[Event]:
-    """Event by event; says so once when the daemon is not heard."""
+    """Yield each event; say once that the daemon is not received."""
     told = False
     while True:
         event = client.receive(SILENCE_SECONDS)
@@ -107,7 +109,7 @@ def _events(client: Client, endpoint: str) -> Iterator[Event]:
 
 @dataclass(slots=True)
 class _Rate:
-    """What came on one topic since the last line."""
+    """Count what came on one topic since the last line."""
 
     frames: int = 0
     found: int = 0
@@ -116,7 +118,7 @@ class _Rate:
 
 
 def _print_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
-    """Until Ctrl-C, a line for each topic each second."""
+    """Print one line per topic every second, until Ctrl-C."""
     rates: dict[str, _Rate] = {}
     began = time.monotonic()
     for event in _tick(client, endpoint):
@@ -136,7 +138,7 @@ def _print_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
 
 
 def _tick(client: Client, endpoint: str) -> Iterator[Event | None]:
-    """As `_events`, and None now and then."""
+    """Yield as `_events`, and None when nothing comes for a quarter of a second."""
     first = next(_events(client, endpoint))
     yield first
     while True:
@@ -163,7 +165,7 @@ def _text_line(event: Event) -> str:
         case Gap():
             return f"-- {event.lost} messages of {event.topic} were lost, {event.first} to {event.last}"
         case Restarted():
-            return "-- the daemon has started again"
+            return "-- the daemon has restarted"
         case StreamState():
             return f"-- stream {event.stream} {coloured(event.state)}{_because(event.reason)}"
         case ModelState():
@@ -188,7 +190,7 @@ def _because(reason: str | None) -> str:
 
 
 def _json_line(event: Event) -> str:
-    """A message as it came; what was concluded from messages is marked by `event`."""
+    """Encode a message as it came; what was concluded from messages has a field `event`."""
     match event:
         case Gap():
             line = {"event": "gap", **asdict(event), "lost": event.lost}

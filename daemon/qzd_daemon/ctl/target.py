@@ -1,4 +1,4 @@
-"""Which daemon a command talks to, and the words in which results are shown."""
+"""Choose the daemon that a command talks to, and format what it prints."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the options before the command say.
+    """Hold the options that stand before the command.
 
     Attributes
     ----------
     endpoint : str or None
-        None for the default of the socket that the command needs.
+        None: the default of the socket that the command needs.
     key, server_key : Path or None
     """
 
@@ -41,41 +41,41 @@ class Target:
     server_key: Path | None
 
     def of(self, socket: Literal["detections", "control", "inference"]) -> str:
-        """The endpoint: of --endpoint, of QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, or the default."""
+        """Return --endpoint, else QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, else the default."""
         default: str = getattr(connect, socket.upper())
-        if self.endpoint is not None:  # even if it is empty, as by mistake: no other daemon is meant
+        if self.endpoint is not None:  # an empty one is a mistake, never the default daemon
             return self.endpoint
         return os.environ.get(f"QZD_{socket.upper()}") or default
 
     @property
     def keys(self) -> Keys | None:
-        """Both keys, or none."""
+        """Return both keys, or None."""
         if self.key is None and self.server_key is None:
             return None
         if self.key is None or self.server_key is None:
-            raise UsageError("one of --key and --server-key is given", wanted="both, or none")
+            raise UsageError("only one of --key and --server-key is given", wanted="both or neither")
         return Keys(self.key, self.server_key)
 
 
 def report_silence(endpoint: str) -> None:
-    """Say that nothing comes, and what may be the cause."""
-    click.echo(f"qzdctl: nothing is heard from {endpoint}", err=True)
+    """Print that nothing is received, and what may be the cause."""
+    click.echo(f"qzdctl: nothing is received from {endpoint}", err=True)
     click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint, and", err=True)
     click.echo("  --key and --server-key if it asks for keys", err=True)
 
 
 def printable(text: str) -> str:
-    """What a terminal would obey is shown as its code: a reason may hold a file name of others."""
+    """Escape control characters: a reason may hold a file name that others chose."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def coloured(word: str) -> str:
-    """A state in its colour; click leaves it plain where the output is no terminal."""
+    """Colour a state; click leaves it plain if the output is not a terminal."""
     return click.style(word, fg=COLOURS.get(word))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as what is in them."""
+    """Format rows in columns that are as wide as their widest cell."""
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(click.unstyle(row[i])) for row in cells) for i in range(len(head))]
     lines = ["  ".join(_padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]

@@ -1,4 +1,4 @@
-"""Whether the daemon does its work: what is wrong now, concluded from what it has published."""
+"""Conclude from the published messages what keeps the daemon from being ready."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from qzd_client import messages
 
 __all__ = ["Health"]
 
-UP = ("running", "ended", "removed")  # a file that has ended, and a stream that was taken out, are not down
+UP = ("running", "ended", "removed")  # an ended file and a removed stream are not down
 
 
 class Health:
-    """Models that have failed, and sources that are down.
+    """Track models that have failed and sources that are down.
 
     Parameters
     ----------
     clock : callable
-        Seconds, steady.
+        Monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +29,7 @@ class Health:
         self._lock = threading.Lock()
 
     def observe(self, message: messages.Message) -> None:
-        """Note a message that was sent."""
+        """Take in a message that was sent."""
         with self._lock:
             match message:
                 case messages.ModelState(state="failed"):
@@ -43,12 +43,12 @@ class Health:
                     self._down[message.stream] = (since, message.reason or message.state)
 
     def problems(self, limits: Mapping[str, float]) -> list[str]:
-        """What keeps the daemon from being ready.
+        """Return what keeps the daemon from being ready.
 
         Parameters
         ----------
         limits : mapping
-            How many seconds each stream may be down; of others, which are being removed, nothing is said.
+            Seconds that each stream may be down. Streams that are not listed are left out.
         """
         now = self._clock()
         with self._lock:

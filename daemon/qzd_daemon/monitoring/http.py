@@ -1,10 +1,10 @@
-"""The daemon over HTTP, to be looked at and never to be changed: metrics, and whether it is well.
+"""Serve metrics and health over HTTP, read-only.
 
 | path | answer |
 | --- | --- |
 | `/metrics` | Prometheus text |
-| `/v2/health/live` | 200 while the process does its work, 503 when it should be started again |
-| `/v2/health/ready` | 200 while everything that the configuration asks for is served, 503 with the reasons |
+| `/v2/health/live` | 200 while the process works, 503 if it should be restarted |
+| `/v2/health/ready` | 200 while everything in the configuration is served, else 503 with the reasons |
 
 The health paths are those of the KServe protocol.
 """
@@ -32,14 +32,14 @@ __all__ = ["Http"]
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 5.0  # for a caller that says nothing, or does not read
-MOST_CALLERS = 16
+TIMEOUT_SECONDS = 5.0  # for a client that sends nothing or does not read
+MAX_CONNECTIONS = 16
 
 Problems = Callable[[], Sequence[str]]
 
 
 class Http:
-    """Serves until it is closed.
+    """Serve until `close`.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class Http:
         `ADDRESS:PORT`; port 0 chooses one.
     registry : CollectorRegistry
     live, ready : callable
-        What is wrong now; nothing when all is well.
+        Return what is wrong now; empty if nothing is.
 
     Attributes
     ----------
@@ -64,18 +64,18 @@ class Http:
         host, port = split_address(listen)
         try:
             self._server = _Server(host, port, registry, {"live": live, "ready": ready})
-        except (OSError, TypeError) as error:  # the second of a name that is no name
+        except (OSError, TypeError) as error:  # TypeError: a host that cannot be encoded
             raise _cannot_listen(listen, error) from error
         bound = self._server.server_address[1]
         self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="qzd-http", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop to answer."""
         if self._thread.ident is not None:
             self._server.shutdown()
             self._thread.join()
@@ -84,16 +84,16 @@ class Http:
 
 def _cannot_listen(listen: str, error: OSError | TypeError) -> EndpointError:
     in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-    why = "it is in use" if in_use else getattr(error, "strerror", None) or error
+    why = "the address is in use" if in_use else getattr(error, "strerror", None) or error
     return EndpointError(
         f"[http] listen = {listen!r}: {why}",
         wanted="an address of this machine and a free port",
-        fix="stop the process that holds it, or choose another",
+        fix="stop the process that uses it, or choose another address",
     )
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread a caller, and no more of them than a few."""
+    """Run one thread per connection, for at most MAX_CONNECTIONS."""
 
     daemon_threads = True
     block_on_close = False
@@ -103,7 +103,7 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.registry = registry
         self.health = health
-        self._free = threading.BoundedSemaphore(MOST_CALLERS)
+        self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
@@ -113,7 +113,7 @@ class _Server(ThreadingHTTPServer):
             return
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started for it
+        except BaseException:  # no thread could be started
             self._free.release()
             raise
 
@@ -124,10 +124,10 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        log.debug("HTTP: a caller went away", exc_info=True)
+        log.debug("HTTP: a client disconnected", exc_info=True)
 
     def server_bind(self) -> None:
-        """As the base class, without asking a name server who we are."""
+        """Bind as the base class does, but without a lookup of the host's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/v2/health/ready":
                 self._answer_health("ready")
             case _:
-                text = "there are /metrics, /v2/health/live and /v2/health/ready\n"
+                text = "not found; try /metrics, /v2/health/live or /v2/health/ready\n"
                 self._answer(HTTPStatus.NOT_FOUND, "text/plain", text.encode())
 
     do_HEAD = do_GET  # noqa: N815

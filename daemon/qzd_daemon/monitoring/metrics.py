@@ -1,7 +1,6 @@
-"""What Prometheus sees: every metric with its labels, in base units.
+"""Define the metrics for Prometheus, with their labels, in base units.
 
-Counters and histograms follow the messages that were sent; gauges are read from the parts when they are
-scraped.
+Counters and histograms follow the messages that were sent. Gauges are read when they are scraped.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 LATENCY_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 Reading = Mapping[tuple[str, ...], float]
-"""Values by their labels."""
+"""Values by label."""
 
 Snapshot = Callable[[], Mapping[str, Reading]]
-"""The present value of each metric in `READ`, by its name."""
+"""Returns the current value of each metric in `READ`, by name."""
 
 READ: dict[str, tuple[str, tuple[str, ...]]] = {
     "qzd_queue_depth": ("Frames of a stream that wait for its models.", ("stream",)),
     "qzd_frames_left_out_total": (
-        "Frames that max_fps left out; each counts as dropped too, for every model of the stream.",
+        "Frames that max_fps left out; each also counts as dropped for every model of the stream.",
         ("stream",),
     ),
     "qzd_stream_damaged_frames": ("Frames of a source that could not be decoded.", ("stream",)),
@@ -41,16 +40,16 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         ("model", "version", "digest", "precision", "device"),
     ),
     "qzd_selftest_pass": (
-        "Whether the model's golden frames had their boxes when they were last run on this device.",
+        "Whether the model's last self-test on this device passed.",
         ("model", "device"),
     ),
     "qzd_model_swaps_total": (
-        "Changes of the bundle that serves: swapped, rolled_back, or refused with the old one kept.",
+        "Changes of a serving bundle: swapped, rolled_back, or refused.",
         ("result",),
     ),
     "qzd_subscribers": ("Open connections to the data socket.", ()),
     "qzd_connections_refused_total": (
-        "Connections that were refused: no key, a wrong one, or too many.",
+        "Connections that were refused: no key, a wrong key, or too many.",
         ("socket", "reason"),
     ),
     "qzd_calls_refused_total": (
@@ -61,47 +60,47 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 class Metrics:
-    """All metrics of one daemon.
+    """Hold all metrics of one daemon.
 
     Parameters
     ----------
     registry : CollectorRegistry
-        Where they are registered; a name that is there already is an error.
+        Registers them; a duplicate name is an error.
     snapshot : callable
-        Reads those that are only known when asked for.
+        Reads the metrics of `READ`.
 
     Attributes
     ----------
     frames : int
-        Frames answered since the start, whatever became of them.
+        Frames answered since the start, whatever their outcome.
     faults : int
-        Of these, the ones whose outcome was not `ok`.
+        Frames of these whose outcome was not `ok`.
     """
 
     def __init__(self, registry: CollectorRegistry, snapshot: Snapshot) -> None:
         self.frames = self.faults = 0
         self._frames = Counter(
-            "qzd_frames", "Frames answered, by what became of them.", ("stream", "outcome"), registry=registry
+            "qzd_frames", "Frames answered, by outcome.", ("stream", "outcome"), registry=registry
         )
         self._dropped = Counter(
-            "qzd_frames_dropped", "Frames that were not looked at.", ("stream", "model"), registry=registry
+            "qzd_frames_dropped", "Frames that no model looked at.", ("stream", "model"), registry=registry
         )
         self._stages = Histogram(
             "qzd_stage_duration_seconds",
-            "Time that a frame spent in each stage: queue, preprocess, inference, postprocess.",
+            "Time of a frame in each stage: queue, preprocess, inference, postprocess.",
             ("stage", "model"),
             buckets=STAGE_BUCKETS,
             registry=registry,
         )
         self._latency = Histogram(
             "qzd_end_to_end_latency_seconds",
-            "From the capture of a frame to its message being sent.",
+            "Time from the capture of a frame until its message is sent.",
             ("stream",),
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self._detections = Counter(
-            "qzd_detections", "Boxes, or classes, that were found.", ("stream", "label"), registry=registry
+            "qzd_detections", "Boxes or classes that were found.", ("stream", "label"), registry=registry
         )
         self._last_inference = Gauge(
             "qzd_last_inference_timestamp_seconds",
@@ -129,7 +128,7 @@ class Metrics:
         self._series: dict[tuple[object, ...], Any] = {}
 
     def observe(self, message: messages.Message) -> None:
-        """Count a message that was sent. Called by the publisher alone."""
+        """Count a message that was sent; only the publisher calls it."""
         match message:
             case messages.Detections():
                 self._observe_frame(message)
@@ -172,7 +171,7 @@ class Metrics:
             self._stream_up.labels(name).set(state == "running")
 
     def _of(self, metric: MetricWrapperBase, *labels: str) -> Any:
-        """A metric's series; prometheus-client takes longer to find it than to count."""
+        """Return a metric's series, cached: prometheus-client takes longer to find it than to count."""
         key = (metric, *labels)
         series = self._series.get(key)
         if series is None:
@@ -190,7 +189,7 @@ class Metrics:
 
 
 class _Reader:
-    """The metrics that are read when they are scraped."""
+    """Collect the metrics that are read when they are scraped."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -1,4 +1,4 @@
-"""The daemon as others watch it: metrics and health put together, over HTTP and in systemd's status."""
+"""Put metrics and health together, for HTTP and for systemd's status line."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from qzd_daemon.transport.listener import Listener
 
 __all__ = ["Monitor"]
 
-STALLED_SECONDS = 30.0  # the main loop looks in twice a second
+STALLED_SECONDS = 30.0  # the main loop calls `tick` twice per second
 
 
 class Monitor:
-    """Watches the parts, and says what it sees.
+    """Watch the parts of the daemon and report on them.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ class Monitor:
     engine : Engine
     listener : Listener
     refused : mapping
-        By the socket's name, how many calls were answered with an error, by its code.
+        Requests answered with an error, by the socket's name and the error's code.
 
     Attributes
     ----------
     metrics : Metrics
     endpoint : str or None
-        Where HTTP is served.
+        The address of the HTTP server.
 
     Raises
     ------
@@ -51,47 +51,47 @@ class Monitor:
         self._refused = refused
         self._health = Health()
         self._phase: str | None = "it is starting"
-        self._looked_in = self._told = time.monotonic()
-        self._told_frames = 0
+        self._ticked = self._reported = time.monotonic()
+        self._reported_frames = 0
         registry = CollectorRegistry()
         self.metrics = Metrics(registry, self._read)
         self._http = Http(config.listen, registry, self.live, self.ready) if config.listen else None
         self.endpoint = self._http.address if self._http else None
 
     def start(self) -> None:
-        """Begin to answer over HTTP."""
+        """Start to answer over HTTP."""
         if self._http:
             self._http.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop to answer."""
         if self._http:
             self._http.close()
 
     def sent(self, message: messages.Message) -> None:
-        """Note a message that the publisher has sent."""
+        """Take in a message that the publisher has sent."""
         self.metrics.observe(message)
         self._health.observe(message)
 
     def enter(self, phase: str | None) -> None:
-        """Say why the daemon is not ready; None when it serves."""
-        self.tick()  # a start may have taken minutes
+        """Set why the daemon is not ready; None while it serves."""
+        self.tick()  # the start may have taken minutes
         self._phase = phase
 
     def tick(self) -> None:
-        """The main loop is alive; it says so here."""
-        self._looked_in = time.monotonic()
+        """Note that the main loop is alive; it calls this."""
+        self._ticked = time.monotonic()
 
     def live(self) -> list[str]:
-        """Why the process should be started again; empty when it need not."""
+        """Return why the process should be restarted; empty if it need not."""
         problems = ["a model's device has stopped answering"] if self._engine.hung else []
-        silent = time.monotonic() - self._looked_in
+        silent = time.monotonic() - self._ticked
         if self._phase is None and silent > STALLED_SECONDS:
             problems.append(f"the main loop has been busy for {silent:.0f} s")
         return problems
 
     def ready(self) -> list[str]:
-        """Why not everything that the configuration asks for is served; empty when it is."""
+        """Return why something in the configuration is not served; empty if everything is."""
         if self._phase is not None:
             return [self._phase]
         limits = {stream.name: stream.config.max_down_s for stream in self._engine.streams}
@@ -99,10 +99,10 @@ class Monitor:
         return self.live() + failed + self._health.problems(limits)
 
     def status(self) -> str:
-        """One line for people: what runs, how fast since the last line, and what is wrong."""
+        """Return one line for people: what runs, its rate since the last line, and what is wrong."""
         now, frames = time.monotonic(), self.metrics.frames
-        rate = (frames - self._told_frames) / max(now - self._told, 1e-3)
-        self._told, self._told_frames = now, frames
+        rate = (frames - self._reported_frames) / max(now - self._reported, 1e-3)
+        self._reported, self._reported_frames = now, frames
         what = f"{len(self._engine.streams)} streams through {len(self._engine.served)} models"
         line = f"{what}, {rate:.1f} frames/s, {self.metrics.faults} faults in {frames} frames"
         return "; ".join([line, *(problem.splitlines()[0] for problem in self.ready())])

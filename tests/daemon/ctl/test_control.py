@@ -161,10 +161,10 @@ def test_command_when_its_endpoint_is_another_socket_says_so(
     assert said in done.stderr
 
 
-def test_record_when_nothing_is_heard_says_so_and_leaves_no_file(directory: Path, tmp_path: Path) -> None:
+def test_record_when_nothing_is_received_says_so_and_leaves_no_file(directory: Path, tmp_path: Path) -> None:
     nobody = ("--endpoint", f"ipc://{tmp_path}/nobody")
     done = qzdctl(directory, *nobody, "record", tmp_path / "recording", "--seconds", "0.1")
-    assert (done.returncode, "nothing was heard" in done.stderr) == (3, True)
+    assert (done.returncode, "nothing was received" in done.stderr) == (3, True)
     assert not (tmp_path / "recording").exists()
 
 
@@ -192,7 +192,7 @@ def test_tail_when_nobody_reads_on_ends_in_silence(directory: Path) -> None:
 def test_command_when_its_output_has_no_room_says_so(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (done.returncode, done.stderr) == (3, b"qzdctl: what it prints: No space left on device\n")
+    assert (done.returncode, done.stderr) == (3, b"qzdctl: standard output: No space left on device\n")
 
 
 def test_status_when_watched_shows_it_again_and_again(directory: Path) -> None:

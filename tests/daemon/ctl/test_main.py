@@ -77,7 +77,7 @@ def test_tail_when_json_is_asked_for_prints_the_messages(served: Daemon) -> None
 def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path, end: signal.Signals) -> None:
     tail = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "tail")
     assert tail.stderr is not None
-    assert "nothing is heard from" in tail.stderr.readline()
+    assert "nothing is received from" in tail.stderr.readline()
     tail.send_signal(end)
     tail.communicate(timeout=30)
     assert tail.returncode == 4
@@ -110,4 +110,4 @@ def test_tail_when_what_comes_is_not_of_the_protocol_says_so(tmp_path: Path, pay
         other.send_multipart([messages.HEARTBEAT.encode(), payload])
         _, err = tail.communicate(timeout=30)
     assert (tail.returncode, err.count("\n")) == (3, 1)
-    assert err.startswith("qzdctl: what was received is not of qzd's protocol: ")
+    assert err.startswith("qzdctl: received a message that is not of qzd's protocol: ")

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from qzd_daemon.config.load import read_config, split_address
-from qzd_daemon.monitoring.http import MOST_CALLERS, Http
+from qzd_daemon.monitoring.http import MAX_CONNECTIONS, Http
 from qzd_ext.errors import ConfigError, EndpointError
 from support.processes import Daemon
 
@@ -74,7 +74,7 @@ def test_nothing_can_be_changed_through_it(server: Http) -> None:
 
 def test_serve_when_callers_say_nothing_refuses_more_and_answers_when_they_are_gone(server: Http) -> None:
     address = split_address(server.address)
-    silent = [socket.create_connection(address) for _ in range(MOST_CALLERS)]
+    silent = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
     with socket.create_connection(address, timeout=10) as refused:
         assert refused.recv(1) == b""
     for connection in silent:
@@ -96,7 +96,7 @@ def test_serve_when_no_thread_can_be_started_answers_again_when_one_can(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        for _ in range(MOST_CALLERS + 1):
+        for _ in range(MAX_CONNECTIONS + 1):
             with pytest.raises(ConnectionError):
                 get(server.address, "/metrics")
     assert get(server.address, "/metrics")[0] == 200
@@ -128,9 +128,7 @@ def test_split_address_gives_both_parts(listen: str, split: tuple[str, int]) -> 
 @pytest.mark.parametrize(("insecure", "allowed"), [("false", False), ("true", True)])
 def test_listen_on_a_public_address_must_be_stated(tmp_path: Path, insecure: str, allowed: bool) -> None:
     path = tmp_path / "qzd.toml"
-    path.write_text(
-        f'[http]\nlisten = "0.0.0.0:9178"\ninsecure = {insecure}\n[models.m]\nbundle = "m"\n'
-    )
+    path.write_text(f'[http]\nlisten = "0.0.0.0:9178"\ninsecure = {insecure}\n[models.m]\nbundle = "m"\n')
     if allowed:
         assert read_config(path).http.listen == "0.0.0.0:9178"
     else:

@@ -196,7 +196,7 @@ def test_replay_and_tail_as_commands_hand_it_on(recording: Path, tmp_path: Path)
         copied = qzdctl("--endpoint", f"ipc://{tmp_path}/r", "record", tmp_path / "copy", "--seconds", "2")
         _, said = replay.communicate(timeout=30)
     assert (copied.returncode, replay.returncode) == (0, 0)
-    assert "8 messages were sent" in said
+    assert "8 messages sent" in said
     states = [m for line, m in read_recording(tmp_path / "copy") if isinstance(m, StreamState)]
     assert [m.frames for m in states] == [n - 1 for n in sorted(KEPT)]
 
@@ -218,7 +218,7 @@ def test_record_when_the_file_is_there_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("precious")
     done = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "record", tmp_path / "there")
     assert done.returncode == 2
-    assert "it is there already" in done.stderr
+    assert "the file exists already" in done.stderr
     assert (tmp_path / "there").read_text() == "precious"
 
 
