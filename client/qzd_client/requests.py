@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "Request",
     "SelfTestResult",
+    "SelfTestStatus",
     "Snapshot",
     "SnapshotEntry",
     "Status",
@@ -102,6 +103,13 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
     damaged: int
 
 
+class SelfTestStatus(Struct, frozen=True, kw_only=True):
+    """The last self-test of a model."""
+
+    age_s: float
+    passed: bool
+
+
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """A model, in the results of models, status, load, swap and rollback."""
 
@@ -116,6 +124,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     """Width and height, in pixels."""
     labels: int
     thresholds: messages.UsedThresholds
+    self_test: SelfTestStatus | None = None
+    """None from a daemon that is older than this field."""
 
 
 class DeviceStatus(Struct, frozen=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config
 from qzd_daemon.engine.engine import Engine
+from qzd_daemon.engine.self_tests import SelfTests
 from qzd_daemon.monitoring.monitor import Monitor
 from qzd_daemon.server.control import Control
 from qzd_daemon.server.inference import Inference
@@ -100,6 +101,7 @@ class Service:
         self._ingest = Ingest(self._config.ingest, self._listener)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
         self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
+        self._self_tests = SelfTests(self._engine)
         operations = Operations(self._engine, self._publisher, self._listener, self.reload)
         request_lanes = lambda: self._engine.request_lanes  # noqa: E731
         self._inference = Inference(
@@ -126,6 +128,7 @@ class Service:
             self._engine.apply(self._config)
         self._inference.start()
         self._ingest.start()
+        self._self_tests.start()
         self._monitor.enter(None)
         self._started = True
         notify("READY=1", f"STATUS={self._summary()}")
@@ -233,6 +236,7 @@ class Service:
         notify("STOPPING=1", "STATUS=finishing the frames under way")
         self._monitor.enter("it is stopping")
         self._ingest.refuse()
+        self._self_tests.close()
         timeout = self._config.service.stop_timeout_s
         with more_time(timeout):
             drained = self._engine.stop(timeout)

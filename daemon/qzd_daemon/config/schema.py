@@ -270,6 +270,14 @@ class ServiceConfig(Table, frozen=True):
             description="After this long an inference under way is given up as an error.",
         ),
     ] = 30.0
+    self_test_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=MOST_SECONDS,
+            description="Run each model's golden frames again this long after the last time; 0: never.",
+        ),
+    ] = 3600.0
     cache_max_mb: Annotated[
         int, Meta(ge=0, description="Size of cache_dir above which what was used longest ago is removed.")
     ] = 1024

@@ -10,7 +10,14 @@ import click
 import msgspec
 
 from qzd_client.calls import ControlClient
-from qzd_client.requests import DeviceStatus, ModelStatus, SelfTestResult, Status, StreamStatus
+from qzd_client.requests import (
+    DeviceStatus,
+    ModelStatus,
+    SelfTestResult,
+    SelfTestStatus,
+    Status,
+    StreamStatus,
+)
 from qzd_daemon.ctl.target import Target, coloured, printable, table
 from qzd_ext.options import Finite
 
@@ -208,12 +215,22 @@ def _models_text(models: list[ModelStatus]) -> str:
             f"{m.input[0]}x{m.input[1]}",
             f"{m.thresholds.confidence:g}",
             m.model.digest.removeprefix("sha256:")[:12],
+            _self_test_text(m.self_test),
             m.bundle,
         )
         for m in models
     ]
-    head = ("model", "version", "precision", "runs on", "requests", "input", "confidence", "digest", "bundle")
+    head = (
+        *("model", "version", "precision", "runs on", "requests", "input", "confidence", "digest"),
+        *("self-test", "bundle"),
+    )
     return table(head, rows)
+
+
+def _self_test_text(test: SelfTestStatus | None) -> str:
+    if test is None:
+        return "-"
+    return f"{'passed' if test.passed else 'failed'} {test.age_s:.0f} s ago"
 
 
 def _model_text(model: ModelStatus) -> str:

@@ -30,7 +30,7 @@ from qzd_daemon.engine.scheduler import Scheduler
 from qzd_daemon.engine.stream import Stream
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
-from qzd_ext.errors import BundleError, QzdError, UsageError
+from qzd_ext.errors import QzdError, UsageError
 
 __all__ = ["Engine"]
 
@@ -58,6 +58,8 @@ class Engine:
     ----------
     failed_tests : set of str
         Models that serve, and failed a self-test since.
+    tested_at : dict of str to float
+        `time.monotonic()` of each model's last self-test, passed or not.
     swaps : Counter
         Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` where the old one stayed.
     """
@@ -72,6 +74,7 @@ class Engine:
         self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
         self._taken: dict[str, Path] = {}  # where `bundle` led when that was last served
         self.failed_tests: set[str] = set()
+        self.tested_at: dict[str, float] = {}
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
         self._changing = threading.RLock()  # from the first look on; a model may take minutes to compile
         self._in_use = threading.Lock()  # only while something is changed, or tested
@@ -219,13 +222,19 @@ class Engine:
             self._model(name)
             try:
                 models.self_test(name, self._schedulers[name].served.detector)
-            except BundleError:  # it was replaced or removed, which says nothing of the device
-                raise
             except QzdError:
                 self.failed_tests.add(name)
                 raise
+            finally:
+                self.tested_at[name] = time.monotonic()
             self.failed_tests.discard(name)
             self._schedulers[name].note_recovery()
+
+    def due_self_tests(self) -> list[str]:
+        """Name the models whose last self-test is older than `self_test_interval_s`; 0 means never."""
+        interval = self._config.service.self_test_interval_s
+        now = time.monotonic()
+        return [name for name, at in self.tested_at.copy().items() if 0 < interval <= now - at]
 
     def give_up_late_frames(self) -> int:
         """Answer for the frames that devices have been busy with too long; returns how many."""
@@ -309,6 +318,7 @@ class Engine:
         """Serve with a model that was loaded: a new one, or in the place of the one before."""
         self._note_bundle(name, served.detector.bundle.path)
         self.failed_tests.discard(name)
+        self.tested_at[name] = time.monotonic()
         if name in self._schedulers:
             self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
             self.swaps[state] += 1
@@ -325,6 +335,7 @@ class Engine:
         del self._history[name]
         self._taken.pop(name, None)
         self.failed_tests.discard(name)
+        self.tested_at.pop(name, None)
         scheduler.stop(self._config.service.inference_timeout_s)
         self._publish_state(name, scheduler.served, "removed")
 

@@ -43,6 +43,7 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         "Whether the model's last self-test on this device passed.",
         ("model", "device"),
     ),
+    "qzd_selftest_age_seconds": ("Time since the model's golden frames were last run.", ("model",)),
     "qzd_model_swaps_total": (
         "Changes of a serving bundle: swapped, rolled_back, or refused.",
         ("result",),

@@ -117,6 +117,9 @@ class Monitor:
             "qzd_stream_damaged_frames": {(s.name,): s.damaged for s in self._engine.streams},
             "qzd_model_info": {(i.name, i.version, i.digest, i.precision, i.device): 1 for i in infos},
             "qzd_selftest_pass": {(i.name, i.device): i.name not in failed for i in infos},
+            "qzd_selftest_age_seconds": {
+                (name,): time.monotonic() - at for name, at in self._engine.tested_at.copy().items()
+            },
             "qzd_model_swaps_total": {(result,): n for result, n in self._engine.swaps.items()},
             "qzd_subscribers": {(): self._listener.connections["publish"]},
             "qzd_connections_refused_total": {(name, why): n for (name, why), n in refused.items()},

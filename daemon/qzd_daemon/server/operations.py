@@ -15,6 +15,7 @@ from qzd_client.requests import (
     Pong,
     Request,
     SelfTestResult,
+    SelfTestStatus,
     Snapshot,
     SnapshotEntry,
     Status,
@@ -120,7 +121,7 @@ class Operations:
 
     def models(self, _: Request) -> list[ModelStatus]:
         """Each model that serves."""
-        return [_describe(served) for served in self._engine.served.values()]
+        return [self._describe(name, served) for name, served in self._engine.served.items()]
 
     def devices(self, _: Request) -> list[DeviceStatus]:
         """The devices of this machine, and who uses them."""
@@ -152,15 +153,17 @@ class Operations:
         if not Path(bundle).is_absolute():
             raise UsageError(f"{bundle}: not an absolute path", wanted="a bundle on the daemon's machine")
         self._engine.load(name, ModelConfig(bundle=bundle, device=request.device or "AUTO"))
-        return _describe(self._engine.served[name])
+        return self._describe(name, self._engine.served[name])
 
     def swap(self, request: Request) -> ModelStatus:
         """Serve with another bundle, from one frame to the next."""
-        return _describe(self._engine.swap(self._name(request), _given(request, "version")))
+        name = self._name(request)
+        return self._describe(name, self._engine.swap(name, _given(request, "version")))
 
     def rollback(self, request: Request) -> ModelStatus:
         """Serve with the bundle before the last swap."""
-        return _describe(self._engine.rollback(self._name(request)))
+        name = self._name(request)
+        return self._describe(name, self._engine.rollback(name))
 
     def unload(self, request: Request) -> None:
         """Serve a model no more; no stream may use it."""
@@ -171,6 +174,23 @@ class Operations:
         error = self._reload()
         if error is not None:
             raise error
+
+    def _describe(self, name: str, served: LoadedModel) -> ModelStatus:
+        detector = served.detector
+        manifest = detector.bundle.manifest
+        now = time.monotonic()
+        age = now - self._engine.tested_at.get(name, now)  # it may be removed at this moment
+        return ModelStatus(
+            model=served.info,
+            bundle=str(detector.bundle.path),
+            device=served.device,
+            requests=detector.requests,
+            task=manifest.task,
+            input=(manifest.input.width, manifest.input.height),
+            labels=len(manifest.labels.names),
+            thresholds=served.thresholds,
+            self_test=SelfTestStatus(age_s=round(age, 1), passed=name not in self._engine.failed_tests),
+        )
 
     def _name(self, request: Request) -> str:
         name, known = _given(request, "model"), self._engine.served
@@ -184,18 +204,3 @@ def _given(request: Request, field: str) -> str:
     if not value:
         raise UsageError(f"{request.op} needs {field!r}", wanted=f'"{field}": "..." in the call')
     return value
-
-
-def _describe(served: LoadedModel) -> ModelStatus:
-    detector = served.detector
-    manifest = detector.bundle.manifest
-    return ModelStatus(
-        model=served.info,
-        bundle=str(detector.bundle.path),
-        device=served.device,
-        requests=detector.requests,
-        task=manifest.task,
-        input=(manifest.input.width, manifest.input.height),
-        labels=len(manifest.labels.names),
-        thresholds=served.thresholds,
-    )
