@@ -8,9 +8,12 @@ DIoU (Zheng et al., 2020).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qzd_ext import manifest as m
 from qzd_ext.detections import FloatArray
@@ -28,46 +31,53 @@ __all__ = [
     "to_source",
 ]
 
+Array = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
+Size = tuple[int, int]
+"""Width and height of the input in pixels."""
+
 
 @dataclass
 class Anchors:
     """Every anchor of a frame: (n, 4) xyxy in input pixels, (n, C) scores, and what they come from."""
 
-    boxes: np.ndarray
-    scores: np.ndarray
-    values: np.ndarray
+    boxes: Array
+    scores: Array
+    values: Array
     """(n, C) as the tensor has them; with a softmax's background before them."""
-    objectness: np.ndarray | None = None
-    raw_objectness: np.ndarray | None = None
+    objectness: Array | None = None
+    raw_objectness: Array | None = None
 
 
 @dataclass
 class Found:
-    boxes: np.ndarray
-    scores: np.ndarray
-    class_ids: np.ndarray
+    boxes: Array
+    scores: Array
+    class_ids: Labels
     truncated: bool
     dropped: int
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     x = np.asarray(x, np.float64)
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-x))
 
 
-def softmax(x, axis=-1):
+def softmax(x: Array, axis: int = -1) -> Array:
     x = np.asarray(x, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         e = np.exp(x - x.max(axis=axis, keepdims=True))
-        return e / e.sum(axis=axis, keepdims=True)
+        return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
-def _corners(x, y, w, h):
+def _corners(x: Array, y: Array, w: Array, h: Array) -> Array:
     return np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], -1)
 
 
-def _grid(width, height, strides):
+def _grid(size: Size, strides: Sequence[int]) -> Array:
+    width, height = size
     cells = [(x, y, s) for s in strides for y in range(height // s) for x in range(width // s)]
     return np.array(cells, np.float64).T
 
@@ -75,7 +85,8 @@ def _grid(width, height, strides):
 # --- every head: tensors to anchors
 
 
-def _ssd(head, tensors, size, priors):
+def _ssd(head: m.Ssd, tensors: Sequence[Array], size: Size, priors: Array | None) -> Anchors:
+    assert priors is not None
     codes, values = (t[0].astype(np.float64) for t in tensors)
     yc, xc, h, w = priors.astype(np.float64).T
     ty, tx, th, tw = (codes / np.array(head.scales)).T
@@ -85,7 +96,7 @@ def _ssd(head, tensors, size, priors):
     return Anchors(boxes, scores[:, first:], values if head.activation == "softmax" else values[:, first:])
 
 
-def _yolo_anchor(head, tensors, size, classes):
+def _yolo_anchor(head: m.YoloAnchor, tensors: Sequence[Array], size: Size, classes: int) -> Anchors:
     parts = []
     for i, (tensor, mask) in enumerate(zip(tensors, head.masks, strict=True)):
         grid = tensor[0] if head.layout == "nchw" else tensor[0].transpose(2, 0, 1)
@@ -94,7 +105,7 @@ def _yolo_anchor(head, tensors, size, classes):
         y, x = np.mgrid[:rows, :columns]
         for a, group in zip(mask, grid.reshape(len(mask), 5 + classes, rows, columns), strict=True):
             t = group.astype(np.float64)
-            aw, ah = np.float32(head.anchors[a]).astype(np.float64)
+            aw, ah = np.array(head.anchors[a], np.float32).astype(np.float64)
             bx = (x + sigmoid(t[0]) * scale - (scale - 1) / 2) * (size[0] / columns)
             by = (y + sigmoid(t[1]) * scale - (scale - 1) / 2) * (size[1] / rows)
             boxes = _corners(bx, by, np.exp(t[2]) * aw, np.exp(t[3]) * ah)
@@ -104,28 +115,28 @@ def _yolo_anchor(head, tensors, size, classes):
     return Anchors(boxes, scores, values, sigmoid(objectness), objectness)
 
 
-def _yolo_v5(head, tensors, size):
+def _yolo_v5(head: m.YoloV5, tensors: Sequence[Array], size: Size) -> Anchors:
     t = tensors[0][0].astype(np.float64)
     scale = np.array([*size, *size]) if head.normalized else 1.0
     boxes = _corners(*(t[:, :4] * scale).T)
     return Anchors(boxes, t[:, 4:5] * t[:, 5:], t[:, 5:], t[:, 4], t[:, 4])
 
 
-def _yolox(head, tensors, size):
+def _yolox(head: m.Yolox, tensors: Sequence[Array], size: Size) -> Anchors:
     t = tensors[0][0].astype(np.float64)
-    x, y, s = _grid(*size, head.strides)
+    x, y, s = _grid(size, head.strides)
     boxes = _corners((t[:, 0] + x) * s, (t[:, 1] + y) * s, np.exp(t[:, 2]) * s, np.exp(t[:, 3]) * s)
     return Anchors(boxes, t[:, 4:5] * t[:, 5:], t[:, 5:], t[:, 4], t[:, 4])
 
 
-def _yolo_v8(head, tensors, size):
+def _yolo_v8(head: m.YoloV8, tensors: Sequence[Array], size: Size) -> Anchors:
     t = tensors[0][0].astype(np.float64)
     t = t.T if head.layout == "channels_first" else t
     scale = np.array([*size, *size]) if head.normalized else 1.0
     return Anchors(_corners(*(t[:, :4] * scale).T), t[:, 4:], t[:, 4:])
 
 
-def _yolo_v8_raw(head, tensors, size):
+def _yolo_v8_raw(head: m.YoloV8Raw, tensors: Sequence[Array], size: Size) -> Anchors:
     if head.tensors == "split":
         t = np.concatenate([tensors[0][0], tensors[1][0]])
     else:
@@ -134,13 +145,13 @@ def _yolo_v8_raw(head, tensors, size):
     bins = head.bins
     distances = softmax(t[: 4 * bins].reshape(4, bins, -1), 1)
     left, top, right, bottom = (distances * np.arange(bins)[None, :, None]).sum(1)
-    x, y, s = _grid(*size, head.strides)
+    x, y, s = _grid(size, head.strides)
     x, y = x + 0.5, y + 0.5
     boxes = np.stack([(x - left) * s, (y - top) * s, (x + right) * s, (y + bottom) * s], -1)
     return Anchors(boxes, sigmoid(t[4 * bins :].T), t[4 * bins :].T)
 
 
-def anchors_of(manifest, tensors, priors=None):
+def anchors_of(manifest: m.Manifest, tensors: Sequence[Array], priors: Array | None = None) -> Anchors:
     head, size = manifest.head, (manifest.input.width, manifest.input.height)
     with np.errstate(all="ignore"):
         match head:
@@ -162,12 +173,12 @@ def anchors_of(manifest, tensors, priors=None):
 # --- anchors to what is found
 
 
-def _poison(values):
+def _poison(values: Array) -> Mask:
     """NaN or +inf: a network that is broken. -inf is a class that is ruled out."""
-    return np.isnan(values) | (values == np.inf)
+    return np.asarray(np.isnan(values) | (values == np.inf))
 
 
-def _round(boxes):
+def _round(boxes: Array) -> Array:
     """float32, as they are published; a box that ends before it begins is empty."""
     boxes = boxes.astype(np.float32)
     ends_early = np.isfinite(boxes[:, 2:]) & (boxes[:, 2:] < boxes[:, :2])
@@ -175,12 +186,12 @@ def _round(boxes):
     return boxes
 
 
-def _candidates(anchors, thresholds):
+def _candidates(anchors: Anchors, thresholds: m.Thresholds) -> tuple[Array, Array, Labels, int]:
     """Anchor and class of all that passes, in the order of anchor and class, and what was dropped."""
     confidence = np.float32(thresholds.confidence)
     with np.errstate(all="ignore"):
         boxes, scores = _round(anchors.boxes), anchors.scores.astype(np.float32)
-        if anchors.objectness is None:
+        if anchors.objectness is None or anchors.raw_objectness is None:
             seen, bad = np.ones(len(boxes), bool), np.zeros(len(boxes), bool)
         else:
             bad = _poison(anchors.raw_objectness)
@@ -199,7 +210,7 @@ def _candidates(anchors, thresholds):
     return boxes[index], scores[index, label], label, int(bad.sum())
 
 
-def overlap(box, others, diou=False):
+def overlap(box: Array, others: Array, diou: bool = False) -> Array:
     """IoU, or DIoU, of one box with (n, 4) others, in double; 0 where one of two is empty."""
     box, others = box.astype(np.float64), others.astype(np.float64)
     w = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
@@ -209,20 +220,29 @@ def overlap(box, others, diou=False):
     union = (box[2] - box[0]) * (box[3] - box[1]) + areas - both
     iou = np.divide(both, union, out=np.zeros_like(both), where=both > 0)
     if not diou:
-        return iou
+        return np.asarray(iou)
     apart = (((box[:2] + box[2:]) - (others[:, :2] + others[:, 2:])) / 2) ** 2
     hull = np.maximum(box[2:], others[:, 2:]) - np.minimum(box[:2], others[:, :2])
     diagonal = (hull**2).sum(1)
-    return iou - np.divide(apart.sum(1), diagonal, out=np.zeros_like(iou), where=diagonal > 0)
+    return np.asarray(iou - np.divide(apart.sum(1), diagonal, out=np.zeros_like(iou), where=diagonal > 0))
 
 
-def nms(boxes, scores, class_ids, iou, diou=False, agnostic=False, limit=None, enough=None):
+def nms(
+    boxes: Array,
+    scores: Array,
+    class_ids: Labels,
+    iou: float,
+    diou: bool = False,
+    agnostic: bool = False,
+    limit: int | None = None,
+    enough: int | None = None,
+) -> Labels:
     """Indices of what remains, best score first, equal ones by lower index.
 
     `limit` of them enter; when `enough` have been found, the rest is left.
     """
     order = np.lexsort((np.arange(len(scores)), -(scores.astype(np.float64))))[:limit]
-    keep = []
+    keep: list[int] = []
     while len(order) and len(keep) != enough:
         best, order = order[0], order[1:]
         keep.append(best)
@@ -231,7 +251,9 @@ def nms(boxes, scores, class_ids, iou, diou=False, agnostic=False, limit=None, e
     return np.array(keep, np.int64)
 
 
-def decode(manifest, tensors, thresholds, priors=None):
+def decode(
+    manifest: m.Manifest, tensors: Sequence[Array], thresholds: m.Thresholds, priors: Array | None = None
+) -> Found:
     """The boxes of a frame in input pixels, not clipped, best first."""
     t = thresholds
     boxes, scores, labels, dropped = _candidates(anchors_of(manifest, tensors, priors), t)
@@ -242,7 +264,9 @@ def decode(manifest, tensors, thresholds, priors=None):
     return Found(boxes[keep], scores[keep], labels[keep], truncated, dropped)
 
 
-def final_boxes(rows, thresholds, score, label, box, size, first_label=0):
+def final_boxes(
+    rows: Array, thresholds: m.Thresholds, score: int, label: int, box: int, size: Size, first_label: int = 0
+) -> Found:
     """Rows that hold final boxes, each with one label; `score`, `label`, `box` say where."""
     with np.errstate(all="ignore"):
         bad = np.isnan(rows[:, score]) | (rows[:, score] == np.inf)

@@ -73,8 +73,11 @@ class Input(_Table, frozen=True, kw_only=True):
     """Of the scaled frame before it is cropped, in pixels; at least the larger of width and height."""
 
 
+Task = Literal["detection", "classification"]
+
+
 class _Head(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    task: ClassVar[str] = "detection"
+    task: ClassVar[Task] = "detection"
 
 
 class DetectionOutput(_Head, frozen=True, tag="detection_output"):
@@ -166,7 +169,7 @@ class EndToEnd(_Head, frozen=True, tag="end_to_end"):
 class Classification(_Head, frozen=True, tag="classification"):
     """Tensor `[1, C + background]`."""
 
-    task: ClassVar[str] = "classification"
+    task: ClassVar[Task] = "classification"
 
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     """What is still to be applied; `none` where the tensor holds probabilities."""
@@ -248,7 +251,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
     schema: Literal["qzd.bundle/1"] = "qzd.bundle/1"
     name: Name
     version: Name = "1"
-    task: Literal["detection", "classification"]
+    task: Task
     precision: Literal["fp32", "fp16", "int8", "int8-weights"]
     input: Input
     head: Head

@@ -66,15 +66,15 @@ def yolo_v8(
         sides = ops.reshape(ops.convolution(share, ops.constant(values), [1, 1], [0, 0], [0, 0], [1, 1]),
                             np.array([1, 4, CELLS]), special_zero=False)  # fmt: skip
     else:
-        first, stop, one = np.array([0]), np.array([4]), np.array([1])
-        sides = ops.relu(ops.slice(split.output(0), first, stop, one, one))
+        start, stop, one = np.array([0]), np.array([4]), np.array([1])
+        sides = ops.relu(ops.slice(split.output(0), start, stop, one, one))
     halves = ops.split(sides, 1, 2)
-    cells, stride = _cells()
-    first = ops.subtract(ops.constant(cells), halves.output(0))
-    second = ops.add(ops.constant(cells), halves.output(1))
-    middle = ops.divide(ops.add(first, second), np.float32(2))
-    boxes = ops.concat([middle, ops.subtract(second, first)], 1)
-    boxes = ops.multiply(boxes, ops.constant(stride * np.float32(unit)))
+    cells, strides = _cells()
+    low = ops.subtract(ops.constant(cells), halves.output(0))
+    high = ops.add(ops.constant(cells), halves.output(1))
+    middle = ops.divide(ops.add(low, high), np.float32(2))
+    boxes = ops.concat([middle, ops.subtract(high, low)], 1)
+    boxes = ops.multiply(boxes, ops.constant(strides * np.float32(unit)))
     output = ops.concat([boxes, ops.sigmoid(split.output(1))], 1)
     if last:
         output = ops.transpose(output, np.array([0, 2, 1]))
@@ -83,7 +83,8 @@ def yolo_v8(
 
 def _cells() -> tuple[np.ndarray, np.ndarray]:
     """Centres of the cells in units of their stride, [1, 2, N], and the strides, [1, 1, N]."""
-    centres, strides = [], []
+    centres: list[np.ndarray] = []
+    strides: list[np.ndarray] = []
     for stride in STRIDES:
         side = SIDE // stride
         rows, columns = np.divmod(np.arange(side * side), side)

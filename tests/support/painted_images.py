@@ -19,7 +19,8 @@ def write_painted(directory: Path, count: int = 6, first: int = 1) -> Path:
         The annotation file.
     """
     (directory / "images").mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in range(first, first + count):
         cells = [(i, (index + 3 * i) % 8, COLOURS[(index + i) % 3]) for i in range(3)]
         images.append({"id": index, "file_name": f"{index}.png", "width": SIDE, "height": SIDE})

@@ -89,13 +89,14 @@ def random_cells(seed: int, count: int = 6) -> list[tuple[int, int, str]]:
 def noisy(cells: list[tuple[int, int, str]], seed: int) -> Frame:
     """The painted frame with some noise, so that no two pictures are alike."""
     noise = np.random.default_rng(seed).integers(0, 40, (SIDE, SIDE, 3)).astype(np.uint8)
-    return cv2.add(paint(*cells), noise)
+    return np.asarray(cv2.add(paint(*cells), noise), np.uint8)
 
 
 def write_painted_dataset(folder: Path, images: int, *, seed: int = 0) -> Path:
     """Write pictures and their COCO annotations; the path of the annotation file."""
     (folder / "images").mkdir(parents=True)
-    entries, annotations = [], []
+    entries: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in range(1, images + 1):
         cells = random_cells(seed * 1000 + index)
         name = f"{index:03d}.png"

@@ -184,7 +184,7 @@ def _manifest(
         return Manifest(
             name=_plain_name(options.name or source.name),
             version=options.version,
-            task=found.head.task,  # type: ignore[arg-type]
+            task=found.head.task,
             precision=precision,
             input=input_of(picture, facts),
             head=found.head,
