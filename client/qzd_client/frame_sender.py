@@ -8,7 +8,7 @@ sender.send(camera.read())
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import msgspec
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["FrameSender"]
 
 PAUSE_SECONDS = 0.01  # before a frame that was answered `busy` is sent again
+
+
+class SupportsArrayInterface(Protocol):
+    """An array as numpy has it, whose type is not marked as a buffer before Python 3.12."""
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
 
 
 class FrameSender(RequestClient):
@@ -51,7 +58,7 @@ class FrameSender(RequestClient):
 
     def send(
         self,
-        image: ReadableBuffer,
+        image: ReadableBuffer | SupportsArrayInterface,
         form: Literal["jpeg", "png", "bgr"] = "bgr",
         *,
         size: tuple[int, int] | None = None,
@@ -89,7 +96,7 @@ class FrameSender(RequestClient):
         EndpointError
             There is no answer. It is not known what became of the frame.
         """
-        pixels = memoryview(image)
+        pixels = memoryview(cast("ReadableBuffer", image))
         shape = pixels.shape or ()
         if not pixels.c_contiguous or pixels.itemsize != 1 or 0 in shape or shape[2:] not in ((), (3,)):
             raise UsageError(

@@ -23,6 +23,7 @@ from qzd_daemon.server.control import Control, Operation
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError, UsageError
+from support.processes import wait_until_heard
 
 TOPIC = messages.stream_topic("gate")
 
@@ -125,8 +126,7 @@ def test_tail_when_heartbeats_are_rare_does_not_take_that_for_silence(
 ) -> None:
     monkeypatch.setattr(tail, "SILENCE_SECONDS", 0.01)  # shorter than the time between two heartbeats
     with Client(service.endpoint) as client:
-        while not client.heard_at:
-            client.receive(0.1)
+        wait_until_heard(client)
         threading.Timer(0.3, service.say, (1,)).start()
         assert isinstance(next(tail._events(client, service.endpoint)), StreamState)
     assert "nothing is received" not in capsys.readouterr().err

@@ -10,12 +10,11 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-__all__ = ["SUITE", "Machine", "make_debian", "run", "unmet", "until"]
+from support.waiting import until
+
+__all__ = ["SUITE", "Machine", "make_debian", "run", "unmet"]
 
 SUITE = os.environ.get("QZD_SUITE", "bookworm")
 AUTHORITIES = Path("usr/local/share/ca-certificates")
@@ -131,15 +130,3 @@ class Machine:
             self._nspawn.kill()
             self._nspawn.wait()
         self._console.close()
-
-
-T = TypeVar("T")
-
-
-def until(condition: Callable[[], T], timeout: float = 60) -> T:
-    """Wait until something is true; returns it."""
-    end = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {timeout} s"
-        time.sleep(0.2)
-    return value

@@ -9,25 +9,30 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["Daemon", "run_python", "until"]
+from qzd_client.subscriber import Client
+from support.waiting import until
+
+__all__ = ["Daemon", "run_python", "wait_until_heard"]
 
 COMMAND = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Wait for what happens in another thread or process."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
     """Run a script in an interpreter of its own, to its end; what it printed is kept."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def wait_until_heard(client: Client) -> None:
+    """Wait for the first heartbeat: from then on the client receives everything that is published."""
+
+    def heard() -> bool:
+        if not client.heard_at:
+            client.receive(0.1)
+        return client.heard_at > 0
+
+    until(heard)
 
 
 class Daemon:

@@ -43,6 +43,11 @@ def encode(frame: Frame, suffix: str = "png") -> bytes:
     return cv2.imencode(f".{suffix}", frame)[1].tobytes()
 
 
+def decode(image: bytes) -> Frame:
+    """An image file as a frame."""
+    return np.asarray(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+
+
 def build_model(fault: Fault = "none") -> ov.Model:
     """u8 `[1, 64, 64, 3]` to `[1, 4 + 3, 64]`."""
     frame = ops.parameter([1, SIDE, SIDE, 3], ov.Type.u8, name="frame")

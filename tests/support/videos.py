@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 
 from qzd_ext.geometry import Frame
 
-__all__ = ["cut", "write_clip"]
+__all__ = ["cut", "read_frames", "write_clip"]
 
 
 def write_clip(
@@ -34,6 +37,17 @@ def write_clip(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
         container.mux(stream.encode(None))
     return path
+
+
+def read_frames(path: Path) -> Iterator[Frame]:
+    """Decode every frame of a video by OpenCV, which shares no code with the daemon's decoding."""
+    capture = cv2.VideoCapture(str(path))
+    while True:
+        read, frame = capture.read()
+        if not read:
+            break
+        yield np.asarray(frame, np.uint8)
+    capture.release()
 
 
 def cut(path: Path, share: float) -> Path:

@@ -19,7 +19,8 @@ import pytest
 
 from qzd_tools.demo.dataset import CALIBRATION_SEED, write_clip, write_dataset
 from qzd_tools.demo.parts import LABELS
-from support.debian import run, unmet, until
+from support.debian import run, unmet
+from support.waiting import until
 from system.conftest import qzd_tools
 
 pytestmark = pytest.mark.system

@@ -17,9 +17,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from support.debian import run, unmet, until
+from support.debian import run, unmet
 from support.processes import Daemon
 from support.tiny_model import paint
+from support.waiting import until
 
 pytestmark = pytest.mark.system
 

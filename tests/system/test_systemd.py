@@ -15,8 +15,9 @@ import zmq
 
 from qzd_client import messages
 from qzd_client.curve import write_pair
-from support.debian import SUITE, Machine, run, unmet, until
+from support.debian import SUITE, Machine, run, unmet
 from support.tiny_model import paint, write_tiny_bundle
+from support.waiting import until
 
 pytestmark = pytest.mark.system
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import pytest
 
 from qzd_client.subscriber import Client, Detections, Event, StreamState
@@ -14,6 +13,7 @@ from qzd_ext import bundle
 from qzd_ext.detections import Detections as Found
 from qzd_ext.detector import Detector
 from support.processes import Daemon
+from support.videos import read_frames
 
 pytestmark = [pytest.mark.system, pytest.mark.data]
 
@@ -67,15 +67,12 @@ def _until_ended(client: Client) -> list[Event]:
 
 def _compare_offline(messages: list[Detections], bundle_path: Path, video: Path) -> None:
     """The same frames, read by OpenCV, through the same model without the daemon."""
-    capture = cv2.VideoCapture(str(video))
     with Detector(bundle.read(bundle_path)) as detector:
-        for message in messages:
-            found = detector.detect(capture.read()[1]).found
+        for message, frame in zip(messages, read_frames(video), strict=True):
+            found = detector.detect(frame).found
             assert isinstance(found, Found)
             boxes = message.detections or []
             assert [b.class_id for b in boxes] == found.class_ids.tolist(), message.frame
             assert [b.score for b in boxes] == pytest.approx(found.scores.tolist(), abs=1e-4)
             for box, expected in zip(boxes, found.boxes.tolist(), strict=True):
                 assert box.box == pytest.approx(expected, abs=1e-2)
-    assert not capture.read()[0]
-    capture.release()

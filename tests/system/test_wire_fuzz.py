@@ -18,7 +18,7 @@ from qzd_client import messages
 from qzd_client.calls import ControlClient, InferenceClient, RefusedError
 from qzd_client.frame_sender import FrameSender
 from qzd_client.subscriber import Client, Detections
-from support.processes import Daemon
+from support.processes import Daemon, wait_until_heard
 from support.tiny_model import paint
 
 pytestmark = pytest.mark.system
@@ -51,7 +51,9 @@ CALL = {"schema": "qzd.control/1", "id": 7, "op": "", "model": "tiny", "version"
 OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "load", "nonsense", "")
 HEADER = {"schema": "qzd.inference/1", "model": "tiny", "width": 64, "height": 64, "timeout_ms": 50}
 SENT = {**HEADER, "schema": "qzd.ingest/1", "stream": "gate", "captured_ns": 1, "pts_s": 0.5}
-VALUES = (None, -1, 0, 2**63, 2**70, 1.5, 1e400, "", "\x00", "é" * 300, [], {}, [[]], True, "../..", "png")
+VALUES: tuple[object, ...] = (
+    None, -1, 0, 2**63, 2**70, 1.5, 1e400, "", "\x00", "é" * 300, [], {}, [[]], True, "../..", "png",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -150,8 +152,7 @@ def _infer_when_not_busy(asker: InferenceClient) -> messages.Detections:
 def _send_and_receive(process: Daemon, endpoint: str) -> messages.Detections:
     """What is published of a proper frame."""
     with Client(process.endpoint) as client, FrameSender("gate", endpoint, timeout=20) as sender:
-        while not client.heard_at:
-            client.receive(0.1)
+        wait_until_heard(client)
         number = sender.send(paint((1, 2, "red")))
         while True:
             event = client.receive(20)

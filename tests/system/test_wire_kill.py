@@ -136,7 +136,7 @@ def test_client_when_killed_and_started_again_has_a_snapshot_without_a_hole_or_a
             client.kill()
             told = list(events_of(client))
         assert not [e for e in told if e.get("event")], "a gap or a restart"
-        seqs = [e["seq"] for e in told if e["schema"] == "qzd.detections/1"]
+        seqs = [int(str(e["seq"])) for e in told if e["schema"] == "qzd.detections/1"]
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else True
     with Client(process.endpoint, control=f"ipc://{tmp_path}/control") as last:
         first = [last.receive(10) for _ in range(3)]

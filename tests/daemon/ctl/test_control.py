@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -215,7 +216,7 @@ def test_infer_tells_and_draws_what_is_in_an_image(directory: Path, tmp_path: Pa
     done = qzdctl(directory, "infer", image, "--draw", drawn)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("red ")
-    assert (cv2.imread(str(drawn)) != cv2.imread(str(image))).any()
+    assert np.any(cv2.imread(str(drawn)) != cv2.imread(str(image)))
 
 
 def test_infer_when_names_are_no_utf8_reads_and_writes_them(directory: Path, tmp_path: Path) -> None:

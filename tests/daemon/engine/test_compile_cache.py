@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from qzd_daemon.config.schema import Config, ModelConfig, ServiceConfig
+from qzd_daemon.engine import models
 from qzd_daemon.engine.compile_cache import checked, prune
-from qzd_daemon.engine.engine import Engine, models
+from qzd_daemon.engine.engine import Engine
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_ext.files import sha256_of
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import msgspec
@@ -14,16 +15,18 @@ import pytest
 
 from qzd_client import messages
 from qzd_daemon.config.schema import Config, ModelConfig, ServiceConfig, StreamConfig
-from qzd_daemon.engine.engine import Engine, models
+from qzd_daemon.engine import models
+from qzd_daemon.engine.engine import Engine
 from qzd_daemon.engine.stream import Stream
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import BundleError, DeviceError, GateError, QzdError, SourceError, UsageError
-from support.processes import until
 from support.tiny_model import POISON, Fault, paint, write_tiny_bundle
 from support.videos import write_clip
+from support.waiting import until
 
 replace = msgspec.structs.replace
+M = TypeVar("M", bound=messages.Message)
 
 
 class Running:
@@ -54,9 +57,9 @@ class Running:
     def wait_for_state(self, *states: str) -> None:
         self.wait(lambda: {s.state for s in self.of(messages.StreamState)} >= set(states))
 
-    def of(self, kind: type[messages.Message], stream: str | None = None) -> list:  # type: ignore[type-arg]
+    def of(self, kind: type[M], stream: str | None = None) -> list[M]:
         found = [m for m in self.messages if isinstance(m, kind)]
-        return [m for m in found if stream is None or m.stream == stream]
+        return [m for m in found if stream in (None, getattr(m, "stream", None))]
 
 
 @pytest.fixture
@@ -165,6 +168,7 @@ def test_apply_when_a_stream_is_added_and_one_removed_leaves_the_third_alone(
     gone = running.of(messages.Detections, "goes")
     assert [m.frame for m in gone] == list(range(len(gone)))
     said = [m for m in running.messages if getattr(m, "stream", "") == "goes"]
+    assert isinstance(said[-1], messages.StreamState)
     assert said[-1].state == "removed"
     assert [m.state for m in running.of(messages.ModelState)] == ["loaded"]
 
@@ -245,12 +249,17 @@ def test_stop_when_streams_are_being_replaced_starts_no_new_one(running: Running
     time.sleep(0.1)
     changed = config(bundle, "b", source=images)
     engine = running.engine
-    changing = threading.Thread(target=lambda: (engine.apply(changed), engine.start_streams()))
+
+    def change() -> None:
+        engine.apply(changed)
+        engine.start_streams()
+
+    changing = threading.Thread(target=change)
     changing.start()
     until(lambda: engine._config == changed)
     assert running.stop(20)
     changing.join(20)
-    assert {m.stream for m in running.messages if not isinstance(m, messages.ModelState)} == {"a"}
+    assert {m.stream for m in running.messages if hasattr(m, "stream")} == {"a"}
     assert not [m for m in running.of(messages.StreamState) if m.state == "removed"]
 
 
@@ -300,10 +309,10 @@ def test_start_streams_when_a_model_is_being_loaded_does_not_wait_for_it(
     running.engine.apply(config(versions, "a", source=clip))
     loading, go_on, load = threading.Event(), threading.Event(), models.load
 
-    def load_slowly(*arguments: object) -> models.Served:
+    def load_slowly(name: str, config: ModelConfig, cache_dir: Path | None) -> models.LoadedModel:
         loading.set()
         go_on.wait(20)
-        return load(*arguments)  # type: ignore[arg-type]
+        return load(name, config, cache_dir)
 
     monkeypatch.setattr(models, "load", load_slowly)
     more = ModelConfig(bundle=str(versions / "1"), device="CPU")
@@ -328,7 +337,7 @@ def test_apply_when_a_removed_stream_has_a_frame_on_a_hung_device_skips_what_is_
     running.wait_for_state("running")
     time.sleep(0.1)
     running.serve(replace(hasty, streams={}))
-    said = [getattr(m, "outcome", None) or m.state for m in running.messages]  # type: ignore[attr-defined]
+    said = [getattr(m, "outcome", None) or getattr(m, "state", "") for m in running.messages]
     assert said == ["loaded", "running", "skipped", "skipped", "removed"]
     assert running.stop(20)
     assert len(running.messages) == len(said)
@@ -408,10 +417,10 @@ def test_stop_when_a_model_is_being_loaded_does_not_wait_for_it(
     running.serve(config(versions, "a", source=clip))
     loading, stopped = threading.Event(), threading.Event()
 
-    def load_slowly(*arguments: object) -> models.Served:
+    def load_slowly(name: str, config: ModelConfig, cache_dir: Path | None) -> models.LoadedModel:
         loading.set()
         stopped.wait(20)
-        return load(*arguments)  # type: ignore[arg-type]
+        return load(name, config, cache_dir)
 
     load = models.load
     monkeypatch.setattr(models, "load", load_slowly)
@@ -484,7 +493,7 @@ def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
     published = running.of(messages.Detections)
     assert [m.frame for m in published] == list(range(len(cells)))
     assert [m.outcome for m in published] == ["ok", *["error"] * 3, *["ok"] * 200]
-    assert "device CPU failed" in published[1].reason
+    assert "device CPU failed" in (published[1].reason or "")
     states = running.of(messages.ModelState)
     assert [m.state for m in states] == ["loaded", "failed", "swapped"]
     assert states[-1].reason == "AUTO:CPU instead of CPU, which failed"
@@ -510,16 +519,23 @@ def test_device_when_a_self_test_has_cleared_it_is_not_given_up_for_one_fault(
     def ask(red: int) -> None:
         frame, answered = paint(POISON), threading.Event()
         frame[0, 0, 2] = red  # OpenVINO checks a shape only when it changes
-        running.engine.request_lanes["tiny"].submit(
-            frame, lambda message: (errors.append(message), answered.set())
-        )
+
+        def answer(message: messages.Detections) -> None:
+            errors.append(message)
+            answered.set()
+
+        running.engine.request_lanes["tiny"].submit(frame, answer)
         assert answered.wait(20)
 
     for red in (255, 254, 253):
         ask(red)
     running.wait(lambda: len(running.of(messages.ModelState)) == 2)
-    while len(running.of(messages.ModelState)) == 2:  # no other device was found for it
+
+    def passed() -> bool:  # no other device was found for it
         running.engine.self_test("tiny")
+        return len(running.of(messages.ModelState)) > 2
+
+    until(passed)
     for red in (252, 251, 250):
         assert [m.state for m in running.of(messages.ModelState)] == ["loaded", "failed", "loaded"]
         ask(red)
@@ -536,13 +552,15 @@ def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_fram
         config(bundle, "a", source=images, requests=2), service=ServiceConfig(inference_timeout_s=1)
     )
     running.serve(hasty)
-    end = time.monotonic() + 20
-    while len(running.of(messages.Detections)) < 4 and time.monotonic() < end:
+
+    def all_answered() -> bool:
         running.engine.give_up_late_frames()
-        time.sleep(0.02)
+        return len(running.of(messages.Detections)) == 4
+
+    until(all_answered)
     published = running.of(messages.Detections)
     assert [(m.frame, m.outcome) for m in published] == [(0, "ok"), (1, "error"), (2, "ok"), (3, "ok")]
-    assert "has not answered for 1." in published[1].reason
+    assert "has not answered for 1." in (published[1].reason or "")
     running.wait_for_state("ended")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 
-from qzd_daemon.engine.queues import WAITING_FRAMES, FairQueue, StreamQueue
+from qzd_daemon.engine.queues import WAITING_FRAMES, FairQueue, QueuedItem, StreamQueue
+from support.waiting import until
 
 
 def test_take_when_dropping_gives_the_newest_and_counts_the_others() -> None:
@@ -76,13 +76,15 @@ def test_put_when_waiting_blocks_until_there_is_room_and_loses_nothing() -> None
     queue = StreamQueue(fair_queue, "wait")
     producer = threading.Thread(target=lambda: [queue.put(i) for i in range(50)])
     producer.start()
-    taken = []
-    while len(taken) < 50:
+
+    def take() -> QueuedItem[int] | None:
         fair_queue.wait(5)
-        taken.append(fair_queue.take())
+        return fair_queue.take()
+
+    taken = [until(take) for _ in range(50)]
     producer.join(5)
-    assert [queued.item for queued in taken if queued] == list(range(50))
-    assert all(queued.dropped_before == 0 for queued in taken if queued)
+    assert [queued.item for queued in taken] == list(range(50))
+    assert all(queued.dropped_before == 0 for queued in taken)
 
 
 def test_close_when_a_put_blocks_lets_it_go_and_keeps_what_waits() -> None:
@@ -90,8 +92,7 @@ def test_close_when_a_put_blocks_lets_it_go_and_keeps_what_waits() -> None:
     queue = StreamQueue(fair_queue, "wait")
     producer = threading.Thread(target=lambda: [queue.put(i) for i in range(WAITING_FRAMES + 1)])
     producer.start()
-    while not fair_queue.ready:
-        time.sleep(0.001)
+    until(lambda: fair_queue.ready)
     queue.close()
     producer.join(5)
     assert not producer.is_alive()

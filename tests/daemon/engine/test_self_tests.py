@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from qzd_daemon.config.schema import Config, ModelConfig, ServiceConfig
 from qzd_daemon.engine.engine import Engine
 from qzd_daemon.engine.self_tests import SelfTests
 from qzd_daemon.sources.ingest import IngestRegistry
+from support.waiting import until
 
 
 @pytest.fixture
@@ -35,20 +36,13 @@ def _config(bundle: Path, interval: float) -> Config:
     return Config(models={"tiny": model}, service=ServiceConfig(self_test_interval_s=interval))
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_a_model_is_tested_again_when_its_last_test_is_too_old(
     engine: Engine, tests: SelfTests, tiny_bundle: Path
 ) -> None:
     engine.apply(_config(tiny_bundle, 0.02))
     loaded = engine.tested_at["tiny"]
     tests.start()
-    _wait(lambda: engine.tested_at["tiny"] > loaded)
+    until(lambda: engine.tested_at["tiny"] > loaded)
     assert not engine.failed_tests
 
 
@@ -61,9 +55,9 @@ def test_a_model_that_fails_a_later_test_is_named_and_passes_again(
     slot = detector.acquire(20)
     assert slot is not None
     tests.start()
-    _wait(lambda: engine.failed_tests == {"tiny"})
+    until(lambda: engine.failed_tests == {"tiny"})
     detector.release(slot)
-    _wait(lambda: not engine.failed_tests)
+    until(lambda: not engine.failed_tests)
 
 
 @pytest.mark.parametrize(("interval", "due"), [(0.0, []), (3600.0, []), (0.001, ["tiny"])])

@@ -25,7 +25,7 @@ class Faulty:
 
 
 def test_stream_when_its_source_has_a_fault_fails_alone_and_says_so() -> None:
-    said: list[messages.StreamState] = []
+    said: list[messages.Message] = []
     ended = threading.Event()
     source = Faulty()
     config = StreamConfig(source="rtsp://camera", model="m")
@@ -33,5 +33,6 @@ def test_stream_when_its_source_has_a_fault_fails_alone_and_says_so() -> None:
     stream.start()
     assert ended.wait(20)
     assert stream.join(20)
-    assert [(s.state, s.reason) for s in said] == [("running", None), ("failed", "ValueError: a fault")]
+    states = [(s.state, s.reason) for s in said if isinstance(s, messages.StreamState)]
+    assert states == [("running", None), ("failed", "ValueError: a fault")]
     assert (stream.failed, stream.finished, source.closed) == (True, True, True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from qzd_client import messages
@@ -79,8 +81,8 @@ def test_live_when_the_start_took_long_has_nothing_against_it(monkeypatch: pytes
     listener = Listener()
     engine = Engine(lambda *_: None, lambda: None, IngestRegistry(1))
     watch = monitor.Monitor(HttpConfig(), engine, listener, {})
-    begun = monitor.time.monotonic()
-    monkeypatch.setattr(monitor.time, "monotonic", lambda: begun + 600)
+    begun = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 600)
     watch.enter(None)
     assert watch.live() == watch.ready() == []
     listener.close()

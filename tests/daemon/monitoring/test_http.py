@@ -16,6 +16,7 @@ from qzd_daemon.config.load import read_config, split_address
 from qzd_daemon.monitoring.http import MAX_CONNECTIONS, Http
 from qzd_ext.errors import ConfigError, EndpointError
 from support.processes import Daemon
+from support.waiting import until
 
 
 @pytest.fixture
@@ -168,8 +169,8 @@ def test_daemon_counts_its_frames_and_is_ready_until_it_stops(
     address = f"127.0.0.1:{port}"
     assert get(address, "/v2/health/live")[0] == 200
     assert get(address, "/v2/health/ready") == (200, "application/json", '{"ready": true, "problems": []}\n')
-    while 'qzd_frames_total{outcome="error",stream="gate"} 1.0' not in (text := get(address, "/metrics")[2]):
-        assert process.process.poll() is None, process.log
+    counted = 'qzd_frames_total{outcome="error",stream="gate"} 1.0'
+    text = until(lambda: counted in (page := get(address, "/metrics")[2]) and page)
     assert 'qzd_stream_damaged_frames{stream="gate"} 1.0' in text
     assert 'qzd_selftest_pass{device="CPU",model="tiny"} 1.0' in text
     assert "qzd_subscribers 0.0" in text

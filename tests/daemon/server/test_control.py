@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import zmq
@@ -24,6 +25,7 @@ from qzd_ext.errors import EndpointError
 from support.processes import Daemon
 from support.tiny_model import paint, write_tiny_bundle
 from support.videos import write_clip
+from support.waiting import until
 
 CONFIG = """
 [publish]
@@ -205,8 +207,8 @@ def test_long_calls_when_too_many_are_answered_busy_and_short_ones_pass(
             call = {"schema": "qzd.control/1", "id": number, "op": "swap", "model": "tiny", "version": "2"}
             socket.send(json.dumps(call).encode())
         assert caller.call("ping")
-        answers = []
-        while len(answers) < 40:
+        answers: list[dict[str, Any]] = []
+        for _ in range(40):
             assert socket.poll(20_000)
             answers.append(json.loads(socket.recv()))
     assert sorted(answer["id"] for answer in answers) == list(range(40))
@@ -268,8 +270,7 @@ def test_calls_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
             dealer.send(json.dumps({"schema": "qzd.control/1", "id": number, "op": "ping"}).encode())
         assert begun.wait(20)
         closing = pool.submit(control.close)
-        while not control._stopping:
-            time.sleep(0.001)
+        until(lambda: control._stopping)
         end.set()
         closing.result(20)
         for number in range(200):
@@ -309,9 +310,12 @@ def test_caller_when_only_other_answers_come_waits_no_longer_than_it_may(tmp_pat
         with ControlClient(endpoint, timeout=0.5) as caller:
             fault = pool.submit(caller.call, "ping")
             name, _ = router.recv_multipart()
-            while not fault.done():
+
+            def answer_another() -> bool:
                 router.send_multipart([name, b'{"id":0,"ok":true,"result":null}'])
-                time.sleep(0.01)
+                return fault.done()
+
+            until(answer_another)
             assert isinstance(fault.exception(), EndpointError)
 
 

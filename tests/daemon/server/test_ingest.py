@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,8 +24,9 @@ from qzd_daemon.config.schema import IngestConfig
 from qzd_daemon.server.image_requests import PendingRequest, RequestServer
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError, UsageError
-from support.processes import Daemon, until
+from support.processes import Daemon, wait_until_heard
 from support.tiny_model import COLOURS, encode, paint, write_tiny_bundle
+from support.waiting import until
 
 CONFIG = """
 [publish]
@@ -69,8 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def client(served: Daemon) -> Iterator[Client]:
     """Subscribed before anything is sent."""
     with Client(served.endpoint) as client:
-        while not client.heard_at:
-            client.receive(0.1)
+        wait_until_heard(client)
         yield client
 
 
@@ -105,7 +106,7 @@ def reply(dealer: zmq.Socket[bytes], image: bytes, **header: object) -> dict[str
     assert dealer.poll(20_000)
     name, answer = dealer.recv_multipart()
     assert name == b"1"
-    return json.loads(answer)
+    return dict(json.loads(answer))
 
 
 def test_send_when_the_stream_waits_delivers_every_frame_in_order(
@@ -122,12 +123,14 @@ def test_send_when_the_stream_waits_delivers_every_frame_in_order(
     ("form", "image"),
     [
         ("bgr", FRAME.tobytes()),
-        ("bgr", memoryview(FRAME)),
+        ("bgr", FRAME.data),
         ("png", encode(FRAME)),
         ("jpeg", encode(FRAME, "jpeg")),
     ],
 )
-def test_send_takes_every_format(client: Client, sender: FrameSender, form: str, image: bytes) -> None:
+def test_send_takes_every_format(
+    client: Client, sender: FrameSender, form: Literal["png", "jpeg", "bgr"], image: bytes
+) -> None:
     size = (64, 64) if isinstance(image, bytes) and form == "bgr" else None
     number = sender.send(image, form, size=size, pts_s=1.5)
     (message,) = receive(client, 1)
@@ -202,7 +205,7 @@ def test_send_when_the_socket_is_a_req_is_answered(served: Daemon) -> None:
 def test_a_stream_when_its_sender_falls_silent_is_down_until_the_next_frame(
     client: Client, served: Daemon
 ) -> None:
-    states = []
+    states: list[tuple[str, str | None]] = []
     with FrameSender("gate", served.socket_of("ingest")) as sender:
         sender.send(FRAME)
         while len(states) < 3:
@@ -237,10 +240,10 @@ def test_send_when_nobody_is_there_says_so_and_sends_nothing_later(tmp_path: Pat
 SLOW_CONFIG = CONFIG.replace('device = "CPU"', 'device = "CPU"\nrequests = 1')
 
 
-def flood(endpoint: str, stream: str, count: int) -> list[dict[str, object]]:
+def flood(endpoint: str, stream: str, count: int) -> list[dict[str, Any]]:
     """Send so many at once, without waiting for answers; returns the answers."""
     header = json.dumps({"schema": "qzd.ingest/1", "stream": stream, "format": "png"}).encode()
-    answers = []
+    answers: list[dict[str, Any]] = []
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(endpoint)
@@ -260,12 +263,11 @@ def test_a_flood_when_the_stream_drops_leaves_out_the_old_and_when_it_waits_is_p
     config = SLOW_CONFIG.format(directory=tmp_path, bundle=slow)
     process = reading(daemon(config + EVERY + STREAM.format(name="gate")), "every", "gate")
     with Client(process.endpoint) as client:
-        while not client.heard_at:
-            client.receive(0.1)
+        wait_until_heard(client)
         for stream in ("gate", "every"):
             answers = flood(process.socket_of("ingest"), stream, 24)
             taken = [answer["frame"] for answer in answers if "frame" in answer]
-            refused = [answer["error"]["code"] for answer in answers if "error" in answer]  # type: ignore[index]
+            refused = [answer["error"]["code"] for answer in answers if "error" in answer]
             seen: list[Detections] = []
             while not seen or seen[-1].frame != max(taken):
                 seen += receive(client, 1, stream)
@@ -302,7 +304,8 @@ def test_a_stream_when_it_changes_under_load_loses_no_frame_of_a_sender_that_ins
 ) -> None:
     config = CONFIG.format(directory=tmp_path, bundle=tiny_bundle)
     process = daemon(config + EVERY).ready()
-    stop, sent = threading.Event(), []
+    stop = threading.Event()
+    sent: list[float] = []
 
     def send() -> None:
         with FrameSender("every", process.socket_of("ingest"), timeout=20) as sender:
@@ -313,8 +316,7 @@ def test_a_stream_when_it_changes_under_load_loses_no_frame_of_a_sender_that_ins
                     return
 
     with Client(process.endpoint) as client:
-        while not client.heard_at:
-            client.receive(0.1)
+        wait_until_heard(client)
         thread = threading.Thread(target=send)
         thread.start()
         for fps in (500, 400, 300):
@@ -322,9 +324,9 @@ def test_a_stream_when_it_changes_under_load_loses_no_frame_of_a_sender_that_ins
             process.reload(f"{config}{EVERY}max_fps = {fps}\n")
         stop.set()
         thread.join()
-        seen: set[float | None] = set()
+        seen: set[float] = set()
         while len(seen) < len(sent):  # one that was under way at a change may have been looked at twice
-            seen |= {m.pts_s for m in receive(client, 1)}
+            seen |= {m.pts_s for m in receive(client, 1) if m.pts_s is not None}
     assert sorted(seen) == sent
     assert process.stop() == 0
 
@@ -370,8 +372,7 @@ def test_frames_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
             dealer.send_multipart([str(number).encode(), header, b""])
         assert begun.wait(20)
         closing = pool.submit(reception.close)
-        while not reception._stopping:
-            time.sleep(0.001)
+        until(lambda: reception._stopping)
         end.set()
         closing.result(20)
         for number in range(200):

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from qzd_daemon.config.schema import PublishConfig
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError
+from support.waiting import until
 
 ANY_PORT = "tcp://127.0.0.1:*"
 TOPIC = messages.stream_topic("gate")
@@ -133,10 +133,7 @@ def test_wait_for_subscriptions_when_a_subscriber_leaves_counts_it_out(publisher
     with Client(publisher.endpoints[0]):
         assert publisher.wait_for_subscriptions(1, 5)
         assert not publisher.wait_for_subscriptions(2, 0)
-    end = time.monotonic() + 5
-    while publisher.wait_for_subscriptions(1, 0):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not publisher.wait_for_subscriptions(1, 0))
 
 
 @pytest.mark.parametrize("topic", ["", messages.PREFIX, messages.HEARTBEAT])
@@ -147,8 +144,7 @@ def test_publisher_when_heartbeats_are_rare_sends_one_to_who_has_just_come(
     listener.start()
     publisher.start()
     with zmq.Context() as context, context.socket(zmq.SUB) as subscriber:
-        while not publisher._beats:  # the first is for nobody
-            time.sleep(0.001)
+        until(lambda: publisher._beats)  # the first one has no subscriber yet
         subscriber.connect(publisher.endpoints[0])
         subscriber.subscribe(topic)
         assert subscriber.poll(20_000)
@@ -163,10 +159,7 @@ def test_subscriptions_when_one_subscribes_twice_to_the_same_counts_one(publishe
         assert subscriber.poll(5000)  # a heartbeat: the others are in force
         assert publisher.wait_for_subscriptions(1, 5)
         assert not publisher.wait_for_subscriptions(2, 0.2)
-    end = time.monotonic() + 5
-    while publisher.subscriptions:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not publisher.subscriptions)
 
 
 def test_publisher_when_ipc_is_bound_lets_the_group_connect_and_no_other(

@@ -122,11 +122,11 @@ def test_inherited_sockets_when_systemd_did_not_start_us_are_none(monkeypatch: p
 def test_publish_on_an_inherited_socket_reaches_who_connected_before(tmp_path: Path) -> None:
     path = tmp_path / "detections"
     endpoint = f"ipc://{path}"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
+    with socket.socket(socket.AF_UNIX) as inherited:
+        inherited.bind(str(path))
+        inherited.listen()
         with Client(endpoint) as client:  # nobody accepts yet
-            listener = Listener(inherited={endpoint: listener.fileno()})
+            listener = Listener(inherited={endpoint: inherited.fileno()})
             publisher = Publisher(PublishConfig(bind=(endpoint,), heartbeat_ms=50), listener)
             assert publisher.endpoints == (endpoint,)
             listener.start()

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.transport.bind import bind_again
 from qzd_daemon.transport.listener import Limits, Listener, _shut
 from qzd_ext.errors import EndpointError
-from support.processes import until
+from support.waiting import until
 
 ANY_PORT = "tcp://127.0.0.1:*"
 TOPIC = messages.stream_topic("gate")
@@ -158,7 +159,7 @@ def test_log_when_one_is_refused_again_and_again_says_it_once(
                 stranger.linger = 0
                 stranger.connect(service.tcp)
                 count = service.listener.refused.total()
-                until(lambda count=count: service.listener.refused.total() > count)
+                until(partial(lambda count: service.listener.refused.total() > count, count))
     assert caplog.text.count("no CURVE key") <= 2  # which of two reasons is seen is a race
 
 
