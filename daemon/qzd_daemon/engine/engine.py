@@ -1,7 +1,7 @@
 """The models and streams that are served, and every way in which they change while others run on.
 
-A change is prepared first, and prepared whole: bundles are read, compiled and tested, sources are opened.
-Only when nothing can fail any more is it carried out. Start, reload, swap and fallback all come through here.
+A change is prepared as a whole first: bundles are read, compiled and tested, sources are opened. It is
+carried out only when nothing can fail any more. Start, reload, swap and fallback all go through here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import collections
 import contextlib
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +22,13 @@ from qzd_client import messages
 from qzd_daemon.config.schema import Config, ModelConfig, StreamConfig
 from qzd_daemon.engine import models
 from qzd_daemon.engine.compile_cache import prune
+from qzd_daemon.engine.fallback import fall_back_from
 from qzd_daemon.engine.lane import Publish
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.engine.scheduler import Scheduler
 from qzd_daemon.engine.stream import Stream
+from qzd_daemon.engine.versions import Versions, find_version
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
 from qzd_ext.errors import QzdError, UsageError
@@ -43,25 +44,25 @@ LOOK_UP_SECONDS = 0.01
 
 
 class Engine:
-    """Every model with its scheduler, every stream with its thread.
+    """Serves every model with its scheduler, and reads every stream with its thread.
 
     Parameters
     ----------
     publish : callable
         Takes a topic and a message.
     stream_ended : callable
-        Called when no more frames will come from a stream, and when other streams are configured.
+        Called when no more frames will come from a stream, and after other streams are configured.
     registry : IngestRegistry
-        Where frames that are sent come in.
+        Where received frames arrive.
 
     Attributes
     ----------
     failed_tests : set of str
-        Models that serve, and failed a self-test since.
+        Models whose last self-test failed while they served.
     tested_at : dict of str to float
         `time.monotonic()` of each model's last self-test, passed or not.
     swaps : Counter
-        Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` where the old one stayed.
+        Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` if the old one stayed.
     """
 
     def __init__(self, publish: Publish, stream_ended: Callable[[], None], registry: IngestRegistry) -> None:
@@ -71,40 +72,39 @@ class Engine:
         self._config = Config(models={})
         self._schedulers: dict[str, Scheduler] = {}
         self._streams: dict[str, Stream] = {}
-        self._history: dict[str, list[Path]] = {}  # the bundles each model has had, the present one last
-        self._taken: dict[str, Path] = {}  # where `bundle` led when that was last served
+        self._versions = Versions()
         self.failed_tests: set[str] = set()
         self.tested_at: dict[str, float] = {}
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
-        self._changing = threading.RLock()  # from the first look on; a model may take minutes to compile
-        self._in_use = threading.Lock()  # only while something is changed, or tested
+        self._changing = threading.RLock()  # for the whole of a change; a model may take minutes to compile
+        self._in_use = threading.Lock()  # only while a change is carried out, or a model tested
         self._stopping = threading.Event()
 
     @property
     def streams(self) -> list[Stream]:
-        """The streams that are configured."""
+        """Return the streams that are configured."""
         return list(self._streams.values())
 
     @property
     def idle(self) -> bool:
-        """Whether every stream that is configured has ended; one that is being replaced has not."""
+        """Return whether every configured stream has ended; one that is being replaced has not."""
         streams = self._streams.copy()
         return all(name in streams and streams[name].finished for name in self._config.streams)
 
     @property
     def served(self) -> dict[str, LoadedModel]:
-        """What serves now, by the model's name."""
+        """Return the models that serve now, by name."""
         return {name: scheduler.served for name, scheduler in self._schedulers.copy().items()}
 
     @property
     def request_lanes(self) -> dict[str, RequestLane]:
-        """Where single frames are handed in, by the model's name."""
+        """Return the request lane of each model, by name."""
         return {name: scheduler.request_lane for name, scheduler in self._schedulers.copy().items()}
 
     def apply(self, config: Config) -> None:
-        """Make what is served what a configuration asks for; what is the same runs on.
+        """Serve what a configuration asks for; models and streams that stay the same run on.
 
-        Streams that are new wait for `start_streams`.
+        New streams wait for `start_streams`.
 
         Raises
         ------
@@ -112,11 +112,11 @@ class Engine:
             Something in it cannot be used. Nothing has changed then.
         """
         with self._changing:
-            newer = {n: model for n, model in config.models.items() if self._has_new_version(n, model)}
+            newer = {n: model for n, model in config.models.items() if self._versions.has_new(n, model)}
             self._apply(config, {**_differing(config.models, self._config.models), **newer})
 
     def _apply(self, config: Config, new_models: dict[str, ModelConfig]) -> None:
-        """With these models loaded, and every other as it is."""
+        """Load these models, and leave every other as it is."""
         with contextlib.ExitStack() as undo:
             before = self._config
             new_streams = _differing(config.streams, before.streams)
@@ -133,10 +133,10 @@ class Engine:
                     self._remove_model(name)
                 for name, source in opened.items():
                     self._streams[name] = self._stream(name, new_streams[name], source)
-        self._stream_ended()  # perhaps the last of those that had not
+        self._stream_ended()  # the removed streams may have been the last that had not ended
 
     def start_streams(self) -> None:
-        """Start to read the sources that are not read yet; none once the stop has begun."""
+        """Start to read the sources that are not read yet; does nothing once the stop has begun."""
         with self._in_use:
             for stream in self._streams.values():
                 if not self._stopping.is_set():
@@ -148,21 +148,23 @@ class Engine:
         Raises
         ------
         QzdError
-            There is one of this name, or it cannot be used.
+            A model of this name exists, or the new one cannot be used.
         """
         with self._changing:
             if name in self._config.models:
-                raise UsageError(f"model {name}: it is there already", fix="swap it, or unload it first")
+                raise UsageError(
+                    f"model {name}: a model of this name exists", fix="swap it, or unload it first"
+                )
             config = msgspec.structs.replace(self._config, models={**self._config.models, name: model})
             self._apply(config, {name: model})
 
     def unload(self, name: str) -> None:
-        """Serve a model no more.
+        """Stop serving a model.
 
         Raises
         ------
         UsageError
-            There is no such model, or a stream uses it.
+            The model does not exist, or a stream uses it.
         """
         with self._changing:
             self._model(name)
@@ -181,18 +183,11 @@ class Engine:
         Raises
         ------
         QzdError
-            There is no such model or version, or it failed its test. The old one then serves on.
+            The model or version does not exist, or it failed its self-test. The old one then serves on.
         """
         with self._changing:
             model = self._model(name)
-            path = Path(model.bundle) / version
-            if version in ("", "..") or "/" in version or not os.path.lexists(path):
-                raise UsageError(
-                    f"model {name}: there is no bundle {path}",
-                    wanted="the name of a bundle's directory below the model's `bundle`",
-                    fix="copy it there first",
-                )
-            return self._change(name, model, path, "swapped")
+            return self._change(name, model, find_version(name, model, version), "swapped")
 
     def rollback(self, name: str) -> LoadedModel:
         """Serve with the bundle that a model had before its last swap.
@@ -200,23 +195,21 @@ class Engine:
         Raises
         ------
         QzdError
-            There was none, or it fails its test now. The present one then serves on.
+            It has had no other, or that one fails its self-test now. The present one then serves on.
         """
         with self._changing:
             model = self._model(name)
-            if len(self._history[name]) < 2:
-                raise UsageError(f"model {name}: it has had no other bundle since the start")
-            served = self._change(name, model, self._history[name][-2], "rolled_back")
-            del self._history[name][-2:]
+            served = self._change(name, model, self._versions.previous(name), "rolled_back")
+            self._versions.note_rollback(name)
             return served
 
     def self_test(self, name: str) -> None:
-        """Run a model's golden frames beside the frames that it serves; nothing else changes meanwhile.
+        """Run a model's golden frames beside the frames that it serves; no change is made meanwhile.
 
         Raises
         ------
         QzdError
-            It failed, or there is no such model.
+            The self-test failed, or the model does not exist.
         """
         with self._changing, self._at_work():
             self._model(name)
@@ -228,7 +221,7 @@ class Engine:
             finally:
                 self.tested_at[name] = time.monotonic()
             self.failed_tests.discard(name)
-            self._schedulers[name].note_recovery()
+            self._schedulers[name].pass_self_test()
 
     def due_self_tests(self) -> list[str]:
         """Name the models whose last self-test is older than `self_test_interval_s`; 0 means never."""
@@ -237,28 +230,28 @@ class Engine:
         return [name for name, at in self.tested_at.copy().items() if 0 < interval <= now - at]
 
     def give_up_late_frames(self) -> int:
-        """Answer for the frames that devices have been busy with too long; returns how many."""
+        """Answer for the frames that devices have been busy with too long; return how many."""
         older_than = self._config.service.inference_timeout_s
         return sum(scheduler.give_up(older_than) for scheduler in list(self._schedulers.values()))
 
     @property
     def hung(self) -> bool:
-        """Whether a model has no request left that answers."""
+        """Return whether a model has no infer request left that answers."""
         return any(scheduler.hung for scheduler in list(self._schedulers.values()))
 
     def stop(self, timeout: float) -> bool:
-        """Stop the sources, finish what waits and what is under way. False when something hung.
+        """Stop the sources, and finish the frames that wait or are in progress; False if something hung.
 
-        A change that is being prepared may take minutes, and is not waited for: it fails when it is.
-        One that is being carried out is: it has frames of its own to finish.
+        A change that is being prepared may take minutes and is not waited for: it fails once it is prepared.
+        A change that is being carried out is waited for, since it has frames of its own to finish.
         """
         end = time.monotonic() + timeout
         self._stopping.set()
         in_turn = self._in_use.acquire(timeout=timeout / 2)
         try:
-            self._remove_streams(list(self._streams), told=False)
+            self._remove_streams(list(self._streams), publish=False)
             schedulers = list(self._schedulers.values())
-            for scheduler in schedulers:  # all at once, so that none waits for another's frames
+            for scheduler in schedulers:  # all at once, so that none waits for the frames of another
                 scheduler.ask_to_stop()
             drained = [scheduler.stop(end - time.monotonic()) for scheduler in schedulers]
             return all(drained)
@@ -268,10 +261,10 @@ class Engine:
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
-        """A stop waits for the end of this, and when it has begun there is no other."""
+        """Let a stop wait for the end of this, and refuse to begin after the stop has begun."""
         with self._in_use:
             if self._stopping.is_set():
-                raise UsageError("the daemon stops", fix="ask again when it is back")
+                raise UsageError("the daemon stops", fix="send the command again after its restart")
             yield
 
     def _model(self, name: str) -> ModelConfig:
@@ -301,22 +294,9 @@ class Engine:
                 self._put(name, served, state)
         return served
 
-    def _has_new_version(self, name: str, model: ModelConfig) -> bool:
-        """Whether `bundle` leads to another one than when that was last served; a new model has none."""
-        return name in self._taken and models.locate(model) != self._taken[name]
-
-    def _note_bundle(self, name: str, path: Path) -> None:
-        """For a rollback, and to know a new version when there is one."""
-        history = self._history.setdefault(name, [])
-        if history[-1:] != [path]:
-            history.append(path)
-        with contextlib.suppress(QzdError):  # it may be gone again
-            if models.locate(self._config.models[name]) == path:
-                self._taken[name] = path
-
     def _put(self, name: str, served: LoadedModel, state: ModelStateName, reason: str | None = None) -> None:
-        """Serve with a model that was loaded: a new one, or in the place of the one before."""
-        self._note_bundle(name, served.detector.bundle.path)
+        """Serve with a loaded model: a new one, or in place of the one before."""
+        self._versions.note(name, self._config.models[name], served.detector.bundle.path)
         self.failed_tests.discard(name)
         self.tested_at[name] = time.monotonic()
         if name in self._schedulers:
@@ -325,15 +305,14 @@ class Engine:
         else:
             state = "loaded"
             failed = functools.partial(self._device_failed, name)
-            answers = functools.partial(self._device_answers, name)
-            self._schedulers[name] = Scheduler(name, served, failed, answers)
+            recovered = functools.partial(self._device_recovered, name)
+            self._schedulers[name] = Scheduler(name, served, failed, recovered)
             self._schedulers[name].start()
         self._publish_state(name, served, state, reason)
 
     def _remove_model(self, name: str) -> None:
         scheduler = self._schedulers.pop(name)
-        del self._history[name]
-        self._taken.pop(name, None)
+        self._versions.forget(name)
         self.failed_tests.discard(name)
         self.tested_at.pop(name, None)
         scheduler.stop(self._config.service.inference_timeout_s)
@@ -344,7 +323,7 @@ class Engine:
         lanes = [scheduler.lane(name, config.policy, self._publish) for scheduler in schedulers]
         return Stream(name, config, source, lanes, self._publish, self._stream_ended)
 
-    def _remove_streams(self, names: list[str], *, told: bool = True) -> None:
+    def _remove_streams(self, names: list[str], *, publish: bool = True) -> None:
         streams = [self._streams.pop(name) for name in names]
         for stream in streams:
             stream.stop()
@@ -352,11 +331,11 @@ class Engine:
         for stream in streams:
             if not stream.join(max(0.0, end - time.monotonic())):
                 log.warning("stream %s: its source hangs and is left behind", stream.name)
-        if told:
+        if publish:
             self._publish_removed(streams)
 
     def _publish_removed(self, streams: list[Stream]) -> None:
-        """`removed` comes after a stream's last frame, and what another source of its name has after that."""
+        """Publish `removed` after a stream's last frame, and before any frame of a new source of its name."""
         end = time.monotonic() + self._config.service.inference_timeout_s
         for stream in streams:
             while not stream.idle and not self._stopping.wait(LOOK_UP_SECONDS):
@@ -370,11 +349,11 @@ class Engine:
         for lane in stream.lanes:
             self._schedulers[lane.model].skip(lane)
 
-    def _device_answers(self, name: str, served: LoadedModel) -> None:
+    def _device_recovered(self, name: str, served: LoadedModel) -> None:
         self._publish_state(name, served, "loaded", f"device {served.device} answers again")
 
     def _device_failed(self, name: str, served: LoadedModel) -> None:
-        """A request's own thread comes here; loading another takes too long for it."""
+        """Start a thread that loads another: the model's own thread has frames to finish."""
         threading.Thread(
             target=self._fall_back, args=(name, served), name=f"qzd-fallback-{name}", daemon=True
         ).start()
@@ -384,19 +363,15 @@ class Engine:
             scheduler = self._schedulers.get(name)
             if scheduler is None or scheduler.served is not failed:
                 return
-            model = self._model(name)
             self._publish_state(name, failed, "failed", f"device {failed.device} failed again and again")
-            devices = (model.device, *model.fallback)
-            rest = devices[devices.index(failed.device) + 1 :]
-            if not rest:
+            rest = fall_back_from(failed, self._model(name))
+            if rest is None:
                 log.error("model %s: no device is left; add one to models.%s.fallback", name, name)
                 scheduler.keep_device()
                 return
-            path = str(failed.detector.bundle.path)
-            left = msgspec.structs.replace(model, bundle=path, device=rest[0], fallback=rest[1:])
             try:
                 with contextlib.ExitStack() as undo:
-                    served = self._load(name, left, self._config, undo)
+                    served = self._load(name, rest, self._config, undo)
                     with self._at_work():
                         undo.pop_all()
                         instead = f"{served.device} instead of {failed.device}, which failed"
@@ -422,5 +397,5 @@ T = TypeVar("T")
 
 
 def _differing(new: dict[str, T], old: dict[str, T]) -> dict[str, T]:
-    """What is new, and what is there already but otherwise."""
+    """Return the entries that are new, and those whose value has changed."""
     return {name: value for name, value in new.items() if old.get(name) != value}

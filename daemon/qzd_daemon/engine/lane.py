@@ -6,6 +6,7 @@ its turn.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class Lane:
         self._publish = publish
         self._lock = threading.Lock()
         self._published = 0
-        self._early: dict[int, messages.Detections] = {}
+        self._early: dict[int, tuple[QueuedItem[FrameJob], LoadedModel, float, Result | NoResult]] = {}
 
     @property
     def idle(self) -> bool:
@@ -120,15 +121,25 @@ class Lane:
         outcome : Result or NoResult
             What was found, or why nothing is known.
         """
-        message = make_message(self.stream, queued, served, queue_ms, outcome)
         with self._lock:
-            self._early[queued.order] = message
+            self._early[queued.order] = (queued, served, queue_ms, outcome)
             while (ready := self._early.pop(self._published, None)) is not None:
-                try:
-                    self._publish(self._topic, ready)
-                except Exception:  # one that cannot be published must not hold back all that follow
-                    log.exception("stream %s: frame %d could not be published", self.stream, ready.frame)
+                self._publish_result(*ready)
                 self._published += 1
+
+    def _publish_result(
+        self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
+    ) -> None:
+        """Publish the result, or an error in its place: no frame may hold back those that follow."""
+        try:
+            self._publish(self._topic, make_message(self.stream, queued, served, queue_ms, outcome))
+        except Exception as error:
+            log.exception("stream %s: frame %d could not be published", self.stream, queued.item.index)
+            failed = NoResult(
+                "error", f"its message could not be made or sent: {type(error).__name__}: {error}"
+            )
+            with contextlib.suppress(Exception):  # then the publisher fails, which is logged above
+                self._publish(self._topic, make_message(self.stream, queued, served, queue_ms, failed))
 
 
 def make_message(

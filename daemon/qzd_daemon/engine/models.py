@@ -1,4 +1,4 @@
-"""A model that is ready to serve: its bundle read, compiled for its device, and tested there."""
+"""Load a model: read its bundle, compile it for its device, and test it there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["LoadedModel", "load", "locate", "self_test"]
 
 log = logging.getLogger(__name__)
 
-PROBLEMS_SHOWN = 8  # of a self-test: a device that computes wrongly has dozens
+PROBLEMS_SHOWN = 8  # of a self-test; a device that computes wrongly has dozens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +33,11 @@ class LoadedModel:
     Attributes
     ----------
     detector : Detector
-    info : wire.ModelInfo
-    thresholds : wire.UsedThresholds
+    info : ModelInfo
+    thresholds : UsedThresholds
         What messages say about it.
     device : str
-        The one of the configuration's devices that was taken; `info.device` says what executes.
+        The chosen one of the configuration's devices; `info.device` names the device that executes.
     """
 
     detector: Detector
@@ -47,12 +47,12 @@ class LoadedModel:
 
 
 def locate(config: ModelConfig) -> Path:
-    """The bundle that a configuration leads to now, past all links: they may lead to another one later.
+    """Return the path of a configuration's bundle, with all links resolved, since they may change later.
 
     Raises
     ------
     BundleError
-        There is none.
+        It does not exist.
     """
     return bundle.locate(Path(config.bundle)).resolve()
 
@@ -60,14 +60,14 @@ def locate(config: ModelConfig) -> Path:
 def load(name: str, config: ModelConfig, cache_dir: Path | None) -> LoadedModel:
     """Read a bundle, compile it, and run its golden frames on the device that will serve it.
 
-    The first device of the configuration that passes is taken.
+    The first device of the configuration that passes is chosen.
 
     Raises
     ------
     BundleError, ModelError, DeviceError
         The bundle is damaged, or its last device cannot run it.
     GateError
-        Its last device gives other boxes than the bundle's golden ones.
+        Its last device finds other boxes than the bundle's golden ones.
     """
     found = bundle.read(locate(config), check_ir=False)  # the detector reads and hashes it
     *others, last = (config.device, *config.fallback)
@@ -124,7 +124,7 @@ def self_test(name: str, detector: Detector) -> None:
     Raises
     ------
     GateError
-        They have other boxes than when the bundle was made.
+        The boxes differ from those of the bundle.
     """
     problems = detector.self_test()
     if problems:
@@ -133,6 +133,6 @@ def self_test(name: str, detector: Detector) -> None:
             listed += f"\n    and {len(problems) - PROBLEMS_SHOWN} more"
         raise GateError(
             f"model {name}: its self-test on {device} failed:\n    {listed}",
-            wanted="the boxes that the bundle's golden frames had when it was made",
+            wanted="the boxes that the bundle lists for its golden frames",
             fix="use another device, or quantize the model for this machine's instruction set",
         )

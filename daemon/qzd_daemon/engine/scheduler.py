@@ -5,7 +5,6 @@ The request comes first and the frame second, so that the frame is the newest th
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from qzd_daemon.engine.faults import DeviceFaults
 from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, Publish, ResultSink
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem
@@ -26,8 +26,6 @@ __all__ = ["Scheduler"]
 log = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
-FAULTS, FAULT_SECONDS = 3, 5.0  # a device that fails so often in a row, or within so long, is given up
-RECOVERED = 20  # frames in a row that it must answer then to be trusted again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +65,7 @@ class Scheduler:
         self.served = served
         self._failed = failed
         self._recovered = recovered
-        self._fault_times: collections.deque[float] = collections.deque(maxlen=FAULTS)
-        self._faults_in_a_row = self._answers_in_a_row = 0
-        self._faults_told = self._stays = False
+        self._faults = DeviceFaults()
         self._fair_queue: FairQueue[FrameJob] = FairQueue()
         self.request_lane = RequestLane(self._fair_queue)
         self._given_up = 0  # frames of the present model whose requests have not come back
@@ -190,7 +186,7 @@ class Scheduler:
         if self._next is not None:
             self.served, self._next = self._next, None
             self._given_up = 0
-            self._forget_faults()
+            self._faults.reset()
             self._switched.set()
 
     def _start(self, slot: Slot, queued: QueuedItem[FrameJob]) -> None:
@@ -219,42 +215,18 @@ class Scheduler:
         if frame.served is not self.served:
             return
         if isinstance(outcome, DeviceError):
-            self._note_fault(frame.served)
-        else:
-            self._faults_in_a_row = 0
-            if self._stays:
-                self._note_answer()
-
-    def _note_fault(self, served: LoadedModel) -> None:
-        """Where frames are few, faults come in a row; where they are many, good ones may end in between."""
-        times = self._fault_times
-        times.append(time.monotonic())
-        self._faults_in_a_row += 1
-        self._answers_in_a_row = 0
-        often = len(times) == FAULTS and times[-1] - times[0] < FAULT_SECONDS
-        if (often or self._faults_in_a_row >= FAULTS) and not self._faults_told:
-            self._faults_told = True
-            self._failed(served)
-
-    def _forget_faults(self) -> None:
-        self._faults_in_a_row = 0
-        self._fault_times.clear()
-        self._faults_told = self._stays = False
+            if self._faults.note_fault():
+                self._failed(frame.served)
+        elif self._faults.note_answer():
+            self._recovered(frame.served)
 
     def keep_device(self) -> None:
-        """No other device takes over from the one that failed; it may answer again."""
-        self._answers_in_a_row = 0
-        self._stays = True
+        """Keep the device that failed, since no other takes over; it may answer again."""
+        self._faults.keep()
 
-    def _note_answer(self) -> None:
-        self._answers_in_a_row += 1
-        if self._answers_in_a_row >= RECOVERED:
-            self.note_recovery()
-
-    def note_recovery(self) -> None:
-        """Trust the device again, where it had failed and stays."""
-        if self._stays:
-            self._forget_faults()
+    def pass_self_test(self) -> None:
+        """Note that the model passed a self-test: a failed device that was kept is trusted again."""
+        if self._faults.pass_self_test():
             self._recovered(self.served)
 
 

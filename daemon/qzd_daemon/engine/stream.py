@@ -110,9 +110,7 @@ class Stream:
         self._publish_last_state("failed", reason)
 
     def _read(self) -> None:
-        pace = Pace(
-            self.config.max_fps, real_time=self.config.policy == "drop", live=self._source.live
-        )
+        pace = Pace(self.config.max_fps, real_time=self.config.policy == "drop", live=self._source.live)
         for item in self._source.frames(self._stopping):
             if self._stopping.is_set():
                 return

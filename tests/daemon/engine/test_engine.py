@@ -482,7 +482,7 @@ def test_device_when_it_fails_while_serving_is_an_outcome_and_then_replaced(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, within_s: float
 ) -> None:
     monkeypatch.setattr(
-        "qzd_daemon.engine.scheduler.FAULT_SECONDS", within_s
+        "qzd_daemon.engine.faults.FAULT_SECONDS", within_s
     )  # 0: as for a stream of few frames
     cells = [(3, 3, "blue"), *[POISON] * 3, *[(3, 3, "green")] * 200]
     bundle, images = faulty(tmp_path, "fail", cells)

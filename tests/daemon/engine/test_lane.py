@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 from qzd_client import messages
 from qzd_daemon.config.schema import ModelConfig
 from qzd_daemon.engine import models
-from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, make_message
+from qzd_daemon.engine.lane import FrameJob, Lane, NoResult
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem
 from qzd_daemon.sources.open import SourceFrame
@@ -53,24 +56,44 @@ def test_finish_whatever_ends_first_publishes_in_frame_order(served: LoadedModel
     assert [m.frame for m in published.messages] == list(range(8))
 
 
-def test_finish_when_a_message_cannot_be_published_goes_on_with_the_next(
-    served: LoadedModel, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("fails", ["made", "published"])
+def test_finish_when_a_message_cannot_be_made_or_published_publishes_an_error_in_its_place(
+    served: LoadedModel, caplog: pytest.LogCaptureFixture, fails: str
 ) -> None:
-    sent: list[messages.Message] = []
+    sent: list[messages.Detections] = []
 
     def publish(_: str, message: messages.Message) -> None:
-        if message == refused:
+        assert isinstance(message, messages.Detections)
+        if fails == "published" and message.frame == 10 and message.outcome == "ok":
             raise ValueError("it cannot be sent")
         sent.append(message)
 
     lane = Lane("gate", "tiny", FairQueue(), "wait", publish)
-    captured = [SourceFrame(None, "damaged") for _ in range(2)]
-    mails = [QueuedItem(FrameJob(lane, index, one), 0, index) for index, one in enumerate(captured)]
-    refused = make_message("gate", mails[0], served, 0.0, NoResult("error", "damaged"))
-    for queued in reversed(mails):  # the second is there already when the first is refused
+    frame = paint((2, 3, "green"))
+    found = served.detector.detect(frame)
+    unknown_class = msgspec.structs.replace(found.found, class_ids=np.array([99], np.int32))
+    for index in range(60):
+        queued = QueuedItem(FrameJob(lane, index, SourceFrame(frame)), 0, index)
+        outcome = replace(found, found=unknown_class) if fails == "made" and index == 10 else found
+        lane.finish(queued, served, 0.0, outcome)
+    assert [message.frame for message in sent] == list(range(60))
+    assert [message.frame for message in sent if message.outcome != "ok"] == [10]
+    assert (sent[10].outcome, sent[10].detections) == ("error", msgspec.UNSET)
+    assert "its message could not be made or sent" in str(sent[10].reason)
+    assert "stream gate: frame 10 could not be published" in caplog.text
+
+
+def test_finish_when_nothing_can_be_published_counts_every_frame_as_done(served: LoadedModel) -> None:
+    def publish(_: str, __: messages.Message) -> None:
+        raise ValueError("it cannot be sent")
+
+    lane = Lane("gate", "tiny", FairQueue(), "wait", publish)
+    for index in range(3):
+        assert lane.queue.put(FrameJob(lane, index, SourceFrame(None, "damaged")))
+        (queued,) = lane.queue.empty()
+        assert not lane.idle
         lane.finish(queued, served, 0.0, NoResult("error", "damaged"))
-    assert [message.frame for message in sent] == [1]  # type: ignore[attr-defined]
-    assert "stream gate: frame 0 could not be published" in caplog.text
+    assert lane.idle
 
 
 def test_finish_when_boxes_were_found_lists_them_with_what_made_them(served: LoadedModel) -> None:
