@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -62,7 +63,7 @@ def test_submit_gives_each_frame_its_own_result(tiny: Bundle) -> None:
     results: dict[int, Result | QzdError] = {}
     with Detector(tiny, RunOptions(requests=4)) as detector:
         for i in range(64):
-            detector.submit(paint((i % 8, i // 8, "green")), lambda r, i=i: results.__setitem__(i, r))
+            detector.submit(paint((i % 8, i // 8, "green")), partial(results.__setitem__, i))
         assert detector.drain(timeout=30)
     assert len(results) == 64
     for i, result in results.items():

@@ -45,7 +45,7 @@ def test_boxes_come_back_whence_they_came(
     ids=["stretch", "letterbox", "corner", "tall", "crop"],
 )
 def test_fit_gives_offset_and_scale(
-    size: tuple[int, int], spec: Input, offset: tuple[int, int], scale: tuple[float, float]
+    size: tuple[int, int], spec: Input, offset: tuple[float, float], scale: tuple[float, float]
 ) -> None:
     transform = fit(*size, spec)
     assert (transform.offset_x, transform.offset_y) == offset

@@ -12,18 +12,19 @@ from qzd_ext._nms import Candidates
 from qzd_ext._ssd import scan_boxes
 from qzd_ext.decode import Decoder
 from qzd_ext.manifest import Thresholds
-from support.head_cases import KINDS, make_case, plain
+from support.head_cases import KINDS, Case, make_case, plain
+from support.results import as_detections
 
 
-def check(case, thresholds):
+def check(case: Case, thresholds: Thresholds) -> None:
     """The decoder's boxes are the oracle's: the same ones, in the same order."""
     manifest = case.manifest
     decoder = Decoder(manifest, [t.shape for t in case.tensors], case.priors)
     for tensor in case.tensors:
         tensor.flags.writeable = False
-    found = decoder.decode(case.tensors, plain(manifest), thresholds)
+    found = as_detections(decoder.decode(case.tensors, plain(manifest), thresholds))
     expected = oracle.decode(manifest, case.tensors, thresholds, case.priors)
-    limit = np.float32([manifest.input.width, manifest.input.height] * 2)
+    limit = np.array([manifest.input.width, manifest.input.height] * 2, np.float32)
     assert expected.class_ids.tolist() == found.class_ids.tolist()
     assert expected.scores.tolist() == found.scores.tolist()
     np.testing.assert_allclose(found.boxes, np.clip(expected.boxes, 0, limit), rtol=1e-4, atol=1e-5)
@@ -45,8 +46,19 @@ def check(case, thresholds):
     limits=st.sampled_from([(30000, 300), (30000, 5), (7, 300), (1, 1)]),
 )
 def test_head_gives_what_the_oracle_gives(
-    kind, seed, n, classes, levels, poison, confidence, iou, multi_label, agnostic, diou, limits
-):
+    kind: str,
+    seed: int,
+    n: int,
+    classes: int,
+    levels: int | None,
+    poison: int,
+    confidence: float,
+    iou: float,
+    multi_label: bool,
+    agnostic: bool,
+    diou: bool,
+    limits: tuple[int, int],
+) -> None:
     thresholds = Thresholds(
         confidence=confidence,
         iou=iou,
@@ -61,31 +73,31 @@ def test_head_gives_what_the_oracle_gives(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_head_gives_what_the_oracle_gives_when_there_are_1000_classes(kind, multi_label):
+def test_head_gives_what_the_oracle_gives_when_there_are_1000_classes(kind: str, multi_label: bool) -> None:
     check(make_case(kind, 1, 50, 1000), Thresholds(confidence=0.6, multi_label=multi_label))
 
 
 @pytest.mark.parametrize("kind", ["v8 columns", "v8 rows", "v5", "ssd sigmoid", "ssd softmax"])
-def test_head_gives_what_the_oracle_gives_of_100000_anchors(kind):
+def test_head_gives_what_the_oracle_gives_of_100000_anchors(kind: str) -> None:
     check(make_case(kind, 2, 100_000, 3), Thresholds(confidence=0.7, max_detections=20))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_head_gives_all_where_the_oracle_does_at_confidence_0(kind):
+def test_head_gives_all_where_the_oracle_does_at_confidence_0(kind: str) -> None:
     thresholds = Thresholds(confidence=0, iou=1, multi_label=True, max_detections=10**6)
     check(make_case(kind, 5, 30, 4, poison=5), thresholds)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_head_finds_nothing_when_no_score_is_enough(kind):
+def test_head_finds_nothing_when_no_score_is_enough(kind: str) -> None:
     case = make_case(kind, 3, levels=2)
     decoder = Decoder(case.manifest, [t.shape for t in case.tensors], case.priors)
-    found = decoder.decode(case.tensors, plain(case.manifest), Thresholds(confidence=1.0))
+    found = as_detections(decoder.decode(case.tensors, plain(case.manifest), Thresholds(confidence=1.0)))
     assert (found.boxes.shape, found.scores.shape, found.class_ids.shape) == ((0, 4), (0,), (0,))
 
 
 @pytest.mark.parametrize(("shape", "fits"), [((3, 6), True), ((1, 3, 7), True), ((3, 5), False), ((), False)])
-def test_finished_boxes_need_the_columns_that_are_read(shape, fits):
+def test_finished_boxes_need_the_columns_that_are_read(shape: tuple[int, ...], fits: bool) -> None:
     rows, out = np.ones(shape, np.float32), Candidates(2, 0.5, False, False, 10, 10)
     if fits:
         assert scan_boxes(rows, 5, 4, 0, -1, 1, 1, 0, 2, out, 0.5) is None

@@ -6,6 +6,7 @@ import resource
 import sys
 import zlib
 from types import FrameType
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ JPEG_HEAD = b"\xff\xd8\xff\xc0\x00\x11\x08"
     ],
 )
 def test_read_image_when_it_lies_or_is_cut_off_decodes_nothing(
-    form: str, data: bytes, error: type[Exception]
+    form: Literal["jpeg", "png"], data: bytes, error: type[Exception]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(error):
@@ -119,7 +120,7 @@ def test_read_image_when_the_png_is_noise_still_reads_it() -> None:
 def test_read_image_when_a_jpeg_never_comes_to_its_frame_takes_few_steps(data: bytes) -> None:
     steps = 0
 
-    def count(frame: FrameType, event: str, argument: object) -> object:
+    def count(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal steps
         steps += 1
         return count
