@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -29,7 +27,6 @@ __all__ = ["main"]
 
 log = logging.getLogger(__name__)
 
-OWN_FILES = 256  # sources, devices, libraries: more than they were ever seen to need
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -90,30 +87,10 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     gc.freeze()
     gc.enable()
     share_arenas()
-    _allow_files(config)
     cv2.setNumThreads(1)  # streams run side by side as it is, and the cores belong to the model
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit
-
-
-def _allow_files(config: Config) -> None:
-    """As many open files as are allowed at all: where they are used up, a connection makes libzmq abort.
-
-    Outside of systemd's unit the limit that holds is 1024 as a rule, and subscribers alone may be 1000.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a kernel whose own limit is below what was given
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    tables = (config.publish, config.control, config.inference, config.ingest)
-    needed = OWN_FILES + sum(len(table.bind) * table.max_connections for table in tables)
-    if allowed < needed:
-        log.warning(
-            "%d files may be open, and up to %d are needed where each endpoint has its `max_connections`; "
-            "when they are used up, qzd ends. Raise the limit (LimitNOFILE=, --ulimit nofile=), or lower it",
-            allowed, needed,
-        )  # fmt: skip
 
 
 def _check(config: Config) -> None:

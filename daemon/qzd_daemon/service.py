@@ -25,6 +25,7 @@ from qzd_daemon.server.operations import Operations
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.system.signals import Signals
 from qzd_daemon.system.systemd import inherited_sockets, more_time, notify, watchdog_interval
+from qzd_daemon.transport.limits import fit_connections, raise_file_limit
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import ConfigError, InterruptedByUser, QzdError, ResourceError
 
@@ -97,17 +98,18 @@ class Service:
 
     def _open(self) -> None:
         """Make the parts and bind their sockets; nothing runs yet."""
-        self._publisher = Publisher(self._config.publish, self._listener, lambda m: self._monitor.sent(m))
-        self._ingest = Ingest(self._config.ingest, self._listener)
+        config = fit_connections(self._config, raise_file_limit())
+        self._publisher = Publisher(config.publish, self._listener, lambda m: self._monitor.sent(m))
+        self._ingest = Ingest(config.ingest, self._listener)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
         self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
         self._self_tests = SelfTests(self._engine)
         operations = Operations(self._engine, self._publisher, self._listener, self.reload)
         request_lanes = lambda: self._engine.request_lanes  # noqa: E731
         self._inference = Inference(
-            self._config.inference, self._listener, self._publisher.epoch, request_lanes
+            config.inference, self._listener, self._publisher.epoch, request_lanes
         )
-        self._control = Control(self._config.control, self._listener, operations.table())
+        self._control = Control(config.control, self._listener, operations.table())
         refused = {
             "control": self._control.refused,
             "inference": self._inference.refused,

@@ -8,7 +8,6 @@ between a result and the wire. One thread beats and reads subscriptions.
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
 import time
@@ -20,15 +19,15 @@ import zmq
 
 from qzd_client import messages
 from qzd_daemon.config.schema import PublishConfig
+from qzd_daemon.server.subscriptions import Subscriptions
 from qzd_daemon.transport.listener import Limits, Listener
 
 __all__ = ["Publisher"]
 
 log = logging.getLogger(__name__)
 
-MAX_SUBSCRIPTION_BYTES = 1024
-MAX_SUBSCRIPTIONS = 100_000  # of all subscribers together: libzmq keeps each in memory
-SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq takes in more than is read where one floods it
+MAX_SUBSCRIPTION_BYTES = 512  # the longest topic has 147, and INITIATE of CURVE about 300
+SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq reads more than is counted if one floods it
 BATCH = 256  # subscriptions that are read before others may send
 LOOK_SECONDS = 0.02  # how soon a subscription is noticed; libzmq heeds it at once
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
@@ -70,7 +69,6 @@ class Publisher:
         self._config = config
         self._sent = sent
         limits = Limits(MAX_SUBSCRIPTION_BYTES, config.max_connections, config.send_hwm, SUBSCRIPTIONS_KEPT)
-        self._listener = listener
         self._bound_socket = listener.open("publish", zmq.XPUB, config.bind, limits)
         self.endpoints = self._bound_socket.endpoints
         self._socket = self._bound_socket.socket
@@ -79,8 +77,7 @@ class Publisher:
         self._sequence: dict[str, int] = {}
         self._beats = 0
         self._next_beat = 0.0
-        self._subscriptions: collections.Counter[bytes] = collections.Counter()
-        self._subscribed = threading.Condition()
+        self._subscriptions = Subscriptions(self._bound_socket.connections)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qzd-publisher")
 
@@ -108,29 +105,19 @@ class Publisher:
     @property
     def subscriptions(self) -> int:
         """Subscriptions to detections, of all subscribers."""
-        with self._subscribed:
-            return self._detection_subscriptions()
+        with self._subscriptions.changed:
+            return self._subscriptions.matching(messages.DETECTIONS.encode())
 
     def wait_for_subscriptions(self, count: int, timeout: float) -> bool:
         """Wait until so many subscriptions to detections are there; False after `timeout` seconds."""
         end = time.monotonic() + timeout
-        with self._subscribed:
-            while self._detection_subscriptions() < count:
+        with self._subscriptions.changed:
+            while self._subscriptions.matching(messages.DETECTIONS.encode()) < count:
                 left = end - time.monotonic()
                 if left <= 0:
                     return False
-                self._subscribed.wait(min(left, LOOK_SECONDS))  # the door notes connections by itself
+                self._subscriptions.changed.wait(min(left, LOOK_SECONDS))  # connections change by themselves
         return True
-
-    def _detection_subscriptions(self) -> int:
-        """Of a topic never more than there are connections.
-
-        Who subscribes to it twice is told twice by libzmq, and once at the end.
-        """
-        prefix = messages.DETECTIONS.encode()
-        matching = (t for t in self._subscriptions if t.startswith(prefix) or prefix.startswith(t))
-        connections = self._listener.connections[self._bound_socket.name]
-        return sum(min(self._subscriptions[topic], connections) for topic in matching)
 
     def close(self) -> None:
         """Send a last heartbeat, then close; the door waits for `linger_ms`."""
@@ -166,26 +153,10 @@ class Publisher:
         self._socket.send(payload, zmq.NOBLOCK)
 
     def _read_subscriptions(self, most: int) -> None:
-        r"""XPUB receives `\x01TOPIC` for a subscription and `\x00TOPIC` for its end."""
         for _ in range(most):
             try:
-                notice = self._socket.recv(zmq.NOBLOCK)
+                topic = self._subscriptions.read(self._socket.recv(zmq.NOBLOCK, copy=False))
             except zmq.Again:
                 return
-            change = {b"\x01": 1, b"\x00": -1}.get(notice[:1], 0)  # anything else is not for us
-            self._count(notice[1:], change)
-            if change > 0 and messages.HEARTBEAT.encode().startswith(notice[1:]):  # to tell who is here
+            if topic is not None and messages.HEARTBEAT.encode().startswith(topic):  # to say who is here
                 self._next_beat = min(self._next_beat, time.monotonic() + SOON_SECONDS)
-
-    def _count(self, topic: bytes, change: int) -> None:
-        with self._subscribed:
-            self._subscriptions[topic] += change
-            if self._subscriptions[topic] <= 0:
-                del self._subscriptions[topic]
-            too_many = len(self._subscriptions) > MAX_SUBSCRIPTIONS
-            if too_many:
-                self._subscriptions.clear()
-            self._subscribed.notify_all()
-        if too_many:
-            log.error("more than %d subscriptions: every subscriber is put out", MAX_SUBSCRIPTIONS)
-            self._bound_socket.disconnect("")

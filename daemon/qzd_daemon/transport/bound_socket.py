@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from qzd_daemon.transport.bind import BindOptions, bind_again
+from qzd_daemon.transport.connections import Connections
 from qzd_ext.errors import EndpointError
 
 __all__ = ["BoundSocket"]
@@ -33,7 +34,8 @@ class BoundSocket:
     ----------
     socket : zmq.Socket
     endpoints : tuple of str
-        What is bound, with the ports that were chosen where the configuration says `:*`.
+        What is bound, with the ports that were chosen for `:*`.
+    connections : Connections
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class BoundSocket:
         bound: zmq.Socket[bytes],
         endpoints: tuple[str, ...],
         access: BindOptions,
+        connections: Connections,
     ) -> None:
         self.name = name
         self.socket = bound
         self.endpoints = endpoints
+        self.connections = connections
         self._access = access
         self._disconnect_later = threading.Event()
         self._unbound: list[str] = []  # endpoints that something else has taken when they were let go of

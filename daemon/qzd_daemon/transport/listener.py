@@ -7,11 +7,8 @@ thread answers ZAP, counts connections, shuts those above the limit, and says wh
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
 import os
-import re
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -27,6 +24,12 @@ from qzd_daemon.config.schema import SecurityConfig
 from qzd_daemon.transport.authorized_keys import AuthorizedKeys
 from qzd_daemon.transport.bind import BindOptions, bind
 from qzd_daemon.transport.bound_socket import BoundSocket
+from qzd_daemon.transport.connections import (
+    CURVE_HANDSHAKE_BYTES,
+    NULL_HANDSHAKE_BYTES,
+    Connections,
+    Refusal,
+)
 from qzd_ext.errors import EndpointError
 
 __all__ = ["Limits", "Listener"]
@@ -44,11 +47,12 @@ REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: ("server_key", "it has a wrong server key"),
 }
 LEFT = "it left, or was silent, before it had come in, as one does that has no CURVE key"
-ANY_ADDRESS = re.compile(r"tcp://(0\.0\.0\.0|\[::\]):")
+PENDING_FULL = "too many are connected that have not finished their handshake"
 EVENTS = (
     zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -64,7 +68,7 @@ class Limits:
     message_bytes : int
         Largest frame of a message; a peer that sends more is disconnected.
     connections : int
-        On each endpoint.
+        On each endpoint, besides `PENDING` that have not finished their handshake.
     send_hwm, receive_hwm : int
         Messages kept for, and from, each peer.
     """
@@ -137,8 +141,10 @@ class Listener:
             opened.close(linger=0)
             monitor.close(linger=0)
             raise
-        bound_socket = BoundSocket(name, opened, bound, self._access)
-        self._watches.append(_Watch(bound_socket, monitor, limits.connections))
+        handshake = NULL_HANDSHAKE_BYTES if self._access.secret is None else CURVE_HANDSHAKE_BYTES
+        connections = Connections(bound, limits.connections, handshake)
+        bound_socket = BoundSocket(name, opened, bound, self._access, connections)
+        self._watches.append(_Watch(bound_socket, monitor, connections))
         return bound_socket
 
     def start(self) -> None:
@@ -156,7 +162,7 @@ class Listener:
     @property
     def connections(self) -> dict[str, int]:
         """Open connections by the socket's name."""
-        return {watch.bound_socket.name: watch.connections for watch in self._watches}
+        return {watch.bound_socket.name: watch.connections.total for watch in self._watches}
 
     def close(self) -> None:
         """Close what is here, and the sockets that their owners have not closed; no thread may use one."""
@@ -241,8 +247,23 @@ class Listener:
             self._refuse(name, reason, why)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             self._refuse(name, "handshake", LEFT)
-        elif watch.is_above_limit(event, value, endpoint):
-            self._refuse(name, "limit", f"{watch.limit} connections are open already")
+        else:
+            self._count(name, watch.connections, event, value, endpoint)
+
+    def _count(self, name: str, connections: Connections, event: int, file: int, endpoint: str) -> None:
+        refusal: Refusal | None = None
+        if event == zmq.EVENT_ACCEPTED:
+            refusal = connections.accept(file, endpoint)
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            refusal = connections.handshake_done(endpoint)
+        elif event == zmq.EVENT_DISCONNECTED:
+            connections.disconnect(file, endpoint)
+        elif event == zmq.EVENT_CLOSED:
+            connections.clear(endpoint)
+        if refusal == "limit":
+            self._refuse(name, "limit", f"{connections.limit} connections are open already")
+        elif refusal == "pending":
+            self._refuse(name, "pending", PENDING_FULL)
 
     def _refuse(self, name: str, reason: str, why: str) -> None:
         self.refused[name, reason] += 1
@@ -256,72 +277,10 @@ class Listener:
             log.warning(text, *values)
 
 
+@dataclass(frozen=True, slots=True)
 class _Watch:
-    """The open connections of one socket."""
+    """A socket with its monitor and its connections."""
 
-    def __init__(self, bound_socket: BoundSocket, monitor: zmq.Socket[bytes], limit: int) -> None:
-        self.bound_socket = bound_socket
-        self.monitor = monitor
-        self.limit = limit
-        self._open: dict[str, set[int]] = {endpoint: set() for endpoint in bound_socket.endpoints}
-        self._on_any_address = {_port(e): e for e in bound_socket.endpoints if ANY_ADDRESS.match(e)}
-
-    @property
-    def connections(self) -> int:
-        """On all endpoints together."""
-        return sum(len(files) for files in self._open.values())
-
-    def is_above_limit(self, event: int, file: int, endpoint: str) -> bool:
-        """Note what happened to a connection; one too many is shut, and True is returned.
-
-        Its endpoint has the address that the peer has reached, which is not always the one that was bound.
-        """
-        bound = endpoint if endpoint in self._open else self._on_any_address.get(_port(endpoint), endpoint)
-        files = self._open.setdefault(bound, set())
-        if event == zmq.EVENT_ACCEPTED:
-            if len(files) >= self.limit:
-                _shut(file, endpoint)
-                return True
-            files.add(file)
-        elif event == zmq.EVENT_DISCONNECTED:
-            files.discard(file)
-        elif event == zmq.EVENT_CLOSED:  # the endpoint was unbound, and all its connections went with it
-            files.clear()
-        return False
-
-
-def _shut(file: int, endpoint: str) -> None:
-    """Shut a connection that libzmq holds: it has no call for that, but it heeds the end of a stream.
-
-    The peer may have left, and the number belong to something else by now: a file, another socket. So what
-    it is must be seen first, by a copy of it that stays the same.
-    """
-    try:
-        copy = os.dup(file)
-    except OSError:
-        return
-    try:
-        connection = socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        return
-    with connection, contextlib.suppress(OSError):
-        if _endpoint_of(connection) == endpoint:
-            connection.shutdown(socket.SHUT_RDWR)
-
-
-def _endpoint_of(connection: socket.socket) -> str:
-    """Where it is connected on this side, as libzmq writes it; empty if libzmq would not use it."""
-    here = connection.getsockname()
-    match connection.family:
-        case socket.AF_UNIX:
-            return f"ipc://{here}" if here else ""
-        case socket.AF_INET:
-            return f"tcp://{here[0]}:{here[1]}"
-        case socket.AF_INET6:
-            return f"tcp://[{here[0]}]:{here[1]}"
-    return ""
-
-
-def _port(endpoint: str) -> str:
-    return endpoint.rpartition(":")[2]
+    bound_socket: BoundSocket
+    monitor: zmq.Socket[bytes]
+    connections: Connections

@@ -22,7 +22,8 @@ from qzd_client.subscriber import Client, Event, Keys, StreamState
 from qzd_daemon.config.schema import PublishConfig, SecurityConfig
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.transport.bind import bind_again
-from qzd_daemon.transport.listener import Limits, Listener, _shut
+from qzd_daemon.transport.connections import PENDING_PER_ADDRESS, _Connection, _shut
+from qzd_daemon.transport.listener import Limits, Listener
 from qzd_ext.errors import EndpointError
 from support.waiting import until
 
@@ -150,6 +151,18 @@ def test_client_when_its_key_comes_later_gets_in(service: Service) -> None:
         until(lambda: heard(service, bob, 0.1))
 
 
+def test_client_when_silent_peers_take_the_places_gets_in_all_the_same(service: Service) -> None:
+    host, port = service.tcp.removeprefix("tcp://").split(":")
+    with contextlib.ExitStack() as silent:
+        for _ in range(80):
+            silent.enter_context(socket.create_connection((host, int(port))))
+        until(lambda: service.listener.refused["publish", "pending"] >= 80 - PENDING_PER_ADDRESS)
+        assert service.listener.connections["publish"] == PENDING_PER_ADDRESS
+        for _ in range(4):
+            with service.client("alice") as client:
+                until(lambda client=client: heard(service, client, 0.1))
+
+
 def test_log_when_one_is_refused_again_and_again_says_it_once(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -198,7 +211,7 @@ def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, 
 def test_shut_when_the_number_belongs_to_something_else_leaves_it_alone(take: Callable[[], int]) -> None:
     file = take()
     before = set(Path("/proc/self/fd").iterdir())
-    _shut(file, "ipc:///somewhere")
+    _shut(_Connection(file, "ipc:///somewhere", ""))
     assert {path.name for path in before ^ set(Path("/proc/self/fd").iterdir())} <= {str(file + 1)}
     os.close(file)
 
