@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from qzd_daemon.config.schema import PublishConfig
 from qzd_daemon.server import subscriptions
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.transport.listener import Listener
-from support.processes import until
+from support.waiting import until
 
 TOPIC = messages.stream_topic("gate")
 
@@ -39,6 +40,10 @@ def _subscriber(context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher) -
         peer.sndhwm = 0
         peer.connect(publisher.endpoints[0])
         yield peer
+
+
+def _has_taken(publisher: Publisher, total: int) -> bool:
+    return publisher._subscriptions._taken == total
 
 
 def _flood(peer: zmq.Socket[bytes], total: int) -> None:
@@ -80,7 +85,7 @@ def test_the_largest_of_many_peers_is_disconnected_when_all_together_have_too_ma
             peer = peers.enter_context(_subscriber(context, publisher))
             peer.reconnect_ivl = -1
             _flood(peer, size)
-            until(lambda total=total: publisher._subscriptions._taken == total)
+            until(partial(_has_taken, publisher, total))
         until(lambda: "disconnected" in caplog.text)
         until(lambda: publisher._bound_socket.connections.total == 3)
     assert "30000 bytes of subscriptions" in caplog.text

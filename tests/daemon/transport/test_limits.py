@@ -21,11 +21,8 @@ def _config(publish: int, control: int, streams: int = 0) -> Config:
 
 def _needed(config: Config) -> int:
     tables = [getattr(config, name) for name in TABLES]
-    return (
-        OWN_FILES
-        + STREAM_FILES * len(config.streams)
-        + sum(len(table.bind) * (table.max_connections + PENDING) for table in tables)
-    )
+    peers: int = sum(len(table.bind) * (table.max_connections + PENDING) for table in tables)
+    return OWN_FILES + STREAM_FILES * len(config.streams) + peers
 
 
 def test_what_fits_stays_as_it_is() -> None:

@@ -160,7 +160,7 @@ def test_client_when_silent_peers_take_the_places_gets_in_all_the_same(service: 
         assert service.listener.connections["publish"] == PENDING_PER_ADDRESS
         for _ in range(4):
             with service.client("alice") as client:
-                until(lambda client=client: heard(service, client, 0.1))
+                until(partial(heard, service, client, 0.1))
 
 
 def test_log_when_one_is_refused_again_and_again_says_it_once(
