@@ -11,12 +11,15 @@ The health paths are those of the KServe protocol.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import json
 import logging
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,8 +35,9 @@ __all__ = ["Http"]
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 5.0  # for a client that sends nothing or does not read
-MAX_CONNECTIONS = 16
+TIMEOUT_SECONDS = 5.0  # of a whole connection, however slowly its bytes come
+LOOK_SECONDS = 0.25
+MAX_CONNECTIONS = 16  # one more takes the place of the oldest
 
 Problems = Callable[[], Sequence[str]]
 
@@ -68,7 +72,8 @@ class Http:
             raise _cannot_listen(listen, error) from error
         bound = self._server.server_address[1]
         self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="qzd-http", daemon=True)
+        serve = functools.partial(self._server.serve_forever, LOOK_SECONDS)
+        self._thread = threading.Thread(target=serve, name="qzd-http", daemon=True)
 
     def start(self) -> None:
         """Start to answer."""
@@ -93,7 +98,7 @@ def _cannot_listen(listen: str, error: OSError | TypeError) -> EndpointError:
 
 
 class _Server(ThreadingHTTPServer):
-    """Run one thread per connection, for at most MAX_CONNECTIONS."""
+    """Run one thread per connection, for at most MAX_CONNECTIONS that are TIMEOUT_SECONDS old at most."""
 
     daemon_threads = True
     block_on_close = False
@@ -104,24 +109,38 @@ class _Server(ThreadingHTTPServer):
         self.registry = registry
         self.health = health
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._since: dict[socket.socket, float] = {}  # open connections, the oldest first
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            _interrupt(next(iter(self._since.copy()), None))
+            if not self._free.acquire(timeout=LOOK_SECONDS):
+                self.shutdown_request(request)
+                return
+        self._since[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
-        except BaseException:  # no thread could be started
+        except RuntimeError:  # no thread could be started
+            del self._since[request]
             self._free.release()
-            raise
+            self.shutdown_request(request)
+            log.warning("HTTP: a request was not answered, since no thread could be started")
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._since.pop(request, None)
             self._free.release()
+
+    def service_actions(self) -> None:
+        """Interrupt the connections that are too old; the base class calls this every LOOK_SECONDS."""
+        now = time.monotonic()
+        for request, since in self._since.copy().items():
+            if now - since > TIMEOUT_SECONDS:
+                _interrupt(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         log.debug("HTTP: a client disconnected", exc_info=True)
@@ -130,6 +149,13 @@ class _Server(ThreadingHTTPServer):
         """Bind as the base class does, but without a lookup of the host's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+
+def _interrupt(request: socket.socket | None) -> None:
+    """End the reads and writes of the thread that serves a connection."""
+    if request is not None:
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

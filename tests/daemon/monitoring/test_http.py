@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -73,20 +74,37 @@ def test_nothing_can_be_changed_through_it(server: Http) -> None:
         assert get(server.address, "/metrics", method)[0] == 501
 
 
-def test_serve_when_callers_say_nothing_refuses_more_and_answers_when_they_are_gone(server: Http) -> None:
-    address = split_address(server.address)
-    silent = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
-    with socket.create_connection(address, timeout=10) as refused:
-        assert refused.recv(1) == b""
-    for connection in silent:
-        connection.close()
-    for _ in range(100):
-        try:
+def test_serve_when_silent_callers_have_all_places_answers_all_the_same(server: Http) -> None:
+    with contextlib.ExitStack() as silent:
+        address = split_address(server.address)
+        oldest = silent.enter_context(socket.create_connection(address, timeout=10))
+        for _ in range(2 * MAX_CONNECTIONS):
+            silent.enter_context(socket.create_connection(address))
+        for _ in range(5):
             assert get(server.address, "/v2/health/live")[0] == 200
+        assert oldest.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "slow", [b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 1000, b""], ids=["trickle", "silent"]
+)
+def test_serve_when_a_request_takes_too_long_ends_it(
+    server: Http, monkeypatch: pytest.MonkeyPatch, slow: bytes
+) -> None:
+    monkeypatch.setattr("qzd_daemon.monitoring.http.TIMEOUT_SECONDS", 0.2)
+    with socket.create_connection(split_address(server.address), timeout=0.02) as caller:
+        for byte in slow:
+            try:
+                caller.send(bytes((byte,)))
+                assert caller.recv(1) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                pass
             return
-        except (ConnectionError, http.client.HTTPException):
-            continue
-    raise AssertionError("it never answers again")
+        caller.settimeout(10)
+        assert caller.recv(1) == b""
+    assert not slow, "it was read to its end"
 
 
 def test_serve_when_no_thread_can_be_started_answers_again_when_one_can(
