@@ -16,6 +16,7 @@ import cv2
 
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config
+from qzd_daemon.sources.ffmpeg import limit_allocations
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import open_source
 from qzd_daemon.system.logs import LogFormat, set_up_logging
@@ -87,6 +88,7 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     gc.freeze()
     gc.enable()
     share_arenas()
+    limit_allocations()
     cv2.setNumThreads(1)  # streams run side by side as it is, and the cores belong to the model
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()

@@ -12,6 +12,8 @@ import av.error
 from av.codec.codec import UnknownCodecError
 from av.video.codeccontext import VideoCodecContext
 
+from qzd_daemon.sources.ffmpeg import MAX_PIXELS, limit_pixels
+
 __all__ = ["HardwareDecoder", "Packet", "decoder"]
 
 Packet: TypeAlias = "av.Packet[av.VideoStream]"
@@ -32,9 +34,10 @@ def decoder(
     hardware : bool
         Try hardware first.
     """
+    video = container.streams.video[0]
+    limit_pixels(video)
     if not hardware:
         return _in_software
-    video = container.streams.video[0]
     if cast("VideoCodecContext | None", video.codec_context) is None:  # FFmpeg does not know the codec at all
         return _in_software
     return HardwareDecoder(video, f"{video.codec_context.codec.canonical_name}_qsv", source).decode
@@ -65,6 +68,7 @@ class HardwareDecoder:
             self._give_up("there is no such decoder")
             return
         context.extradata = video.codec_context.extradata
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         self._context = context
 
     def decode(self, packet: Packet) -> Sequence[av.VideoFrame]:
