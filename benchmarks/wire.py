@@ -34,7 +34,7 @@ from programs import TOOLS, daemon, resident_bytes
 from report import Row, report
 
 from qzd_client import messages
-from qzd_client.calls import ControlClient
+from qzd_client.control import ControlClient
 from qzd_client.subscriber import Client, Detections, Gap, StreamState
 from qzd_daemon.config.schema import PublishConfig
 from qzd_daemon.server.publisher import Publisher
@@ -159,7 +159,7 @@ def configuration(work: Path, data: Path, keys: str, streams: Sequence[str] = ("
 
 def frames_published(caller: ControlClient) -> int:
     """Of the stream, so far."""
-    return int(caller.call("status")["published"].get(messages.detections_topic("video", "ssd"), 0))
+    return caller.status().published.get(messages.detections_topic("video", "ssd"), 0)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ def draw_crowd(work: Path, data: Path, given: argparse.Namespace, cpus: Sequence
         on_cpus(cpus[1]),
         ControlClient(f"ipc://{work}/control") as caller,
     ):
-        while not caller.call("ping") or not frames_published(caller):
+        while not caller.ping() or not frames_published(caller):
             time.sleep(0.1)
         for _ in range(given.rounds):
             for who, windows in (("subscribe_one", alone), ("subscribe_many", crowded)):

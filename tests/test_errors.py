@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qzd_client import calls
+from qzd_client import request_client
 from qzd_daemon.server import operations
 from qzd_ext import errors, images
 from qzd_tools.quantize import run as quantize
@@ -25,7 +25,7 @@ CODES = [
     (images.NotAnImageError, 2, "not_an_image"),
     (images.TooLargeError, 2, "too_large"),
     (operations.UnknownModelError, 2, "unknown_model"),
-    (calls.RefusedError, 3, "refused"),
+    (request_client.RefusedError, 3, "refused"),
     (quantize.GateMissedError, 1, "gate_missed"),
 ]
 

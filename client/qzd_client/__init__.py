@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from qzd_client._version import __version__
 
 if TYPE_CHECKING:
-    from qzd_client.calls import ControlClient, InferenceClient, RefusedError
     from qzd_client.connect import Keys
+    from qzd_client.control import ControlClient
     from qzd_client.events import Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
     from qzd_client.frame_sender import FrameSender
+    from qzd_client.inference import InferenceClient
+    from qzd_client.recording import Recorder, read_recording
+    from qzd_client.request_client import RefusedError
     from qzd_client.subscriber import AsyncClient, Client
 
 __all__ = [
@@ -32,17 +35,22 @@ __all__ = [
     "InferenceClient",
     "Keys",
     "ModelState",
+    "Recorder",
     "RefusedError",
     "Restarted",
     "Stale",
     "StreamState",
     "__version__",
+    "read_recording",
 ]
 
 _MODULES = {
     "subscriber": ("AsyncClient", "Client"),
-    "calls": ("ControlClient", "InferenceClient", "RefusedError"),
+    "control": ("ControlClient",),
+    "inference": ("InferenceClient",),
     "frame_sender": ("FrameSender",),
+    "recording": ("Recorder", "read_recording"),
+    "request_client": ("RefusedError",),
     "connect": ("Keys",),
     "events": ("Detections", "Event", "Gap", "ModelState", "Restarted", "Stale", "StreamState"),
 }

@@ -8,14 +8,14 @@ sender.send(camera.read())
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
 
-from qzd_client.calls import CALL_SECONDS, RefusedError, RequestClient
 from qzd_client.connect import INGEST, Keys
 from qzd_client.errors import UsageError
-from qzd_client.requests import Accepted, FrameHeader, ImageError
+from qzd_client.request_client import REPLY_SECONDS, RefusedError, RequestClient
+from qzd_client.requests import Accepted, FrameHeader, ImageError, ImageFormat
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -51,7 +51,7 @@ class FrameSender(RequestClient):
         endpoint: str = INGEST,
         *,
         keys: Keys | None = None,
-        timeout: float = 2 * CALL_SECONDS,
+        timeout: float = 2 * REPLY_SECONDS,
     ) -> None:
         super().__init__(endpoint, keys, timeout)
         self._stream = stream
@@ -59,7 +59,7 @@ class FrameSender(RequestClient):
     def send(
         self,
         image: ReadableBuffer | SupportsArrayInterface,
-        form: Literal["jpeg", "png", "bgr"] = "bgr",
+        form: ImageFormat = "bgr",
         *,
         size: tuple[int, int] | None = None,
         captured_ns: int | None = None,
@@ -113,7 +113,7 @@ class FrameSender(RequestClient):
         """Send it until it is taken."""
         end = time.monotonic() + self._timeout
         while True:
-            reply = msgspec.json.decode(self._ask(header, pixels), type=Accepted | ImageError)
+            reply = msgspec.json.decode(self._send_image(header, pixels), type=Accepted | ImageError)
             if isinstance(reply, Accepted):
                 return reply.frame
             if reply.error.code != "busy" or time.monotonic() > end:

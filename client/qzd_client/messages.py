@@ -26,9 +26,13 @@ __all__ = [
     "Message",
     "ModelInfo",
     "ModelState",
+    "ModelStateName",
+    "NoResultOutcome",
     "Outcome",
+    "SourceStateName",
     "StageTimes",
     "StreamState",
+    "StreamStateName",
     "UnknownMessage",
     "UsedThresholds",
     "decode",
@@ -45,8 +49,12 @@ STREAM = f"{PREFIX}stream/"
 MODEL = f"{PREFIX}model/"
 HEARTBEAT = f"{PREFIX}heartbeat/"
 
-Outcome = Literal["ok", "skipped", "stale", "error"]
+NoResultOutcome = Literal["skipped", "stale", "error"]
+Outcome = Literal["ok", NoResultOutcome]
 BeatState = Literal["serving", "stopping"]
+SourceStateName = Literal["connecting", "running", "reconnecting"]
+StreamStateName = Literal[SourceStateName, "ended", "failed", "removed"]
+ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
 
 
 def detections_topic(stream: str, model: str) -> str:
@@ -159,7 +167,7 @@ class StreamState(Message, frozen=True, kw_only=True, tag="qzd.stream/1"):
     """The state of a stream's source has changed."""
 
     stream: str
-    state: Literal["connecting", "running", "reconnecting", "ended", "failed", "removed"]
+    state: StreamStateName
     reason: str | None = None
     frames: int = 0
     """Frames delivered so far, decodable or not."""
@@ -171,7 +179,7 @@ class ModelState(Message, frozen=True, kw_only=True, tag="qzd.model/1"):
     """The state of a model has changed."""
 
     model: ModelInfo
-    state: Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
+    state: ModelStateName
     reason: str | None = None
 
 

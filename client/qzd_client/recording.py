@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Annotated
 
 import msgspec
@@ -17,6 +16,7 @@ import zmq
 from msgspec import Meta
 
 from qzd_client import messages
+from qzd_client.closing import Closing
 from qzd_client.connect import Keys, connect
 from qzd_client.errors import DataError
 
@@ -33,7 +33,7 @@ class Line(msgspec.Struct, frozen=True):
     message: msgspec.Raw
 
 
-class Recorder:
+class Recorder(Closing):
     """Writes what is published into a file.
 
     Parameters
@@ -77,14 +77,6 @@ class Recorder:
     def close(self) -> None:
         """Let go of the socket."""
         self._context.destroy(linger=0)
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_recording(path: Path) -> Iterator[tuple[Line, messages.Message | messages.UnknownMessage]]:

@@ -11,11 +11,13 @@ from qzd_client import messages
 
 __all__ = [
     "Accepted",
+    "ControlReply",
     "DeviceStatus",
     "ErrorBody",
     "ErrorReply",
     "FrameHeader",
     "ImageError",
+    "ImageFormat",
     "ImageHeader",
     "ModelStatus",
     "Pong",
@@ -27,10 +29,17 @@ __all__ = [
     "SnapshotEntry",
     "Status",
     "StreamStatus",
+    "WhenBehind",
 ]
 
 Id = int | Annotated[str, Meta(max_length=200)]
 Name = Annotated[str, Meta(max_length=200)]
+
+ImageFormat = Literal["jpeg", "png", "bgr"]
+"""A JPEG or PNG file, or pixels: rows from the top, from the left, one byte each for blue, green and red."""
+
+WhenBehind = Literal["drop", "wait"]
+"""What a stream does when its models are behind: drop the oldest frame, or wait."""
 
 
 class Request(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.control/1"):
@@ -79,6 +88,15 @@ class ErrorReply(Struct, frozen=True):
     error: ErrorBody
 
 
+class ControlReply(Struct, frozen=True):
+    """A `Reply` or an `ErrorReply` as a client reads it: the result is decoded when its type is known."""
+
+    id: Id | None
+    ok: bool
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: ErrorBody | None = None
+
+
 class Pong(Struct, frozen=True):
     """Result of ping."""
 
@@ -94,7 +112,7 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
     source: str
     """As configured; of a URL, without user, password and query."""
     models: list[str]
-    when_behind: Literal["drop", "wait"]
+    when_behind: WhenBehind
     state: str
     """As in the stream's messages; `waiting` before it is read."""
     reason: str | None
@@ -184,7 +202,7 @@ class ImageHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qz
 
     model: Name | None = None
     """The key of the model; may be left out where there is only one."""
-    format: Literal["jpeg", "png", "bgr"]
+    format: ImageFormat
     """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
     width: Annotated[int, Meta(ge=1)] | None = None
     """In pixels; for bgr alone."""
@@ -198,7 +216,7 @@ class FrameHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qz
 
     stream: Name
     """The key of the stream, whose source is `ingest://`."""
-    format: Literal["jpeg", "png", "bgr"]
+    format: ImageFormat
     """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
     width: Annotated[int, Meta(ge=1)] | None = None
     """In pixels; for bgr alone."""

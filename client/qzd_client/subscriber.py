@@ -1,31 +1,22 @@
-"""The subscriber's side: iterate over typed events. Needs pyzmq and msgspec alone.
-
-with Client("tcp://127.0.0.1:5561") as client:
-for event in client:
-match event:
-case Detections(stream=stream, outcome="ok", detections=boxes): ...
-case Gap(topic=topic): print(event.lost, "messages of", topic, "were lost")
-
-async with AsyncClient("tcp://127.0.0.1:5561") as client:
-async for event in client: ...
-"""
+"""Subscribe to a running daemon: `Client` iterates over typed events, `AsyncClient` does so under asyncio."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import zmq
 import zmq.asyncio
 
+from qzd_client.closing import Closing
 from qzd_client.connect import DETECTIONS as DEFAULT_ENDPOINT
 from qzd_client.connect import Keys, connect, milliseconds
 from qzd_client.events import Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
-from qzd_client.subscription import Session
+from qzd_client.subscription import Subscription
+
+if TYPE_CHECKING:
+    from typing import Self  # in `typing` from Python 3.11 on
 
 __all__ = [
     "AsyncClient",
@@ -41,21 +32,13 @@ __all__ = [
 ]
 
 
-class Options(TypedDict, total=False):
-    """What `Client` takes beside its endpoint."""
+class _Sockets:
+    """The sockets of both clients; `Client` documents the parameters."""
 
-    streams: Sequence[str]
-    control: str | None
-    keys: Keys | None
-    max_age_s: float | None
-    receive_hwm: int
-
-
-class _Subscription:
-    """What both clients are made of; the documentation is that of `Client`."""
-
-    _context: zmq.Context[Any]
-    _poller: zmq.Poller
+    _context_type: ClassVar[type[zmq.Context[Any]]]
+    _poller_type: ClassVar[type[zmq.Poller]]
+    _subscriber: Any  # a Socket, or one whose methods are awaited
+    _control: Any
 
     def __init__(
         self,
@@ -68,12 +51,13 @@ class _Subscription:
         receive_hwm: int = 1000,
     ) -> None:
         self.heard_at = 0.0
+        self._context, self._poller = self._context_type(), self._poller_type()
         try:
-            self._session = Session(streams, max_age_s, snapshot=control is not None)
+            self._subscription = Subscription(streams, max_age_s, snapshot=control is not None)
             self._subscriber = self._context.socket(zmq.SUB)
             self._subscriber.setsockopt(zmq.RCVHWM, receive_hwm)
-            self._subscriber.setsockopt(zmq.SNDHWM, 0)  # more subscriptions would be dropped without a word
-            for topic in self._session.topics:
+            self._subscriber.setsockopt(zmq.SNDHWM, 0)  # libzmq silently drops subscriptions above its limit
+            for topic in self._subscription.topics:
                 self._subscriber.subscribe(topic)
             connect(self._subscriber, endpoint, keys)
             self._poller.register(self._subscriber, zmq.POLLIN)
@@ -87,15 +71,15 @@ class _Subscription:
     @property
     def heartbeat_s(self) -> float:
         """Seconds between heartbeats, as the last one says; 0 before the first."""
-        return self._session.interval_ms / 1e3
+        return self._subscription.interval_ms / 1e3
 
     def close(self) -> None:
-        """Let go of the sockets."""
+        """Close the sockets."""
         self._context.destroy(linger=0)
 
 
-class Client(_Subscription):
-    """A subscription to a running daemon; reconnects by itself.
+class Client(_Sockets, Closing):
+    """Subscribe to a running daemon. Reconnects by itself.
 
     Parameters
     ----------
@@ -104,13 +88,14 @@ class Client(_Subscription):
     streams : sequence of str
         Names of the streams to receive; empty for all.
     control : str, optional
-        One of its `[control] bind`: begin with a snapshot, the last message of each topic.
+        One of the daemon's `[control] bind`. The events then begin with a snapshot: the last message of
+        each topic.
     keys : Keys, optional
-        For TCP endpoints with CURVE.
+        CURVE keys for TCP endpoints.
     max_age_s : float, optional
-        Detections that are older become Stale.
+        Detections older than this become `Stale`.
     receive_hwm : int
-        Messages kept here for a reader that is slow; beyond, they are lost, and a Gap says so.
+        Messages to keep while the application does not read. More are lost, and a `Gap` says so.
 
     Attributes
     ----------
@@ -120,47 +105,59 @@ class Client(_Subscription):
     Raises
     ------
     EndpointError
-        An endpoint is not one. A daemon that is not there yet is no error: it may come.
+        An endpoint is not valid. A daemon that does not run yet is not an error.
     DataError
         A key cannot be used.
     UsageError
-        `streams` is one name instead of several.
+        `streams` is one string instead of several.
+
+    Examples
+    --------
+    ::
+
+        with Client("tcp://127.0.0.1:5561") as client:
+            for event in client:
+                match event:
+                    case Detections(stream=stream, outcome="ok", detections=boxes):
+                        print(stream, boxes)
+                    case Gap(topic=topic):
+                        print(event.lost, "messages of", topic, "were lost")
     """
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Unpack[Options]) -> None:
-        self._context, self._poller = zmq.Context(), zmq.Poller()
-        super().__init__(endpoint, **options)
+    _context_type = zmq.Context
+    _poller_type = zmq.Poller
 
     def receive(self, timeout: float | None = None) -> Event | None:
-        """The next event; None when `timeout` seconds passed without one.
+        """Return the next event, or None if `timeout` seconds pass without one.
 
         Raises
         ------
         msgspec.DecodeError
-            What was received is not of this protocol.
+            A message is not of this protocol.
         EndpointError
-            The control endpoint gave no snapshot.
+            The control endpoint gives no snapshot.
         """
         end = None if timeout is None else time.monotonic() + timeout
-        while not self._session.events:
+        events = self._subscription.events
+        while not events:
             try:
                 self._feed(self._subscriber.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:  # to wait for each message alone would cost more than to read it
+            except zmq.Again:  # polling before every message would cost more than reading it
                 if not self._wait(end):
                     return None
-        return self._session.events.popleft()
+        return events.popleft()
 
     def _feed(self, frames: list[bytes]) -> None:
         self.heard_at = time.monotonic()
-        call = self._session.feed(frames)
+        call = self._subscription.feed(frames)
         if call is not None:
             self._control.send(call)
 
     def _wait(self, end: float | None) -> bool:
-        """Until there is something to read; False at `end`."""
+        """Wait until a socket is readable; return False at `end`."""
         ready = dict(self._poller.poll(None if end is None else milliseconds(end)))
         if ready and self._subscriber not in ready:
-            self._session.join(self._control.recv())
+            self._subscription.join(self._control.recv())
         return bool(ready)
 
     def __iter__(self) -> Iterator[Event]:
@@ -169,45 +166,48 @@ class Client(_Subscription):
             assert event is not None
             yield event
 
-    def __enter__(self) -> Client:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class AsyncClient(_Sockets):
+    """Subscribe to a running daemon under asyncio. Parameters, attributes and errors as `Client`.
 
+    On Windows, use the selector event loop: pyzmq does not support the default one.
 
-class AsyncClient(_Subscription):
-    """A subscription to a running daemon, for asyncio; everything else is as in `Client`."""
+    Examples
+    --------
+    ::
 
-    def __init__(self, endpoint: str = DEFAULT_ENDPOINT, **options: Unpack[Options]) -> None:
-        self._context = zmq.asyncio.Context()
-        self._poller = self._ready = zmq.asyncio.Poller()
-        super().__init__(endpoint, **options)
+        async with AsyncClient("tcp://127.0.0.1:5561") as client:
+            async for event in client:
+                print(event)
+    """
+
+    _context_type = zmq.asyncio.Context
+    _poller_type = zmq.asyncio.Poller
+    _poller: zmq.asyncio.Poller
 
     async def receive(self, timeout: float | None = None) -> Event | None:
-        """The next event; None when `timeout` seconds passed without one. Raises as `Client.receive`."""
-        if timeout is not None and timeout <= 0:  # asyncio would be out of time before the first look
-            while not self._session.events and await self._ready.poll(0):
-                await self._read()
-            return self._session.events.popleft() if self._session.events else None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while not self._session.events:
-                    await self._read()
-        return self._session.events.popleft() if self._session.events else None
+        """Return the next event, or None if `timeout` seconds pass without one. Raises as `Client.receive`.
 
-    async def _read(self) -> None:
-        """Wait, which can be cancelled; what is there is then read without waiting."""
-        ready = dict(await self._ready.poll())
-        if self._subscriber not in ready:
-            self._session.join(await self._control.recv())
-            return
-        self.heard_at = time.monotonic()
-        call = self._session.feed(await self._subscriber.recv_multipart())
-        if call is not None:
-            await self._control.send(call)
+        Cancelling it loses nothing.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        events = self._subscription.events
+        while not events:
+            if not await self._read(end):
+                return None
+        return events.popleft()
+
+    async def _read(self, end: float | None) -> bool:
+        """Wait, which may be cancelled, then read what has arrived without waiting; return False at `end`."""
+        ready = dict(await self._poller.poll(None if end is None else milliseconds(end)))
+        if self._subscriber in ready:
+            self.heard_at = time.monotonic()
+            call = self._subscription.feed(await self._subscriber.recv_multipart())
+            if call is not None:
+                await self._control.send(call)
+        elif ready:
+            self._subscription.join(await self._control.recv())
+        return bool(ready)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         while True:
@@ -215,10 +215,8 @@ class AsyncClient(_Subscription):
             assert event is not None
             yield event
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()

@@ -17,9 +17,9 @@ import msgspec
 from qzd_client import messages
 from qzd_client.errors import EndpointError, UsageError
 from qzd_client.events import Event, Tracker
-from qzd_client.requests import ErrorBody, Request, Snapshot
+from qzd_client.requests import ControlReply, Request, Snapshot
 
-__all__ = ["Session"]
+__all__ = ["Subscription"]
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0  # between them at least: heartbeats may come faster than an answer
@@ -27,15 +27,7 @@ PAUSE_SECONDS = 1.0  # between them at least: heartbeats may come faster than an
 _snapshot_reply = msgspec.json.Decoder(Snapshot)
 
 
-class _Reply(msgspec.Struct):
-    """Of a call for a snapshot; only one of the two is there."""
-
-    id: int | None = None
-    result: msgspec.Raw = msgspec.Raw(b"null")
-    error: ErrorBody | None = None
-
-
-class Session:
+class Subscription:
     """What is received, turned into events.
 
     Parameters
@@ -121,8 +113,8 @@ class Session:
             It was refused, or is no reply to it.
         """
         try:
-            answer = msgspec.json.decode(reply, type=_Reply)
-            if not self._joining or (answer.id is not None and answer.id <= self._asked_before):
+            answer = msgspec.json.decode(reply, type=ControlReply)
+            if not self._joining or (isinstance(answer.id, int) and answer.id <= self._asked_before):
                 return  # it is late, or older than what is subscribed to
             if answer.error is not None and answer.error.code == "stopping":
                 return  # its next run is asked
@@ -131,7 +123,7 @@ class Session:
             snapshot = _snapshot_reply.decode(answer.result)
         except msgspec.DecodeError as error:
             raise EndpointError(
-                "what answers the call for a snapshot is no control socket",
+                "what answers the call for a snapshot is not the control socket",
                 wanted="one of the daemon's [control] bind",
                 fix="correct the control endpoint",
             ) from error

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from qzd_ext.bundle import Bundle
 from qzd_ext.decode import Decoder
@@ -224,9 +223,7 @@ class Detector:
     def __enter__(self) -> Detector:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, KeyboardInterrupt):  # it may have come when a frame was counted and not started
             self._in_flight = 0  # those that were started are waited for as the runner is closed
         self.close()

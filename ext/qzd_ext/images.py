@@ -14,6 +14,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from qzd_client.requests import ImageFormat
 from qzd_ext.errors import UsageError
 from qzd_ext.geometry import Frame
 
@@ -65,7 +66,7 @@ class _Size:
 
 
 def read_image(
-    form: Literal["jpeg", "png", "bgr"],
+    form: ImageFormat,
     data: bytes | memoryview,
     width: int | None,
     height: int | None,

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from qzd_client.curve import read_public, read_secret, write_pair
-from qzd_ext.errors import DataError, UsageError
+from qzd_client.errors import DataError, UsageError
 
 
 def test_write_pair_makes_a_secret_that_nobody_else_reads_and_its_public_half(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import cv2
 import pytest
 import zmq
 
-from qzd_client import messages
-from qzd_client.calls import ControlClient, InferenceClient, RefusedError
+from qzd_client import ControlClient, InferenceClient, RefusedError, messages
 from qzd_client.frame_sender import FrameSender
+from qzd_client.requests import SelfTestResult
 from qzd_client.subscriber import Client, Detections
 from support.processes import Daemon, wait_until_heard
 from support.tiny_model import paint
@@ -180,7 +180,7 @@ def test_daemon_when_flooded_with_malformed_input_answers_the_next_proper_reques
         ControlClient(f"ipc://{tmp_path}/control", timeout=20) as caller,
         InferenceClient(f"ipc://{tmp_path}/inference") as asker,
     ):
-        assert caller.call("self_test") == {"models": ["tiny"]}
+        assert caller.self_test() == SelfTestResult(["tiny"])
         sent = _send_and_receive(served, f"ipc://{tmp_path}/ingest")
         for found in (_infer_when_not_busy(asker), sent):
             assert [box.label for box in found.detections or ()] == ["red"]
@@ -195,11 +195,11 @@ def test_daemon_when_strangers_speak_no_zmtp_answers_the_next_proper_request(
 ) -> None:
     chance = random.Random(SEED)
     with ControlClient(f"ipc://{tmp_path}/control") as caller:
-        (_, tcp) = caller.call("status")["endpoints"]["control"]
+        (_, tcp) = caller.status().endpoints["control"]
         host, _, port = tcp.removeprefix("tcp://").rpartition(":")
         for _ in range(STRANGERS):
             with socket.create_connection((host, int(port))) as stranger, contextlib.suppress(OSError):
                 stranger.sendall(chance.randbytes(chance.randrange(1, 500)))
-        assert caller.call("ping")["version"]
-        assert caller.call("status")["refused"]
+        assert caller.ping().version
+        assert caller.status().refused
     assert served.stop() == 0

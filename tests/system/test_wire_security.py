@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from qzd_client.calls import ControlClient
+from qzd_client import ControlClient
 from qzd_client.curve import write_pair
 from qzd_client.frame_sender import FrameSender
 from qzd_client.subscriber import Client, Keys
@@ -64,7 +64,7 @@ def test_strangers_receive_nothing_and_are_seen_in_log_and_metrics(
     config = CONFIG.format(directory=tmp_path, port=port, bundle=tiny_bundle)
     process = daemon(config).ready()
     with ControlClient(f"ipc://{tmp_path}/control") as caller:
-        endpoints = caller.call("status")["endpoints"]
+        endpoints = caller.status().endpoints
     (endpoint,), (ingest,) = endpoints["publish"], endpoints["ingest"]
 
     def keys_of(name: str, server: str = "server") -> Keys:

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
+from qzd_client.requests import WhenBehind
+
 __all__ = [
     "Config",
     "ControlConfig",
@@ -193,7 +195,7 @@ class StreamConfig(Table, frozen=True):
     ]
     model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
     when_behind: Annotated[
-        Literal["drop", "wait"] | None,
+        WhenBehind | None,
         Meta(
             description="drop: the newest frame wins, and a file plays at its own speed. "
             "wait: every frame, in order, as fast as the model. "
@@ -228,7 +230,7 @@ class StreamConfig(Table, frozen=True):
         return (self.model,) if isinstance(self.model, str) else self.model
 
     @property
-    def policy(self) -> Literal["drop", "wait"]:
+    def policy(self) -> WhenBehind:
         """`when_behind`, with its default."""
         return self.when_behind or ("drop" if self.is_url else "wait")
 

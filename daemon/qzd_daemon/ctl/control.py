@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import click
 import msgspec
 
-from qzd_client.calls import ControlClient
+from qzd_client.control import ControlClient
+from qzd_client.request_client import REPLY_SECONDS
 from qzd_client.requests import (
     DeviceStatus,
     ModelStatus,
-    SelfTestResult,
     SelfTestStatus,
+    Snapshot,
     Status,
     StreamStatus,
 )
@@ -23,19 +24,20 @@ from qzd_ext.options import Finite
 
 __all__ = ["COMMANDS"]
 
+T = TypeVar("T")
+
 LONG_SECONDS = 600.0  # compiling for a device that has no cache may take minutes
 
 
-def _ask(target: Target, op: str, timeout: float = 5.0, **arguments: str | None) -> Any:
-    with ControlClient(target.of("control"), keys=target.keys, timeout=timeout) as caller:
-        return caller.call(op, **arguments)
+def _client(target: Target, timeout: float = REPLY_SECONDS) -> ControlClient:
+    return ControlClient(target.of("control"), keys=target.keys, timeout=timeout)
 
 
-def _show(result: Any, as_json: bool, form: Callable[[Any], str], kind: Any) -> None:
+def _show(result: T, as_json: bool, form: Callable[[T], str]) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(result)).decode())
     else:
-        click.echo(form(msgspec.convert(result, kind)))
+        click.echo(form(result))
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print the daemon's answer as JSON.")
@@ -55,12 +57,12 @@ model_argument = click.argument("model")
 @click.pass_obj
 def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
     """Show sockets, streams and models."""
-    with ControlClient(target.of("control"), keys=target.keys) as caller:
+    with _client(target) as control:
         while True:
-            result = caller.call("status")
+            result = control.status()
             if watch and not as_json:
                 click.clear()
-            _show(result, as_json, _status_text, Status)
+            _show(result, as_json, _status_text)
             if not watch:
                 return
             time.sleep(interval)
@@ -71,7 +73,8 @@ def status(target: Target, as_json: bool, watch: bool, interval: float) -> None:
 @click.pass_obj
 def streams(target: Target, as_json: bool) -> None:
     """Show the streams and the states of their sources."""
-    _show(_ask(target, "streams"), as_json, _streams_text, list[StreamStatus])
+    with _client(target) as control:
+        _show(control.streams(), as_json, _streams_text)
 
 
 @click.command()
@@ -79,7 +82,8 @@ def streams(target: Target, as_json: bool) -> None:
 @click.pass_obj
 def models(target: Target, as_json: bool) -> None:
     """Show the models and the devices that execute them."""
-    _show(_ask(target, "models"), as_json, _models_text, list[ModelStatus])
+    with _client(target) as control:
+        _show(control.models(), as_json, _models_text)
 
 
 @click.command()
@@ -87,7 +91,8 @@ def models(target: Target, as_json: bool) -> None:
 @click.pass_obj
 def devices(target: Target, as_json: bool) -> None:
     """Show the devices of the daemon's machine."""
-    _show(_ask(target, "devices", LONG_SECONDS), as_json, _devices_text, list[DeviceStatus])
+    with _client(target, LONG_SECONDS) as control:
+        _show(control.devices(), as_json, _devices_text)
 
 
 @click.command()
@@ -95,7 +100,8 @@ def devices(target: Target, as_json: bool) -> None:
 @click.pass_obj
 def snapshot(target: Target, as_json: bool) -> None:
     """Show the last message of every topic."""
-    _show(_ask(target, "snapshot"), as_json, _snapshot_text, dict)
+    with _client(target) as control:
+        _show(control.snapshot(), as_json, _snapshot_text)
 
 
 @click.command("self-test")
@@ -107,8 +113,8 @@ def self_test(target: Target, model: str | None, as_json: bool) -> None:
 
     Exits with 1 when a frame gives other boxes than those in the bundle.
     """
-    result = _ask(target, "self_test", LONG_SECONDS, model=model)
-    _show(result, as_json, lambda r: f"passed: {', '.join(r.models)}", SelfTestResult)
+    with _client(target, LONG_SECONDS) as control:
+        _show(control.self_test(model), as_json, lambda result: f"passed: {', '.join(result.models)}")
 
 
 @click.command()
@@ -122,8 +128,8 @@ def load(target: Target, model: str, bundle: str, device: str | None, as_json: b
 
     BUNDLE is an absolute path on the daemon's machine.
     """
-    result = _ask(target, "load", LONG_SECONDS, model=model, bundle=bundle, device=device)
-    _show(result, as_json, _model_text, ModelStatus)
+    with _client(target, LONG_SECONDS) as control:
+        _show(control.load(model, bundle, device), as_json, _model_text)
 
 
 @click.command()
@@ -136,8 +142,8 @@ def swap(target: Target, model: str, version: str, as_json: bool) -> None:
 
     VERSION is the name of a directory below the model's `bundle`.
     """
-    result = _ask(target, "swap", LONG_SECONDS, model=model, version=version)
-    _show(result, as_json, _model_text, ModelStatus)
+    with _client(target, LONG_SECONDS) as control:
+        _show(control.swap(model, version), as_json, _model_text)
 
 
 @click.command()
@@ -146,7 +152,8 @@ def swap(target: Target, model: str, version: str, as_json: bool) -> None:
 @click.pass_obj
 def rollback(target: Target, model: str, as_json: bool) -> None:
     """Serve MODEL with the bundle it had before its last swap."""
-    _show(_ask(target, "rollback", LONG_SECONDS, model=model), as_json, _model_text, ModelStatus)
+    with _client(target, LONG_SECONDS) as control:
+        _show(control.rollback(model), as_json, _model_text)
 
 
 @click.command()
@@ -155,8 +162,9 @@ def rollback(target: Target, model: str, as_json: bool) -> None:
 @click.pass_obj
 def unload(target: Target, model: str, as_json: bool) -> None:
     """Stop to serve MODEL; no stream may use it."""
-    result = _ask(target, "unload", LONG_SECONDS, model=model)
-    _show(result, as_json, lambda _: f"{model} is unloaded", None)
+    with _client(target, LONG_SECONDS) as control:
+        control.unload(model)
+    _show(None, as_json, lambda _: f"{model} is unloaded")
 
 
 @click.command()
@@ -164,7 +172,9 @@ def unload(target: Target, model: str, as_json: bool) -> None:
 @click.pass_obj
 def reload(target: Target, as_json: bool) -> None:
     """Read the configuration file again and apply its changes."""
-    _show(_ask(target, "reload", LONG_SECONDS), as_json, lambda _: "reloaded", None)
+    with _client(target, LONG_SECONDS) as control:
+        control.reload()
+    _show(None, as_json, lambda _: "reloaded")
 
 
 def _status_text(status: Status) -> str:
@@ -241,10 +251,9 @@ def _devices_text(devices: list[DeviceStatus]) -> str:
     return table(("device", "models"), [(d.name, " ".join(d.models) or "-") for d in devices])
 
 
-def _snapshot_text(snapshot: dict[str, Any]) -> str:
+def _snapshot_text(snapshot: Snapshot) -> str:
     """List each topic with its message as it was published."""
-    lines = [(entry["topic"], msgspec.json.encode(entry["message"])) for entry in snapshot["messages"]]
-    return "\n".join(f"{topic} {message.decode()}" for topic, message in lines)
+    return "\n".join(f"{entry.topic} {bytes(entry.message).decode()}" for entry in snapshot.messages)
 
 
 COMMANDS = (status, streams, models, devices, snapshot, self_test, load, swap, rollback, unload, reload)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from qzd_client import messages
-from qzd_client.calls import InferenceClient
+from qzd_client.inference import InferenceClient
+from qzd_client.requests import ImageFormat
 from qzd_daemon.ctl.target import Target
 from qzd_ext.errors import DataError
 
 __all__ = ["infer"]
 
-Form = Literal["jpeg", "png", "bgr"]
-STARTS: dict[bytes, Form] = {b"\xff\xd8": "jpeg", b"\x89PNG": "png"}
+STARTS: dict[bytes, ImageFormat] = {b"\xff\xd8": "jpeg", b"\x89PNG": "png"}
 COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (80, 240, 240), (240, 80, 240), (240, 240, 80))
 
 
@@ -44,7 +43,7 @@ def infer(target: Target, image: Path, model: str | None, draw: Path | None, as_
         _draw(image, draw, found)
 
 
-def _read(path: Path) -> tuple[bytes, Form, tuple[int, int] | None]:
+def _read(path: Path) -> tuple[bytes, ImageFormat, tuple[int, int] | None]:
     """Return the file as it is, or its pixels if the daemon does not know its format."""
     content = path.read_bytes()
     for start, form in STARTS.items():

@@ -14,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from qzd_client import messages
+from qzd_client.messages import ModelStateName
 from qzd_daemon.config.schema import Config, ModelConfig, StreamConfig
 from qzd_daemon.engine import models
 from qzd_daemon.engine.compile_cache import prune
@@ -34,8 +35,6 @@ from qzd_daemon.sources.open import Source, open_source
 from qzd_ext.errors import QzdError, UsageError
 
 __all__ = ["Engine"]
-
-ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
 
 log = logging.getLogger(__name__)
 

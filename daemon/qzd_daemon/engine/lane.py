@@ -11,11 +11,12 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from qzd_client import messages
+from qzd_client.requests import WhenBehind
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem, StreamQueue
 from qzd_daemon.sources.open import SourceFrame
@@ -50,7 +51,7 @@ class FrameJob:
 class NoResult:
     """Nothing is known of a frame, and why."""
 
-    outcome: Literal["skipped", "stale", "error"]
+    outcome: messages.NoResultOutcome
     reason: str
 
 
@@ -88,7 +89,7 @@ class Lane:
         stream: str,
         model: str,
         fair_queue: FairQueue[FrameJob],
-        when_behind: Literal["drop", "wait"],
+        when_behind: WhenBehind,
         publish: Publish,
     ) -> None:
         self.stream = stream

@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import threading
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
+
+from qzd_client.requests import WhenBehind
 
 __all__ = ["FairQueue", "QueuedItem", "StreamQueue"]
 
@@ -84,7 +86,7 @@ class StreamQueue(Generic[T]):
     """
 
     def __init__(
-        self, fair_queue: FairQueue[T], when_full: Literal["drop", "wait"], room: int = WAITING_FRAMES
+        self, fair_queue: FairQueue[T], when_full: WhenBehind, room: int = WAITING_FRAMES
     ) -> None:
         self._fair_queue = fair_queue
         self._wait = when_full == "wait"

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+from qzd_client.requests import WhenBehind
 from qzd_daemon.engine.faults import DeviceFaults
 from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, Publish, ResultSink
 from qzd_daemon.engine.models import LoadedModel
@@ -76,7 +76,7 @@ class Scheduler:
         self._abandoned = False
         self._thread = threading.Thread(target=self._run, name=f"qzd-model-{name}", daemon=True)
 
-    def lane(self, stream: str, when_behind: Literal["drop", "wait"], publish: Publish) -> Lane:
+    def lane(self, stream: str, when_behind: WhenBehind, publish: Publish) -> Lane:
         """A way for a stream's frames through this model."""
         return Lane(stream, self.name, self._fair_queue, when_behind, publish)
 

@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from qzd_client import messages
+from qzd_client.messages import StreamStateName
 from qzd_daemon.config.schema import StreamConfig
 from qzd_daemon.engine.lane import FrameJob, Lane, Publish
 from qzd_daemon.sources.open import Source, SourceFrame, SourceState
@@ -18,8 +18,6 @@ from qzd_ext.errors import SourceError
 __all__ = ["Stream"]
 
 LOOK_UP_SECONDS = 0.01
-
-StreamStateName = Literal["connecting", "running", "reconnecting", "ended", "failed"]
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import cast
 
 import av
 import av.container
@@ -13,6 +13,7 @@ import av.error
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from qzd_client.messages import SourceStateName
 from qzd_daemon.sources.hardware import Packet
 from qzd_ext.geometry import Frame
 
@@ -59,7 +60,7 @@ class SourceFrame:
 class SourceState:
     """The state of a source has changed."""
 
-    state: Literal["connecting", "running", "reconnecting"]
+    state: SourceStateName
     reason: str | None = None
 
 

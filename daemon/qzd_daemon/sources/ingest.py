@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
-from qzd_client.requests import Accepted, ErrorBody, FrameHeader
+from qzd_client.requests import Accepted, ErrorBody, FrameHeader, WhenBehind
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_ext.errors import QzdError
 from qzd_ext.geometry import Frame
@@ -111,7 +110,7 @@ class IngestSource:
     end = ""
 
     def __init__(
-        self, name: str, when_behind: Literal["drop", "wait"], timeout_s: float, registry: IngestRegistry
+        self, name: str, when_behind: WhenBehind, timeout_s: float, registry: IngestRegistry
     ) -> None:
         self.name = name
         self._drop = when_behind == "drop"

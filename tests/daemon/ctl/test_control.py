@@ -146,9 +146,9 @@ def test_command_when_a_number_is_none_that_it_can_take_says_so(arguments: list[
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("inference", ["status"], "no control socket"),
-        ("control", ["infer", "{image}"], "no inference or ingest socket"),
-        ("detections", ["tail", "--snapshot", "--control", "{inference}"], "no control socket"),
+        ("inference", ["status"], "not the control socket"),
+        ("control", ["infer", "{image}"], "not the inference or ingest socket"),
+        ("detections", ["tail", "--snapshot", "--control", "{inference}"], "not the control socket"),
     ],
 )
 def test_command_when_its_endpoint_is_another_socket_says_so(

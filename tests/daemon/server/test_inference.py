@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import zmq
 
-from qzd_client import messages
-from qzd_client.calls import InferenceClient, RefusedError
+from qzd_client import InferenceClient, RefusedError, messages
 from qzd_client.requests import ImageHeader
 from qzd_daemon.config.schema import InferenceConfig, ModelConfig
 from qzd_daemon.engine import models

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zmq
 
-from qzd_client.calls import ControlClient, RefusedError
+from qzd_client import ControlClient, RefusedError
 from qzd_client.frame_sender import FrameSender
 from qzd_client.requests import ErrorBody, FrameHeader
 from qzd_client.subscriber import Client, Detections, StreamState
@@ -295,7 +295,7 @@ def test_a_stream_when_a_reload_takes_it_away_and_brings_it_back_is_sent_to_agai
         process.reload(config + EVERY)
         assert [sender.send(FRAME) for _ in range(3)] == [0, 1, 2]
     with ControlClient(f"ipc://{tmp_path}/control") as caller:
-        assert caller.call("status")["endpoints"]["ingest"] == [f"ipc://{tmp_path}/ingest"]
+        assert caller.status().endpoints["ingest"] == [f"ipc://{tmp_path}/ingest"]
     assert process.stop() == 0
 
 
