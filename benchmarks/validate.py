@@ -26,7 +26,8 @@ from qzd_ext.runner import RunOptions
 from qzd_tools.benchmark.benchmark_app import run_benchmark_app
 from qzd_tools.convert.run import ConvertOptions, convert
 from qzd_tools.data.coco import BoxDataset, read_coco
-from qzd_tools.validate.run import predict, validate, validation_thresholds
+from qzd_tools.validate.predict import predict
+from qzd_tools.validate.run import validate, validation_thresholds
 from qzd_tools.validate.scoring import match_categories
 
 TARGET = 1.15

@@ -100,8 +100,11 @@ class ModelInfo(Struct, frozen=True):
     digest: str
     """`sha256:` and the sha256 of the bundle's bundle.toml."""
     precision: str
+    """Of the weights: fp32, fp16, int8 or int8-weights."""
     device: str
     """The devices that really execute, separated by commas."""
+    inference_precision: str = ""
+    """What the device computes in where the model is not quantized: f32, f16 or bf16."""
 
 
 class StageTimes(Struct, frozen=True):

@@ -96,6 +96,11 @@ class Detector:
         return self._runner.requests
 
     @property
+    def precision(self) -> str:
+        """What the device computes in where the graph is not quantized: f32, f16 or bf16."""
+        return self._runner.precision
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The devices that really execute the model."""
         return self._runner.devices

@@ -25,6 +25,7 @@ __all__ = [
     "DetectionOutput",
     "EndToEnd",
     "Head",
+    "InferencePrecision",
     "Input",
     "Labels",
     "Manifest",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 SCHEMA = "qzd.bundle/1"
+InferencePrecision = Literal["f32", "f16", "bf16"]
+"""What a device computes in where the graph is not quantized, as OpenVINO names it."""
 MAX_MANIFEST_BYTES = 1 << 19  # ten thousand labels have half of it
 MAX_KEY_PARTS = 8  # of a dotted key
 MAX_MESSAGE = 500  # characters of a parser's error that are shown
@@ -224,6 +227,8 @@ class Accuracy(_Table, frozen=True, kw_only=True):
     thresholds: Thresholds
     baseline: dict[str, float] = {}
     """The same metrics of the model that this one was quantized from."""
+    inference_precision: str = ""
+    """What the device computed in; empty in bundles that were made before this was recorded."""
 
 
 class Provenance(_Table, frozen=True, kw_only=True):
@@ -253,6 +258,9 @@ class Manifest(_Table, frozen=True, kw_only=True):
     version: Name = "1"
     task: Task
     precision: Literal["fp32", "fp16", "int8", "int8-weights"]
+    """Of the weights."""
+    inference_precision: InferencePrecision = "f32"
+    """What the model was validated in and is served in, where the configuration names no other."""
     input: Input
     head: Head
     labels: Labels

@@ -23,15 +23,18 @@ from qzd_ext.cpus import usable_cpus
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import DeviceError, ModelError, QzdError
 from qzd_ext.geometry import Frame
+from qzd_ext.manifest import InferencePrecision
 from qzd_ext.scheduling import giving_way
 
-__all__ = ["RunOptions", "Runner", "Slot", "available_devices"]
+__all__ = ["RunOptions", "Runner", "Slot", "available_devices", "available_precisions"]
 
 log = logging.getLogger(__name__)
 
 SPARE_REQUESTS = 2
 CHOOSING_DEVICES = ("AUTO", "MULTI")
 VIRTUAL_DEVICES = (*CHOOSING_DEVICES, "HETERO", "BATCH")
+ABILITIES: dict[InferencePrecision, str] = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}
+"""What a device's OPTIMIZATION_CAPABILITIES call each precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,9 @@ class RunOptions:
         Where compiled models are kept between starts.
     streams : int or None
         Inferences that the device runs side by side; None for what the hint means.
-    precision : str or None
-        In which the device computes what is not quantized; None for what it does best.
+    precision : "f32", "f16", "bf16" or None
+        What the device computes in where the graph is not quantized. None means what the bundle was validated
+        in, and f32 for a model that is not a bundle.
     """
 
     device: str = "CPU"
@@ -62,7 +66,7 @@ class RunOptions:
     threads: int | None = None
     cache_dir: Path | None = None
     streams: int | None = None
-    precision: Literal["f32", "f16", "bf16"] | None = None
+    precision: InferencePrecision | None = None
 
 
 @functools.cache
@@ -73,6 +77,17 @@ def _core() -> ov.Core:
 def available_devices() -> list[str]:
     """Devices that OpenVINO finds here, such as CPU, GPU.0, NPU."""
     return list(_core().available_devices)
+
+
+def available_precisions(device: str) -> list[InferencePrecision]:
+    """List what a device computes in; for a virtual device, what every real one behind it does.
+
+    Raises
+    ------
+    DeviceError
+        The device does not exist.
+    """
+    return _precisions(_device_name(device))
 
 
 Done = Callable[["Slot", Exception | None], None]
@@ -169,7 +184,9 @@ class Runner:
         self.input_size = (width, height)
         self.output_shapes = [tuple(int(d) for d in result.shape) for result in graph.outputs]
         with giving_way():
-            self._compiled = _compile(graph, options, name)
+            device = _device_name(options.device)
+            self._precision = _choose_precision(model, device, options)
+            self._compiled = _compile(graph, device, options, self._precision, name)
         self.requests = options.requests or _busy_requests(self._compiled, options)
         try:
             requests = [self._compiled.create_infer_request() for _ in range(self.requests)]
@@ -189,6 +206,19 @@ class Runner:
         """The devices that really execute the model, as OpenVINO reports them now."""
         found = self._compiled.get_property("EXECUTION_DEVICES")
         return tuple(found) if isinstance(found, list | tuple) else (str(found),)
+
+    @property
+    def precision(self) -> str:
+        """What the device computes in where the graph is not quantized: f32, f16 or bf16.
+
+        The device's own report; a virtual device gives none, and what it was asked for stands in. Empty if
+        neither is known.
+        """
+        try:
+            reported = self._compiled.get_property("INFERENCE_PRECISION_HINT")
+        except RuntimeError:
+            return self._precision or ""
+        return str(reported.get_type_name())
 
     @property
     def threads(self) -> int | None:
@@ -300,14 +330,57 @@ def _wrong_graph(model: str, what: str, found: list[str], wanted: str) -> ModelE
     return ModelError(f"{model}: its {what} are {', '.join(found) or 'none'}", wanted=wanted, fix=fix)
 
 
-def _compile(graph: ov.Model, options: RunOptions, model: str) -> ov.CompiledModel:
-    device = _device_name(options.device)
+def _choose_precision(
+    model: Path | Bundle, device: str, options: RunOptions
+) -> InferencePrecision | None:
+    """Choose what the device computes in; None leaves the choice to the device.
+
+    A precision that the bundle asks for and the device lacks gives way to f32, or to the device's own if it
+    has no f32 either, as an NPU. One that the options ask for does not.
+
+    Raises
+    ------
+    DeviceError
+        The device does not compute in the precision of the options.
+    """
+    able = _precisions(device)
+    if options.precision is not None:
+        if options.precision in able:
+            return options.precision
+        raise DeviceError(
+            f"device {device} does not compute in {options.precision}",
+            wanted=f"one of {', '.join(able) or 'none'}",
+            fix="choose another precision, or leave it out for the one the bundle was validated in",
+        )
+    validated: InferencePrecision = model.manifest.inference_precision if isinstance(model, Bundle) else "f32"
+    for precision in (validated, "f32"):
+        if precision in able:
+            if precision != validated:
+                log.warning("%s does not compute in %s; f32 is used", device, validated)
+            return precision
+    log.warning("%s does not compute in %s; it uses its own precision", device, validated)
+    return None
+
+
+def _precisions(device: str) -> list[InferencePrecision]:
+    """List what every real device behind a device's name computes in."""
+    _, _, listed = device.partition(":")
+    named = [part.strip().partition("(")[0] for part in listed.split(",") if part.strip()]
+    devices = named if device.startswith(VIRTUAL_DEVICES) else [device]
+    devices = [d for d in devices if not d.startswith("-") and _is_here(d)] or available_devices()
+    abilities = [_core().get_property(d, "OPTIMIZATION_CAPABILITIES") for d in devices]
+    return [name for name, ability in ABILITIES.items() if all(ability in each for each in abilities)]
+
+
+def _compile(
+    graph: ov.Model, device: str, options: RunOptions, precision: InferencePrecision | None, model: str
+) -> ov.CompiledModel:
     threads = options.threads or usable_cpus()
     config: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}
     if options.streams:
         config["NUM_STREAMS"] = str(options.streams)
-    if options.precision:
-        config["INFERENCE_PRECISION_HINT"] = options.precision
+    if precision is not None:
+        config["INFERENCE_PRECISION_HINT"] = precision
     if options.requests:
         config["PERFORMANCE_HINT_NUM_REQUESTS"] = options.requests
     if device == "CPU":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import queue
 import subprocess
@@ -9,14 +10,17 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as op
 
+from qzd_ext import bundle as bundles
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import DeviceError, ModelError
-from qzd_ext.runner import Runner, RunOptions, Slot, _read, available_devices
+from qzd_ext.manifest import InferencePrecision
+from qzd_ext.runner import Runner, RunOptions, Slot, _read, available_devices, available_precisions
 
 GOOD = 16  # the sum of an input that the model below can use
 BAD, WORSE, WORST = 112, 128, 144  # others; the CPU plugin checks a shape only when it has changed
@@ -208,3 +212,40 @@ def test_a_model_of_another_form_is_refused(tmp_path: Path, model: ov.Model, mes
     ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
     with pytest.raises(ModelError, match=message):
         Runner(tmp_path / "model.xml")
+
+
+def test_a_model_computes_in_f32_when_nothing_else_is_asked_for(fragile_model: Path) -> None:
+    runner = Runner(fragile_model)
+    assert runner.precision == "f32"
+    runner.close()
+
+
+@pytest.mark.parametrize("device", ["CPU", "AUTO:CPU", "MULTI:CPU", "HETERO:CPU"])
+@pytest.mark.parametrize("precision", available_precisions("CPU"))
+def test_a_model_computes_in_the_precision_that_is_asked_for(
+    fragile_model: Path, device: str, precision: InferencePrecision
+) -> None:
+    runner = Runner(fragile_model, RunOptions(device=device, precision=precision))
+    assert runner.precision == precision
+    runner.close()
+
+
+@pytest.mark.parametrize("precision", [p for p in ("f16", "bf16") if p not in available_precisions("CPU")])
+def test_a_precision_that_the_device_lacks_is_refused(
+    fragile_model: Path, precision: InferencePrecision
+) -> None:
+    with pytest.raises(DeviceError, match=f"does not compute in {precision}(.|\n)*f32"):
+        Runner(fragile_model, RunOptions(precision=precision))
+
+
+@pytest.mark.parametrize("validated", ["f32", "bf16", "f16"])
+def test_a_bundle_computes_in_what_it_was_validated_in_or_f32(
+    tiny_bundle: Path, validated: InferencePrecision, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny = bundles.read(tiny_bundle)
+    manifest = msgspec.structs.replace(tiny.manifest, inference_precision=validated)
+    runner = Runner(dataclasses.replace(tiny, manifest=manifest))
+    able = validated in available_precisions("CPU")
+    assert runner.precision == (validated if able else "f32")
+    assert ("f32 is used" in caplog.text) == (not able)
+    runner.close()

@@ -161,7 +161,7 @@ class ModelConfig(Table, frozen=True):
     ] = None
     precision: Annotated[
         Literal["f32", "f16", "bf16"] | None,
-        Meta(description="In which the device computes what is not quantized; default: what it does best."),
+        Meta(description="What the device computes in; default: what the bundle was validated in."),
     ] = None
     requests: Annotated[
         Count | None,

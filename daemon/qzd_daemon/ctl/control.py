@@ -221,6 +221,7 @@ def _models_text(models: list[ModelStatus]) -> str:
             m.model.version,
             m.model.precision,
             m.model.device,
+            m.model.inference_precision or "-",
             m.requests,
             f"{m.input[0]}x{m.input[1]}",
             f"{m.thresholds.confidence:g}",
@@ -231,8 +232,8 @@ def _models_text(models: list[ModelStatus]) -> str:
         for m in models
     ]
     head = (
-        *("model", "version", "precision", "runs on", "requests", "input", "confidence", "digest"),
-        *("self-test", "bundle"),
+        *("model", "version", "precision", "runs on", "computes in"),
+        *("requests", "input", "confidence", "digest", "self-test", "bundle"),
     )
     return table(head, rows)
 

@@ -103,10 +103,12 @@ def _load_on(
         raise
     manifest = found.manifest
     executes = ",".join(detector.devices)
-    info = messages.ModelInfo(name, manifest.version, found.digest, manifest.precision, executes)
+    identity = (name, manifest.version, found.digest, manifest.precision)
+    info = messages.ModelInfo(*identity, executes, detector.precision)
     log.info(
-        "model %s: %s version %s (%s) runs on %s with %d requests",
-        *(name, manifest.name, manifest.version, manifest.precision, executes, detector.requests),
+        "model %s: %s version %s (%s) runs on %s in %s with %d requests",
+        *(name, manifest.name, manifest.version, manifest.precision),
+        *(executes, detector.precision, detector.requests),
     )
     used = messages.UsedThresholds(detector.thresholds.confidence, detector.thresholds.iou)
     return LoadedModel(detector, info, used, device)

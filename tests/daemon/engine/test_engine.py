@@ -571,5 +571,6 @@ def test_load_whatever_the_device_is_called_serves_on_the_one_that_is_here(
 ) -> None:
     running.serve(config(versions, source=clip, device=device, **keys))
     assert "CPU" in running.engine.served["tiny"].info.device
+    assert running.engine.served["tiny"].info.inference_precision == "f32"
     if keys:
         assert running.engine.served["tiny"].detector.requests == 3

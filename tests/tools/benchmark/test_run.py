@@ -25,7 +25,7 @@ from support.tiny_model import paint
 def figures(tiny_bundle: Path) -> list[Benchmark]:
     tiny = bundles.read(tiny_bundle)
     options = RunOptions(requests=2, threads=1)
-    return benchmark([tiny, tiny], [paint((1, 2, "red"))], options, seconds=0.3, rounds=3)
+    return benchmark([(tiny, options)] * 2, [paint((1, 2, "red"))], seconds=0.3, rounds=3)
 
 
 def test_benchmark_gives_each_bundle_its_figures(figures: list[Benchmark]) -> None:

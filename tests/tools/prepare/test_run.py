@@ -19,6 +19,7 @@ import openvino as ov
 import pytest
 
 from qzd_ext import bundle as bundles
+from qzd_ext.runner import available_precisions
 from qzd_tools.cli import main
 from qzd_tools.demo import dataset
 from qzd_tools.demo.scene import LABELS
@@ -26,10 +27,13 @@ from support.http_server import Mirror, serve
 from support.painted_images import write_painted
 from support.tiny_model import COLOURS, build_model
 
+BF16 = "bf16" in available_precisions("CPU")
 STEPS = [
     "download", "convert", "quantize fp16", "quantize int8-weights", "quantize int8", "validate original",
-    "validate fp16", "validate int8-weights", "validate int8", "benchmark", "report",
+    "validate fp16", "validate int8-weights", "validate int8", *(["validate bf16"] if BF16 else []),
+    "benchmark", "report",
 ]  # fmt: skip
+FLOATS = ["FP32", "BF16"] if BF16 else ["FP32"]
 QUICK = ["--seconds", "0.2", "--rounds", "1"]
 
 
@@ -119,7 +123,7 @@ def prepared(tiny_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Mod
 
 def test_prepare_ends_in_a_report_whose_tables_are_filled(prepared: Model) -> None:
     tables = tables_of(prepared.output)
-    assert [row[0] for row in tables["Accuracy and time"][1:]] == ["FP32", "FP16"]
+    assert [row[0] for row in tables["Accuracy and time"][1:]] == [*FLOATS, "FP16"]
     wanted = ["Time to quantize, s", "Size, MB", "Accuracy, mAP", "Inference time, ms"]
     assert [row[0] for row in tables["What each kind of quantization takes and gives"][1:]] == wanted
     assert "<svg" in (prepared.output / "report.html").read_text()
@@ -308,5 +312,5 @@ def test_prepare_reports_and_exits_with_1_each_time_when_the_gate_is_missed(
         states.append(set(document["steps"].values()))
     assert states == [{"done"}, {"there"}]
     tables = tables_of(tmp_path / "out")
-    assert [row[0] for row in tables["Accuracy and time"][1:]] == ["FP32", "INT8"]
+    assert [row[0] for row in tables["Accuracy and time"][1:]] == [*FLOATS, "INT8"]
     assert float(tables["What each kind of quantization takes and gives"][1][2]) > 0

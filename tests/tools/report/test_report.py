@@ -280,3 +280,40 @@ def test_the_command_says_why_there_can_be_no_samples(
 def test_a_picture_that_is_a_line_is_drawn():
     nothing = Classes(np.zeros(0, np.float32), np.zeros(0, np.int32))
     assert _drawn(np.zeros((1, 4000, 3), np.uint8), nothing, []).shape[0] == 1
+
+
+def in_bf16(document: dict[str, Any]) -> dict[str, Any]:
+    """The same result as measured in bf16."""
+    if "benchmarks" not in document:
+        return document | {"inference_precision": "bf16"}
+    measured = [one | {"inference_precision": "bf16"} for one in document["benchmarks"]]
+    return document | {"benchmarks": measured}
+
+
+def test_a_float_model_in_bf16_is_a_row_of_its_own(tmp_path: Path) -> None:
+    speeds = benchmark(("fp32", 100.0), ("int8", 150.0))
+    speeds["benchmarks"] += in_bf16(benchmark(("fp32", 180.0)))["benchmarks"]
+    validations = validation("fp32", 0.41), in_bf16(validation("fp32", 0.408)), validation("int8", 0.409)
+    results = written(tmp_path, *validations, speeds)
+    _, page = write_report(results, tmp_path / "report.html")
+    lines = page.read_text().splitlines()
+    assert "| BF16 | 0.4080 | 0.7000 | -0.0020 | 5.56 |" in lines
+    assert lines[2].startswith("INT8 against FP32")
+    assert lines[4] == (
+        "Serve BF16 on this machine: the fastest within 0.01 of FP32's mAP, 1.80 times its inferences "
+        'per second. Set precision = "bf16" for the model in qzd.toml.'
+    )
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "rate", "served"),
+    [(0.405, 200.0, "INT8"), (0.399, 200.0, "FP32"), (0.405, 90.0, "FP32")],
+    ids=["faster and as good", "faster and worse", "slower"],
+)
+def test_the_verdict_is_the_fastest_that_loses_little(
+    tmp_path: Path, accuracy: float, rate: float, served: str
+) -> None:
+    speeds = benchmark(("fp32", 100.0), ("int8", rate))
+    results = written(tmp_path, validation("fp32", 0.41), validation("int8", accuracy), speeds)
+    _, page = write_report(results, tmp_path / "report.html")
+    assert f"Serve {served} on this machine" in page.read_text()

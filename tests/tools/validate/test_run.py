@@ -19,16 +19,11 @@ import pytest
 from qzd_ext import bundle as bundles
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.manifest import Thresholds
+from qzd_ext.runner import available_precisions
 from qzd_tools.cli import main
 from qzd_tools.data.coco import read_coco
-from qzd_tools.validate.run import (
-    Validation,
-    check_drop,
-    check_floor,
-    compare,
-    validate,
-    validation_thresholds,
-)
+from qzd_tools.validate.gates import check_drop, check_floor, compare
+from qzd_tools.validate.run import Validation, validate, validation_thresholds
 from support.painted_model import write_painted_bundle, write_painted_classes, write_painted_dataset
 
 
@@ -68,6 +63,15 @@ def test_validate_finds_everything_in_painted_pictures(painted, tmp_path, capsys
     }
     assert result["dataset"] == read_coco(annotations).digest
     assert "map        1.0000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("precision", available_precisions("CPU"))
+def test_validate_computes_in_the_precision_that_is_asked_for(painted, tmp_path, precision):
+    file = tmp_path / "result.json"
+    annotations = painted / "boxes" / "instances.json"
+    arguments = ("--annotations", annotations, "--precision", precision, "--json", file)
+    assert run("validate", painted / "detector", *arguments) == 0
+    assert json.loads(file.read_text())["inference_precision"] == precision
 
 
 def test_validate_counts_classes(painted, tmp_path):

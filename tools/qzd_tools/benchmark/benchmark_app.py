@@ -29,7 +29,9 @@ class AppResult(Struct, frozen=True):
     median_ms: float
 
 
-def run_benchmark_app(model: Path, options: RunOptions, threads: int | None, seconds: float) -> AppResult:
+def run_benchmark_app(
+    model: Path, options: RunOptions, threads: int | None, seconds: float, precision: str = ""
+) -> AppResult:
     """Run it once.
 
     Parameters
@@ -42,6 +44,8 @@ def run_benchmark_app(model: Path, options: RunOptions, threads: int | None, sec
         CPU threads, as our own run really had them.
     seconds : float
         It measures whole seconds, at least one.
+    precision : str
+        f32, f16 or bf16, as our own run really had it; its own choice if empty.
 
     Raises
     ------
@@ -51,6 +55,8 @@ def run_benchmark_app(model: Path, options: RunOptions, threads: int | None, sec
     words = ["-m", str(model), "-d", options.device, "-hint", options.hint, "-t", str(max(round(seconds), 1))]
     if options.requests:
         words += ["-nireq", str(options.requests)]
+    if precision:
+        words += ["-infer_precision", precision]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
         if threads and options.device == "CPU":
             json.dump({"CPU": {"INFERENCE_NUM_THREADS": str(threads)}}, config)

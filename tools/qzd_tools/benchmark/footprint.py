@@ -76,7 +76,8 @@ def footprint(path: Path, options: RunOptions) -> Footprint:
 
 def _load_in_child(path: Path, options: RunOptions, cache: Path) -> _Loaded:
     asked = {"device": options.device, "hint": options.hint, "requests": options.requests}
-    words = [str(path), json.dumps(asked | {"threads": options.threads}), str(cache)]
+    asked |= {"threads": options.threads, "precision": options.precision}
+    words = [str(path), json.dumps(asked), str(cache)]
     paths = os.pathsep.join(p for p in sys.path if p)
     child = subprocess.run(
         [sys.executable, "-m", __spec__.name, *words],

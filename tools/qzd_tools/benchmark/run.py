@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +22,10 @@ from qzd_ext.detector import Detector, Result
 from qzd_ext.errors import QzdError
 from qzd_ext.geometry import Frame
 from qzd_ext.golden import read_golden
-from qzd_ext.runner import Runner, RunOptions, Slot
+from qzd_ext.runner import Runner, RunOptions
 from qzd_tools.benchmark.benchmark_app import AppResult, run_benchmark_app
 from qzd_tools.benchmark.footprint import Footprint, footprint
+from qzd_tools.benchmark.throughput import Samples, Tally, infer_repeatedly
 from qzd_tools.data.images import evenly, read_image
 from qzd_tools.progress import progress
 
@@ -65,6 +65,8 @@ class Benchmark(Struct, frozen=True, kw_only=True):
     """That OpenVINO really used."""
     requests: int
     hint: str
+    inference_precision: str = "f32"
+    """What the device computed in where the graph is not quantized."""
     inference: Speed
     """The model alone."""
     whole: Speed
@@ -77,38 +79,15 @@ class Benchmark(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class _Samples:
-    """Rates of the rounds, and all latencies in milliseconds."""
-
-    rates: list[float] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-
-    def speed(self) -> Speed:
-        """The figures."""
-        p50, p90, p99, edge = np.percentile(self.latencies, [50, 90, 99, 99.5])
-        counts, edges = np.histogram(self.latencies, bins=40, range=(0, max(float(edge), 1e-3)))
-        rate = statistics.median(self.rates)
-        return Speed(
-            throughput=rate,
-            spread=(max(self.rates) - min(self.rates)) / rate,
-            mean_ms=statistics.fmean(self.latencies),
-            p50_ms=float(p50),
-            p90_ms=float(p90),
-            p99_ms=float(p99),
-            samples=len(self.latencies),
-            histogram=tuple(zip(edges[1:].tolist(), counts.tolist(), strict=True)),
-        )
-
-
-@dataclass(slots=True)
 class _Turns:
     """What is measured of one bundle, round by round."""
 
     bundle: Bundle
+    options: RunOptions
     runner: Runner
     detector: Detector
-    inference: _Samples = field(default_factory=_Samples)
-    whole: _Samples = field(default_factory=_Samples)
+    inference: Samples = field(default_factory=Samples)
+    whole: Samples = field(default_factory=Samples)
     stages: list[tuple[float, float, float]] = field(default_factory=list)
     app: list[AppResult] = field(default_factory=list)
 
@@ -135,9 +114,8 @@ def frames_from(images: Sequence[Path], bundle: Bundle) -> tuple[list[Frame], st
 
 
 def benchmark(
-    targets: Sequence[Bundle],
+    targets: Sequence[tuple[Bundle, RunOptions]],
     frames: Sequence[Frame],
-    options: RunOptions = RunOptions(),
     *,
     seconds: float = 10.0,
     rounds: int = 5,
@@ -147,10 +125,10 @@ def benchmark(
 
     Parameters
     ----------
-    targets : sequence of Bundle
+    targets : sequence of (Bundle, RunOptions)
+        A bundle may be measured several times, as in two precisions.
     frames : sequence of (h, w, 3) uint8, BGR
         Taken in turn.
-    options : RunOptions
     seconds : float
         For each bundle and each of the two ways of running, over all rounds.
     rounds : int
@@ -162,93 +140,40 @@ def benchmark(
     ModelError, DeviceError
         A bundle cannot be run.
     """
-    costs = [footprint(bundle.path, options) for bundle in targets]
+    costs = [footprint(bundle.path, options) for bundle, options in targets]
     with contextlib.ExitStack() as stack, progress("benchmark", rounds * len(targets)) as step:
-        turns = [_opened(stack, bundle, options, frames) for bundle in targets]
+        turns = [_opened(stack, bundle, options, frames) for bundle, options in targets]
         for _, turn in itertools.product(range(rounds), turns):
-            _take(turn, frames, options, seconds / rounds, compare)
+            _take(turn, frames, seconds / rounds, compare)
             step(f"{turn.bundle.manifest.name} {turn.bundle.manifest.precision}")
-        return [_figures(turn, cost, options) for turn, cost in zip(turns, costs, strict=True)]
+        return [_figures(turn, cost) for turn, cost in zip(turns, costs, strict=True)]
 
 
 def _opened(
     stack: contextlib.ExitStack, bundle: Bundle, options: RunOptions, frames: Sequence[Frame]
 ) -> _Turns:
     """A bundle ready to run, and warm."""
-    runner = Runner(bundle.model, options)
+    runner = Runner(bundle, options)
     stack.callback(runner.close)
     detector = stack.enter_context(Detector(bundle, options))
-    turn = _Turns(bundle, runner, detector)
-    _infer(turn, WARM_UP_SECONDS)
+    turn = _Turns(bundle, options, runner, detector)
+    infer_repeatedly(turn.runner, Tally(turn.inference), WARM_UP_SECONDS)
     _detect(turn, frames, WARM_UP_SECONDS)
-    return _Turns(bundle, runner, detector)
+    return _Turns(bundle, options, runner, detector)
 
 
-def _take(
-    turn: _Turns, frames: Sequence[Frame], options: RunOptions, seconds: float, compare: bool
-) -> None:
-    _infer(turn, seconds)
+def _take(turn: _Turns, frames: Sequence[Frame], seconds: float, compare: bool) -> None:
+    infer_repeatedly(turn.runner, Tally(turn.inference), seconds)
     _detect(turn, frames, seconds)
     if compare:
         threads = turn.runner.threads
-        turn.app.append(run_benchmark_app(turn.bundle.model, options, threads, seconds))
-
-
-class _Tally:
-    """Counts ends that come from other threads, and keeps the first fault."""
-
-    def __init__(self, samples: _Samples) -> None:
-        self.samples = samples
-        self.lock = threading.Lock()
-        self.fault: Exception | None = None
-        self.done = 0
-
-    def end(self, begin: float, fault: Exception | None) -> None:
-        latency = (time.perf_counter() - begin) * 1e3
-        with self.lock:
-            self.done += 1
-            self.samples.latencies.append(latency)
-            self.fault = self.fault or fault
-
-    def run(self, start: Callable[[], None], drain: Callable[[], object], seconds: float) -> None:
-        """Start again and again until the time is over; then wait for the rest."""
-        begin = time.perf_counter()
-        start()
-        while time.perf_counter() - begin < seconds and self.fault is None:
-            start()
-        drain()
-        if self.fault is not None:
-            raise self.fault
-        self.samples.rates.append(self.done / (time.perf_counter() - begin))
-
-
-def _infer(turn: _Turns, seconds: float) -> None:
-    """Every request busy with the model alone."""
-    runner, tally = turn.runner, _Tally(turn.inference)
-
-    def start() -> None:
-        slot = runner.acquire()
-        assert slot is not None
-        begin = time.perf_counter()
-
-        def done(slot: Slot, fault: Exception | None) -> None:
-            tally.end(begin, fault)
-            runner.release(slot)
-
-        runner.start(slot, done)
-
-    def drain() -> None:
-        idle = [runner.acquire() for _ in range(runner.requests)]
-        for slot in idle:
-            assert slot is not None
-            runner.release(slot)
-
-    tally.run(start, drain, seconds)
+        precision = turn.detector.precision
+        turn.app.append(run_benchmark_app(turn.bundle.model, turn.options, threads, seconds, precision))
 
 
 def _detect(turn: _Turns, frames: Sequence[Frame], seconds: float) -> None:
     """Every request busy with frames, from pixels to boxes."""
-    detector, tally = turn.detector, _Tally(turn.whole)
+    detector, tally = turn.detector, Tally(turn.whole)
     endless = itertools.cycle(frames)
 
     def start() -> None:
@@ -269,7 +194,23 @@ def _detect(turn: _Turns, frames: Sequence[Frame], seconds: float) -> None:
     tally.run(start, detector.drain, seconds)
 
 
-def _figures(turn: _Turns, cost: Footprint, options: RunOptions) -> Benchmark:
+def _speed(samples: Samples) -> Speed:
+    p50, p90, p99, edge = np.percentile(samples.latencies, [50, 90, 99, 99.5])
+    counts, edges = np.histogram(samples.latencies, bins=40, range=(0, max(float(edge), 1e-3)))
+    rate = statistics.median(samples.rates)
+    return Speed(
+        throughput=rate,
+        spread=(max(samples.rates) - min(samples.rates)) / rate,
+        mean_ms=statistics.fmean(samples.latencies),
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        samples=len(samples.latencies),
+        histogram=tuple(zip(edges[1:].tolist(), counts.tolist(), strict=True)),
+    )
+
+
+def _figures(turn: _Turns, cost: Footprint) -> Benchmark:
     manifest = turn.bundle.manifest
     names = ("preprocess", "inference", "postprocess")
     means = [statistics.fmean(column) for column in zip(*turn.stages, strict=True)]
@@ -289,9 +230,10 @@ def _figures(turn: _Turns, cost: Footprint, options: RunOptions) -> Benchmark:
         devices=turn.detector.devices,
         threads=turn.runner.threads,
         requests=turn.detector.requests,
-        hint=options.hint,
-        inference=turn.inference.speed(),
-        whole=turn.whole.speed(),
+        hint=turn.options.hint,
+        inference_precision=turn.detector.precision,
+        inference=_speed(turn.inference),
+        whole=_speed(turn.whole),
         stages_ms=dict(zip(names, means, strict=True)),
         footprint=cost,
         app=app,

@@ -12,7 +12,10 @@ import msgspec
 
 from qzd_ext.errors import UsageError
 
-__all__ = ["BUNDLE", "DIRECTORY", "FILE", "json_option", "say", "write_json"]
+__all__ = [
+    *("BUNDLE", "DIRECTORY", "FILE", "PRECISIONS"),
+    *("json_option", "precision_option", "say", "write_json"),
+]
 
 BUNDLE = click.Path(path_type=Path)
 """A bundle's directory; whether it is one is said by `bundle.read`, which says more than click can."""
@@ -38,6 +41,12 @@ json_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     callback=_writable,
     help="Write the result to this file as JSON; - for stdout, which then has nothing else.",
+)
+
+
+PRECISIONS = click.Choice(["f32", "bf16", "f16"])
+precision_option = click.option(
+    "--precision", type=PRECISIONS, help="What to compute in.  [default: what the bundle was validated in]"
 )
 
 

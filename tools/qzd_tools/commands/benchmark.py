@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from qzd_ext.options import Finite
-from qzd_tools.commands import BUNDLE, DIRECTORY, json_option, say, write_json
+from qzd_tools.commands import BUNDLE, DIRECTORY, PRECISIONS, json_option, say, write_json
 
 if TYPE_CHECKING:
     from qzd_tools.benchmark.run import Benchmark
@@ -24,6 +25,8 @@ __all__ = ["command"]
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns it is cut into.")
 @click.option("--images", type=DIRECTORY, help="Frames to run on.  [default: the golden frames, or noise]")
 @click.option("--device", default="CPU", show_default=True, help="As OpenVINO names it.")
+@click.option("--precision", "precisions", multiple=True, type=PRECISIONS,
+              help="What to compute in; several take turns.  [default: the bundle's]")
 @click.option("--requests", type=click.IntRange(1), help="Under way at once.  [default: the device's choice]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all that may be used]")
 @click.option("--compare", is_flag=True, help="Run OpenVINO's benchmark_app in turn.")
@@ -35,6 +38,7 @@ def command(
     rounds: int,
     images: Path | None,
     device: str,
+    precisions: tuple[Any, ...],
     requests: int | None,
     threads: int | None,
     compare: bool,
@@ -51,10 +55,11 @@ def command(
     from qzd_tools.data.images import list_images
     from qzd_tools.system.machine import this_machine
 
-    targets = [bundles.read(path) for path in bundle]
-    frames, what = frames_from(list_images(images) if images else [], targets[0])
-    options = RunOptions(device=device, hint=hint, requests=requests, threads=threads)
-    results = benchmark(targets, frames, options, seconds=seconds, rounds=rounds, compare=compare)
+    named = [bundles.read(path) for path in bundle]
+    frames, what = frames_from(list_images(images) if images else [], named[0])
+    options = [RunOptions(device, hint, requests, threads, precision=p) for p in precisions or (None,)]
+    targets = list(itertools.product(named, options))
+    results = benchmark(targets, frames, seconds=seconds, rounds=rounds, compare=compare)
     say(_describe(results, what))
     write_json(json_file, {"machine": this_machine(), "frames": what, "benchmarks": results})
 
@@ -64,7 +69,7 @@ def _describe(results: list[Benchmark], frames: str) -> str:
     lines = []
     for one in results:
         cost, stages = one.footprint, one.stages_ms
-        where = f"{','.join(one.devices)}, {one.requests} requests"
+        where = f"{','.join(one.devices)} in {one.inference_precision}, {one.requests} requests"
         if one.threads:
             where += f", {one.threads} threads"
         lines.append(f"{one.bundle['name']} {one.bundle['precision']} on {where}, {one.hint}; {frames}")

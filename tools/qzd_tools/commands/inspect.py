@@ -75,6 +75,7 @@ def _manifest_lines(manifest: Manifest) -> list[str]:
     known = [name for name in names if name]
     lines = [
         f"  name        {manifest.name} {manifest.version}, {manifest.task}, {manifest.precision}",
+        f"  served in   {manifest.inference_precision}",
         f"  frames      {fit.width}x{fit.height} BGR, {fit.resize}",
         f"  head        {head['kind']}" + (f": {facts}" if facts else ""),
         f"  labels      {len(names)}: {', '.join(known[:4])}{', ...' if len(known) > 4 else ''}",
@@ -89,7 +90,8 @@ def _manifest_lines(manifest: Manifest) -> list[str]:
         lines.append(f"  parent      {made.parent}{images}{isa}")
     for one in manifest.accuracy:
         shown = ", ".join(f"{k} {v:.4f}" for k, v in list(one.metrics.items())[:2])
-        lines.append(f"  accuracy    {shown} on {one.images} images ({one.device})")
+        where = " in ".join(filter(None, (one.device, one.inference_precision)))
+        lines.append(f"  accuracy    {shown} on {one.images} images ({where})")
     return lines
 
 

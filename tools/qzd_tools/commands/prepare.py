@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_ext.options import Finite
-from qzd_tools.commands import DIRECTORY, json_option, say, write_json
+from qzd_tools.commands import DIRECTORY, json_option, precision_option, say, write_json
 from qzd_tools.commands.catalogue import catalogue_option, load_checked
 from qzd_tools.commands.convert import command as convert_command
 from qzd_tools.commands.download import origin_options
@@ -48,6 +48,7 @@ ANY = click.Path(path_type=Path)
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--compare", is_flag=True, help="Run OpenVINO's benchmark_app in turn.")
 @click.option("--device", default="CPU", show_default=True, help="Where to measure.")
+@precision_option
 @catalogue_option
 @origin_options
 @json_option
@@ -80,7 +81,7 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
         seconds=given["seconds"],
         rounds=given["rounds"],
         compare=given["compare"],
-        options=RunOptions(device=given["device"]),
+        options=RunOptions(device=given["device"], precision=given["precision"]),
         origin=Origin(given["mirrors"], given["from_directory"], given["unverified"]),
         patience=Patience(stall_seconds=given["stall"], attempts=given["attempts"]),
     )
@@ -145,7 +146,7 @@ def _validation(manifest: Manifest, path: Path, images: Path | None) -> Dataset:
 
 def _tell(done: Prepared) -> None:
     from qzd_tools.report import read_results
-    from qzd_tools.report.tables import all_tables, summary
+    from qzd_tools.report.tables import all_tables, summary, verdict
 
     found = read_results(done.results)
     say("")
@@ -154,6 +155,7 @@ def _tell(done: Prepared) -> None:
     for row in (table.header, *table.rows):
         say("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
     say(summary(found))
+    say(verdict(found))
     for name, bundle in done.bundles.items():
         say(f"{name:>14}: {bundle.path} {bundle.digest}")
     again = [step for step, fresh in done.fresh.items() if not fresh]

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, precision_option, say, write_json
 from qzd_tools.system.isa import TARGETS
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_bu
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--device", default="CPU", show_default=True, help="Where to measure.")
+@precision_option
 @json_option
 def command(
     bundle: Path,
@@ -111,7 +112,7 @@ def command(
             gate=_gate(parent.manifest, given),
             allow_overlap=given["allow_overlap"],
             overwrite=given["overwrite"],
-            options=RunOptions(device=given["device"]),
+            options=RunOptions(device=given["device"], precision=given["precision"]),
             say=say,
         )
     except GateMissedError as error:

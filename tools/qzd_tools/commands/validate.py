@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
-from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, say, write_json
+from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, precision_option, say, write_json
 
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.data.coco import Dataset
-    from qzd_tools.validate.run import Comparison, Validation
+    from qzd_tools.validate.gates import Comparison
+    from qzd_tools.validate.run import Validation
 
 __all__ = ["command", "dataset_for"]
 
@@ -35,6 +36,7 @@ WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 @click.option("--iou", type=FRACTION, help="Overlap that NMS suppresses from.  [default: 0.65 for plain NMS]")
 @click.option("--max-detections", type=click.IntRange(1, 2**31 - 1), default=300, show_default=True)
 @click.option("--device", default="CPU", show_default=True, help="As OpenVINO names it.")
+@precision_option
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all that may be used]")
 @click.option("--scheduler", help="A Dask scheduler whose workers run the bundle, such as tcp://host:8786.")
 @click.option("--baseline", type=BUNDLE, help="Compare with this bundle, class by class.")
@@ -51,6 +53,7 @@ def command(
     iou: float | None,
     max_detections: int,
     device: str,
+    precision: Any,
     threads: int | None,
     scheduler: str | None,
     baseline: Path | None,
@@ -65,6 +68,7 @@ def command(
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
+    from qzd_tools.validate import gates
     from qzd_tools.validate import run as validation
 
     if max_drop is not None and baseline is None:
@@ -72,7 +76,7 @@ def command(
     ours = bundles.read(bundle)
     theirs = bundles.read(baseline) if baseline else None
     dataset = dataset_for(ours.manifest, annotations, imagenet, images)
-    options = RunOptions(device=device, threads=threads)
+    options = RunOptions(device=device, threads=threads, precision=precision)
     if theirs is not None:
         validation.judge_for(theirs, dataset)  # one that does not fit is refused before the work
 
@@ -86,7 +90,7 @@ def command(
     comparison = None
     if theirs is not None:
         before = measure(theirs)
-        comparison = validation.compare(result, before, dataset)
+        comparison = gates.compare(result, before, dataset)
         say(_describe_comparison(before, comparison))
         document["baseline"] = before.as_json()
         document["drop"] = comparison.drop
@@ -97,10 +101,10 @@ def command(
     finally:  # what was measured is not lost with a bundle that may not be written
         write_json(json_file, document)
     if fail_under is not None:
-        validation.check_floor(result, fail_under)
+        gates.check_floor(result, fail_under)
     if comparison is not None and max_drop is not None:
-        validation.check_baseline(before)
-        validation.check_drop(comparison, max_drop)
+        gates.check_baseline(before)
+        gates.check_drop(comparison, max_drop)
 
 
 def _record(result: Validation) -> str:
@@ -147,7 +151,7 @@ def _describe(result: Validation) -> str:
     manifest, score = result.bundle.manifest, result.score
     limits = result.thresholds
     rate = f"{result.images} images, {result.images / result.seconds:.1f} a second"
-    lines = [f"{manifest.name} {manifest.precision} on {result.device}: {rate}"]
+    lines = [f"{manifest.name} {manifest.precision} on {result.device} in {result.precision}: {rate}"]
     if manifest.task == "detection":
         most = f"at most {limits.max_detections} boxes an image"
         lines.append(f"  confidence {limits.confidence:g}, NMS by {limits.nms} {limits.iou:g}, {most}")

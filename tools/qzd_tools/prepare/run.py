@@ -19,8 +19,8 @@ import msgspec
 from qzd_ext import __version__
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
-from qzd_ext.manifest import Manifest
-from qzd_ext.runner import Runner, RunOptions
+from qzd_ext.manifest import InferencePrecision, Manifest
+from qzd_ext.runner import Runner, RunOptions, available_precisions
 from qzd_tools.benchmark.run import benchmark, frames_from
 from qzd_tools.convert.formats.read import read_source
 from qzd_tools.convert.golden import GOLDEN_FRAMES
@@ -42,6 +42,8 @@ from qzd_tools.validate.run import Validation, validate
 __all__ = ["Plan", "Prepared", "prepare"]
 
 ORIGINAL = "original"
+BF16 = "bf16"
+"""The original once more, computing in bf16 where the device can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,8 @@ def prepare(plan: Plan, say: Say = lambda _: None) -> Prepared:
         made = {name: bundles.read(plan.output / name) for name in (ORIGINAL, *plan.modes)}
         for name, bundle in made.items():
             work.validate(name, bundle)
+        if work.measures_bf16:
+            work.validate(BF16, original, "bf16")
         work.benchmark(tuple(made.values()))
         results = work.report(made)
     return Prepared(made, results, plan.output / "report.html", ledger.fresh, next(filter(None, missed), ""))
@@ -258,9 +262,22 @@ class _Work:
             say=self._note,
         )
 
-    def _validation_inputs(self, bundle: Bundle) -> dict[str, str]:
+    @property
+    def measures_bf16(self) -> bool:
+        """Whether to measure the original in bf16 too: if the device can and no precision was asked for."""
+        options = self.plan.options
+        return options.precision is None and "bf16" in available_precisions(options.device)
+
+    def _in(self, precision: InferencePrecision | None) -> RunOptions:
+        options = self.plan.options
+        return options if precision is None else dataclasses.replace(options, precision=precision)
+
+    def _validation_inputs(
+        self, bundle: Bundle, precision: InferencePrecision | None = None
+    ) -> dict[str, str]:
         assert self.dataset is not None
-        return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": repr(self.plan.options)}
+        on = repr(self._in(precision))
+        return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": on}
 
     def _keep_validation(self, name: str, validation: Validation) -> None:
         """What quantize measured need not be measured again."""
@@ -270,21 +287,23 @@ class _Work:
             f"validate {name}", inputs, [figures], lambda: _write(figures, validation.as_json())
         )
 
-    def validate(self, name: str, bundle: Bundle) -> None:
-        """How good a bundle is."""
+    def validate(
+        self, name: str, bundle: Bundle, precision: InferencePrecision | None = None
+    ) -> None:
+        """Measure how good a bundle is."""
         figures = self.plan.results(f"validate-{name}")
 
         def work() -> None:
             assert self.dataset is not None
-            measured = validate(bundle, self.dataset, options=self.plan.options, title=name)
+            measured = validate(bundle, self.dataset, options=self._in(precision), title=name)
             _write(figures, measured.as_json())
 
         before = self.ledger.fresh.get(f"validate {name}", False)
-        self._step(f"validate {name}", self._validation_inputs(bundle), [figures], work)
+        self._step(f"validate {name}", self._validation_inputs(bundle, precision), [figures], work)
         self.ledger.fresh[f"validate {name}"] |= before
 
     def benchmark(self, made: tuple[Bundle, ...]) -> None:
-        """How fast all bundles are, beside each other."""
+        """Measure how fast all bundles are, beside each other."""
         plan, here = self.plan, this_machine()
         assert self.dataset is not None
         images = [picture.path for picture in self.dataset.pictures]
@@ -297,8 +316,11 @@ class _Work:
 
         def work() -> None:
             frames, what = frames_from(images, made[0])
+            targets = [(bundle, plan.options) for bundle in made]
+            if self.measures_bf16:
+                targets.insert(1, (made[0], self._in("bf16")))
             figures = benchmark(
-                made, frames, plan.options, seconds=plan.seconds, rounds=plan.rounds, compare=plan.compare
+                targets, frames, seconds=plan.seconds, rounds=plan.rounds, compare=plan.compare
             )
             _write(plan.results("benchmark"), {"machine": here, "frames": what, "benchmarks": figures})
 
@@ -308,7 +330,8 @@ class _Work:
         """Everything on one page; gives the result files."""
         plan = self.plan
         assert self.dataset is not None
-        names = ["benchmark", *(f"validate-{n}" for n in made), *(f"quantize-{m}" for m in plan.modes)]
+        names = ["benchmark", *(f"validate-{name}" for name in (*made, BF16))]
+        names += [f"quantize-{mode}" for mode in plan.modes]
         results = tuple(path for name in names if (path := plan.results(name)).exists())
         inputs = {path.stem: checksum_of(path, "sha256") for path in results}
         pages = [plan.output / "report.html", plan.output / "report.md"]

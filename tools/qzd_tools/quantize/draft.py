@@ -96,7 +96,12 @@ class Job:
             calibration_images=len(self.calibration.images) if self.calibration else 0,
         )
         return msgspec.structs.replace(
-            own, precision=self.mode, provenance=provenance, accuracy=(), files={}
+            own,
+            precision=self.mode,
+            inference_precision=self.options.precision or own.inference_precision,
+            provenance=provenance,
+            accuracy=(),
+            files={},
         )
 
     def write_golden(self, say: Say) -> None:
@@ -116,6 +121,7 @@ class Job:
         bundle = bundles.unsealed(self.draft.directory, self.draft.manifest, self.parent.priors)
         if self.calibration is not None and isa.is_wrong_here(self.recipe.target_isa, isa.host_isa()):
             bundle = self.parent
-        with Detector(bundle, RunOptions(device=self.options.device, hint="latency")) as detector:
+        options = RunOptions(device=self.options.device, hint="latency", precision="f32")
+        with Detector(bundle, options) as detector:
             for index, frame in enumerate(frames):
                 write_golden(self.draft.directory, index, GoldenFrame(frame, detector.detect(frame).found))

@@ -28,7 +28,8 @@ from qzd_tools.quantize.recipe import Recipe, ignored_operations, make_names_uni
 from qzd_tools.quantize.revert import revert_layers
 from qzd_tools.quantize.search import RANKING_IMAGES, Attempt, Make, escalate, rank_layers
 from qzd_tools.system import isa
-from qzd_tools.validate.run import Validation, check_baseline, check_drop, compare, validate
+from qzd_tools.validate.gates import check_baseline, check_drop, compare
+from qzd_tools.validate.run import Validation, validate
 
 __all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "accuracy_figures", "quantize"]
 
@@ -93,6 +94,7 @@ class Quantized:
             "bundle": {"path": str(self.bundle.path), "name": manifest.name, "digest": self.bundle.digest},
             "parent": self.parent.digest,
             "precision": manifest.precision,
+        "inference_precision": manifest.inference_precision,
             "bytes": {"before": self.parent.size, "after": self.bundle.size},
             "throughput": {"before": self.speed.before, "after": self.speed.after},
             **accuracy_figures(self.before, self.after, self.missed),

@@ -16,7 +16,7 @@ from qzd_tools.files import write_whole
 from qzd_tools.report.plots import all_plots
 from qzd_tools.report.results import Results, read_results
 from qzd_tools.report.samples import Sample, sample_images
-from qzd_tools.report.tables import all_tables, summary
+from qzd_tools.report.tables import all_tables, summary, verdict
 
 __all__ = ["read_results", "write_report"]
 
@@ -53,6 +53,7 @@ def write_report(
     content = {
         "name": found.original.name,
         "summary": summary(found),
+        "verdict": verdict(found),
         "tables": all_tables(found),
         "plots": all_plots(found),
         "samples": _samples(found, images, samples),

@@ -19,6 +19,8 @@ __all__ = ["Plot", "all_plots"]
 
 COLOURS = {"fp32": "#444444", "fp16": "#0072b2", "int8-weights": "#009e73", "int8": "#d55e00"}
 """Told apart also by those who see few colours (Okabe and Ito, 2008)."""
+IN_HALF_PRECISION = "#cc79a7"
+"""A float model that computes in 16 bits."""
 STAGES = {"preprocess": "#56b4e9", "inference": "#444444", "postprocess": "#e69f00"}
 STYLE: dict[Any, Any] = {
     "font.size": 10, "svg.fonttype": "none", "text.parse_math": False, "axes.spines.top": False,
@@ -73,6 +75,12 @@ def _axes(height: float = 3.0) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _colour(variant: Variant) -> str:
+    if variant.precision == "fp32" and variant.inference_precision != "f32":
+        return IN_HALF_PRECISION
+    return COLOURS[variant.precision]
+
+
 def _main_name(variants: list[Variant]) -> str:
     return "mAP" if variants[0].validation and "map" in variants[0].validation.metrics else "top-1"
 
@@ -87,9 +95,9 @@ def _accuracy_latency(results: Results) -> Figure | None:
         assert variant.main is not None
         speed = variant.benchmark.inference
         axes.plot(
-            speed.p50_ms, variant.main, "o", ms=9, color=COLOURS[variant.precision], label=variant.title
+            speed.p50_ms, variant.main, "o", ms=9, color=_colour(variant), label=variant.title
         )
-        axes.hlines(variant.main, speed.p50_ms, speed.p90_ms, color=COLOURS[variant.precision], alpha=0.5)
+        axes.hlines(variant.main, speed.p50_ms, speed.p90_ms, color=_colour(variant), alpha=0.5)
     axes.set_xlabel("inference, ms (median; the line ends at p90)")
     axes.set_ylabel(_main_name(both))
     axes.set_xlim(left=0)
@@ -105,7 +113,7 @@ def _precision_recall(results: Results) -> Figure | None:
     figure, axes = _axes()
     for variant, curve in known:
         recalls = [i / (len(curve) - 1) for i in range(len(curve))]
-        axes.plot(recalls, curve, color=COLOURS[variant.precision], lw=1.5, label=variant.title)
+        axes.plot(recalls, curve, color=_colour(variant), lw=1.5, label=variant.title)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
     axes.legend(fontsize=8.5)
     return figure
@@ -147,8 +155,8 @@ def _latencies(results: Results) -> Figure | None:
     for variant, speed in measured:
         edges = [0.0, *(edge for edge, _ in speed.histogram)]
         shares = [100 * count / speed.samples for _, count in speed.histogram]
-        axes.stairs(shares, edges, color=COLOURS[variant.precision], lw=1.5, label=variant.title)
-        axes.axvline(speed.p50_ms, color=COLOURS[variant.precision], lw=0.8, ls=":")
+        axes.stairs(shares, edges, color=_colour(variant), lw=1.5, label=variant.title)
+        axes.axvline(speed.p50_ms, color=_colour(variant), lw=0.8, ls=":")
     axes.set(xlabel="ms (dotted: median)", ylabel="frames, %", xlim=(0, None), ylim=(0, None))
     axes.legend(fontsize=8.5)
     return figure

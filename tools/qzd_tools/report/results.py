@@ -60,6 +60,7 @@ class _Validation(Struct, frozen=True):
     curve: list[float]
     note: str
     thresholds: Thresholds
+    inference_precision: str = "f32"
 
 
 class _Compared(_Validation, frozen=True):
@@ -81,6 +82,7 @@ class _Quantized(Struct, frozen=True):
     precision: Precision
     bytes: _Sizes
     seconds: float
+    inference_precision: str = "f32"
 
 
 class _Measured(Benchmark, frozen=True, kw_only=True):
@@ -104,12 +106,16 @@ class _Benchmarks(Struct, frozen=True):
 
 @dataclass(slots=True)
 class Variant:
-    """One bundle and everything that was measured of it; None where it was not measured."""
+    """One bundle in one precision and everything that was measured of it; None where it was not measured.
+
+    `precision` is that of the weights, `inference_precision` that of the arithmetic.
+    """
 
     digest: str
     name: str
     precision: str
     path: str
+    inference_precision: str = "f32"
     validation: _Validation | None = None
     benchmark: Benchmark | None = None
     quantized: _Quantized | None = None
@@ -179,8 +185,9 @@ class Results:
     @property
     def smallest(self) -> Variant | None:
         """INT8 where it is there, or else the last one; None where there is one alone."""
-        others = [v for v in self.variants[1:] if v.precision == "int8"] or list(self.variants[1:])
-        return others[-1] if others else None
+        others = [v for v in self.variants if v.digest != self.original.digest]
+        int8 = [v for v in others if v.precision == "int8"] or others
+        return int8[-1] if int8 else None
 
 
 def read_results(paths: Sequence[Path]) -> Results:
@@ -192,14 +199,14 @@ def read_results(paths: Sequence[Path]) -> Results:
         One cannot be read or is no result, or two cannot be compared: accuracies on different data sets or
         with different thresholds, speeds of different machines or with different hints.
     """
-    known: dict[str, Variant] = {}
+    known: dict[tuple[str, str], Variant] = {}
     accuracies: dict[Hashable, str] = {}
     speeds: dict[Hashable, str] = {}
     machine, frames = None, ""
 
-    def variant(named: _Made, precision: str) -> Variant:
-        fresh = Variant(named.digest, named.name, precision, named.path)
-        return known.setdefault(named.digest, fresh)
+    def variant(named: _Made, precision: str, inference: str) -> Variant:
+        fresh = Variant(named.digest, named.name, precision, named.path, inference)
+        return known.setdefault((named.digest, inference), fresh)
 
     for path in paths:
         result = _read(path)
@@ -207,22 +214,34 @@ def read_results(paths: Sequence[Path]) -> Results:
             machine, frames = result.machine, result.frames
             for one in result.benchmarks:
                 speeds[msgspec.json.encode((machine, one.hint))] = str(path)
-                variant(one.named, one.named.precision).benchmark = one
+                variant(one.named, one.named.precision, one.inference_precision).benchmark = one
         elif isinstance(result, _Quantized):
-            variant(result.bundle, result.precision).quantized = result
+            variant(result.bundle, result.precision, result.inference_precision).quantized = result
         else:
             for validation in filter(None, (result, result.baseline)):
                 named, limits = validation.bundle, validation.thresholds
                 accuracies[validation.dataset, limits.confidence, limits.max_detections] = str(path)
-                variant(named, named.precision).validation = validation
+                variant(named, named.precision, validation.inference_precision).validation = validation
     order = list(TITLES)
-    variants = sorted(known.values(), key=lambda v: (v.name, order.index(v.precision)))
+    floats = ("f32", "f16", "bf16")
+    variants = sorted(
+        known.values(),
+        key=lambda v: (v.name, order.index(v.precision), floats.index(v.inference_precision)),
+    )
     _check_comparable(accuracies, "validated on different data sets, or with different thresholds")
     _check_comparable(speeds, "benchmarked on different machines, or with different hints")
     several = len({v.name for v in variants}) > 1
     for each in variants:
-        each.title = (f"{each.name} " if several else "") + TITLES[each.precision]
+        each.title = (f"{each.name} " if several else "") + _title(each)
     return Results(tuple(variants), machine, frames)
+
+
+def _title(variant: Variant) -> str:
+    """What a reader calls it: FP32, BF16 for a float model that computes in bf16, INT8 in BF16."""
+    weights, arithmetic = TITLES[variant.precision], variant.inference_precision.upper()
+    if arithmetic == "F32":
+        return weights
+    return arithmetic if variant.precision == "fp32" else f"{weights} in {arithmetic}"
 
 
 def _read(path: Path) -> _Compared | _Quantized | _Benchmarks:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from qzd_tools.benchmark.run import Benchmark
 from qzd_tools.report.results import Results, Variant
 
-__all__ = ["Table", "all_tables", "summary"]
+__all__ = ["Table", "all_tables", "summary", "verdict"]
 
 NONE = "-"
 PERCENTILES = ("p50", "p90", "p99")
+TOLERATED = 0.01
+"""What a model to serve may lose of the main figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,26 @@ def summary(results: Results) -> str:
     if before.bytes and after.bytes:
         parts.append(f"{after.bytes / before.bytes:.2f} of the size")
     return f"{after.title} against {before.title}: " + ", ".join(parts) + "." if parts else ""
+
+
+def verdict(results: Results) -> str:
+    """Say which variant to serve on the machine that was measured; empty if there is no choice."""
+    original = results.original
+    measured = [v for v in results.variants if v.benchmark is not None and v.main is not None]
+    if original not in measured or len(measured) < 2:
+        return ""
+    good = [v for v in measured if (v.main or 0.0) >= (original.main or 0.0) - TOLERATED]
+    best = max(good, key=_rate)
+    name, ratio = _names(original)[0], _rate(best) / _rate(original)
+    text = f"Serve {best.title} on this machine: the fastest within {TOLERATED:g} of {original.title}'s "
+    text += f"{name}, {ratio:.2f} times its inferences per second."
+    if best.inference_precision != "f32":
+        text += f' Set precision = "{best.inference_precision}" for the model in qzd.toml.'
+    return text
+
+
+def _rate(variant: Variant) -> float:
+    return variant.benchmark.inference.throughput if variant.benchmark else 0.0
 
 
 def _names(variant: Variant) -> tuple[str, str]:
@@ -92,17 +114,19 @@ def _change(variant: Variant, results: Results) -> str:
 
 def _quantizations(results: Results) -> Table | None:
     """The table of what each kind of quantization takes and gives."""
-    if len(results.variants) < 2:
+    original = results.original
+    variants = [original, *(v for v in results.variants if v.digest != original.digest)]
+    if len(variants) < 2:
         return None
-    name = next((_names(v)[0] for v in results.variants if v.validation), "mAP")
+    name = next((_names(v)[0] for v in variants if v.validation), "mAP")
     rows: list[tuple[str, Callable[[Variant], str]]] = [
         ("Time to quantize, s", lambda v: f"{v.quantized.seconds:.2f}" if v.quantized else NONE),
         ("Size, MB", _size),
         (f"Accuracy, {name}", lambda v: _metric(v, "map", "top1")),
         ("Inference time, ms", _image_ms),
     ]
-    titles = ["Original " + v.title if v is results.original else v.title for v in results.variants]
-    filled = tuple((label, *map(cell, results.variants)) for label, cell in rows)
+    titles = ["Original " + v.title if v is original else v.title for v in variants]
+    filled = tuple((label, *map(cell, variants)) for label, cell in rows)
     return Table("What each kind of quantization takes and gives", ("", *titles), filled)
 
 

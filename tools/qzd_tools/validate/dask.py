@@ -19,12 +19,12 @@ import openvino as ov
 from qzd_ext import __version__
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
-from qzd_ext.detections import Classes, Detections
 from qzd_ext.errors import DeviceError, EndpointError, UsageError
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import RunOptions
 from qzd_tools.data.coco import Picture
 from qzd_tools.progress import progress
+from qzd_tools.validate.predict import Predictions, Ran, predict
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -49,9 +49,6 @@ class _Shard:
     versions: dict[str, str]
 
 
-Predictions = list[Detections | Classes]
-
-
 def predict_on_cluster(
     address: str,
     bundle: Bundle,
@@ -59,8 +56,8 @@ def predict_on_cluster(
     thresholds: Thresholds,
     options: RunOptions,
     title: str,
-) -> tuple[Predictions, str]:
-    """What is found in each picture, in the order of the pictures, and the devices that executed.
+) -> tuple[Predictions, Ran]:
+    """Run a bundle over pictures on the workers of a cluster.
 
     Parameters
     ----------
@@ -95,17 +92,18 @@ def predict_on_cluster(
         with progress(title, len(shards)) as step:
             parts = _run(client, address, shards, lambda: step(f"{workers} workers"))
     found = [one for predictions, _ in parts for one in predictions]
-    return found, ",".join(sorted({devices for _, devices in parts}))
+    columns = zip(*(ran for _, ran in parts), strict=True)
+    return found, Ran(*(",".join(sorted(set(names))) for names in columns))
 
 
 def _run(
     client: Client, address: str, shards: Sequence[_Shard], done: Callable[[], None]
-) -> list[tuple[Predictions, str]]:
-    """What each shard gave, in the order of the shards; `done` is called for each."""
+) -> list[tuple[Predictions, Ran]]:
+    """Run the shards and keep their order; `done` is called for each."""
     from distributed import as_completed
 
     futures = client.map(_predict_shard, shards, pure=False)
-    parts: dict[Any, tuple[Predictions, str]] = {}
+    parts: dict[Any, tuple[Predictions, Ran]] = {}
     try:
         for future, outcome in as_completed(futures, loop=client.loop, with_results=True):
             if not isinstance(outcome, tuple):  # why Dask has cancelled it
@@ -175,10 +173,8 @@ def _client(address: str) -> Iterator[Client]:
         yield client
 
 
-def _predict_shard(shard: _Shard) -> tuple[Predictions, str]:
-    """Run on a worker: what is found in the shard's pictures, and the devices."""
-    from qzd_tools.validate.run import predict  # which imports this module
-
+def _predict_shard(shard: _Shard) -> tuple[Predictions, Ran]:
+    """Run a shard; this is what a worker does."""
     if shard.versions != VERSIONS:
         raise UsageError(
             f"a worker has {VERSIONS}", wanted=f"{shard.versions}", fix="install the same versions everywhere"

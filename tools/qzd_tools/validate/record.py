@@ -59,4 +59,6 @@ def _without_accuracy(manifest: Manifest) -> Manifest:
 
 
 def _same(one: Accuracy, other: Accuracy) -> bool:
-    return (one.dataset, one.device, one.thresholds) == (other.dataset, other.device, other.thresholds)
+    """Whether two were measured in the same way, so that the newer replaces the older."""
+    keys = ("dataset", "device", "inference_precision", "thresholds")
+    return all(getattr(one, key) == getattr(other, key) for key in keys)
