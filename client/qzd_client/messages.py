@@ -50,9 +50,9 @@ MODEL = f"{PREFIX}model/"
 HEARTBEAT = f"{PREFIX}heartbeat/"
 
 NoResultOutcome = Literal["skipped", "stale", "error"]
-Outcome = Literal["ok", NoResultOutcome]
+Outcome = Literal["ok", "damaged", NoResultOutcome]
 BeatState = Literal["serving", "stopping"]
-SourceStateName = Literal["connecting", "running", "reconnecting"]
+SourceStateName = Literal["connecting", "connected", "running", "reconnecting"]
 StreamStateName = Literal[SourceStateName, "ended", "failed", "removed"]
 ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
 
@@ -150,7 +150,8 @@ class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
     """Of the source frame, in pixels; 0 where it could not be decoded."""
     height: int
     outcome: Outcome
-    """Only `ok` says that what is listed is what was there; with any other, nothing is known."""
+    """Only `ok` says that what is listed is what was there. `damaged`: it was found in a picture that is not
+    whole, and may be wrong or incomplete. With any other, nothing is known."""
     reason: str | None = None
     """Why the outcome is not `ok`."""
     dropped_before: int = 0
@@ -161,9 +162,9 @@ class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
     truncated: bool = False
     """More boxes passed the thresholds than may be listed."""
     detections: list[Box] | msgspec.UnsetType = msgspec.UNSET
-    """Best score first; absent where the outcome is not `ok`, and where the model classifies."""
+    """Best score first; absent unless the outcome is `ok` or `damaged`, and if the model classifies."""
     classes: list[ClassScore] | msgspec.UnsetType = msgspec.UNSET
-    """Best score first; absent where the outcome is not `ok`, and where the model detects."""
+    """Best score first; absent unless the outcome is `ok` or `damaged`, and if the model detects."""
 
 
 class StreamState(Message, frozen=True, kw_only=True, tag="qzd.stream/1"):
@@ -171,11 +172,18 @@ class StreamState(Message, frozen=True, kw_only=True, tag="qzd.stream/1"):
 
     stream: str
     state: StreamStateName
+    """`connected`: the source answers; `running`: pictures come."""
     reason: str | None = None
     frames: int = 0
-    """Frames delivered so far, decodable or not."""
+    """Frames delivered so far, whatever became of them."""
     damaged: int = 0
-    """Of these, frames that could not be decoded."""
+    """Of these, pictures that were not whole."""
+    undecodable: int = 0
+    """Of these, frames without a picture."""
+    absent: int = 0
+    """Frames that never came: gaps in timestamps that were even before."""
+    whole_ns: int | None = None
+    """Wall clock at which the last whole picture was captured."""
 
 
 class ModelState(Message, frozen=True, kw_only=True, tag="qzd.model/1"):

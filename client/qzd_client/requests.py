@@ -117,8 +117,15 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
     """As in the stream's messages; `waiting` before it is read."""
     reason: str | None
     frames: int
-    """Frames delivered so far, decodable or not."""
+    """Frames delivered so far, whatever became of them."""
     damaged: int
+    """Of these, pictures that were not whole."""
+    undecodable: int = 0
+    """Of these, frames without a picture."""
+    absent: int = 0
+    """Frames that never came: gaps in timestamps that were even before."""
+    whole_ns: int | None = None
+    """Wall clock at which the last whole picture was captured."""
 
 
 class SelfTestStatus(Struct, frozen=True, kw_only=True):

@@ -168,9 +168,16 @@ class Service:
             case _ if word == TICK:
                 self._tick()
             case _ if self._until_idle and self._engine.idle:
-                log.info("every stream has ended: stopping")
-                return ResourceError.exit_code if any(s.failed for s in self._engine.streams) else 0
+                return self._end_idle()
         return None
+
+    def _end_idle(self) -> int:
+        """Log that every stream has ended; returns the exit code, which says whether all came whole."""
+        faulty = [s.name for s in self._engine.streams if s.failed or not s.complete]
+        log.info("every stream has ended: stopping")
+        if faulty:
+            log.error("not everything could be decoded whole: %s", ", ".join(faulty))
+        return ResourceError.exit_code if faulty else 0
 
     def _tick(self) -> None:
         """Give up what hangs. The watchdog hears of this process only while its devices answer."""

@@ -53,12 +53,12 @@ def receive_all(client: Client) -> list[Event]:
 
 
 def run_clip(
-    daemon: StartDaemon, bundle_path: Path, source: Path, keys: str = ""
+    daemon: StartDaemon, bundle_path: Path, source: Path, keys: str = "", *, code: int = 0
 ) -> tuple[list[Detections], StreamState, Daemon]:
     process = daemon(CONFIG.format(bundle=bundle_path, source=source) + keys, "--until-idle")
     with Client(process.endpoint) as client:
         events = receive_all(client)
-    assert process.wait() == 0, process.log
+    assert process.wait() == code, process.log
     assert not [e for e in events if isinstance(e, Gap)]
     end = events[-1]
     assert isinstance(end, StreamState)
@@ -133,11 +133,11 @@ def test_daemon_when_given_a_clip_finds_what_the_detector_finds_offline(
 def test_daemon_when_the_video_is_truncated_publishes_what_decodes_and_says_so(
     daemon: StartDaemon, tiny_bundle: Path, clip: Path
 ) -> None:
-    messages, end, _ = run_clip(daemon, tiny_bundle, cut(clip, 0.7))
+    messages, end, _ = run_clip(daemon, tiny_bundle, cut(clip, 0.7), code=3)
     decoded = sum(m.outcome == "ok" for m in messages)
     assert 50 < decoded < 100
     assert end.reason is not None
-    assert f"after {decoded} frames" in end.reason
+    assert f"after {decoded + end.damaged} frames" in end.reason
     assert "its header promises 100: it is damaged or truncated" in end.reason
 
 
@@ -149,14 +149,15 @@ def test_daemon_when_a_file_is_no_image_says_so_on_the_wire_and_goes_on(
     for name in ("a.png", "c.png"):
         cv2.imwrite(str(images / name), paint((0, 0, "red")))
     (images / "b.png").write_text("this is no image")
-    messages, end, _ = run_clip(daemon, tiny_bundle, images)
+    messages, end, process = run_clip(daemon, tiny_bundle, images, code=3)
+    assert "not everything could be decoded whole: clip" in process.log
     assert [(m.file, m.outcome, m.reason) for m in messages] == [
         ("a.png", "ok", None),
         ("b.png", "error", "b.png: not an image"),
         ("c.png", "ok", None),
     ]
     assert not messages[1].detections
-    assert end.damaged == 1
+    assert (end.damaged, end.undecodable) == (0, 1)
 
 
 def test_daemon_when_told_to_stop_finishes_what_is_under_way(

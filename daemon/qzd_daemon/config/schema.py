@@ -207,6 +207,13 @@ class StreamConfig(Table, frozen=True):
         float, Meta(ge=0.0, description="How long the source may be down before the daemon is not ready.")
     ] = 30.0
 
+    on_damage: Annotated[
+        Literal["damaged", "error"],
+        Meta(
+            description="What a picture that is not whole becomes. damaged: an outcome of its own, "
+            "with what was found in it. error: nothing is looked for."
+        ),
+    ] = "damaged"
     hardware_decoding: Annotated[
         bool, Meta(description="Try Intel's Quick Sync for video first; where it cannot, software does it.")
     ] = False

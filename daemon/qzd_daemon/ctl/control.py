@@ -205,13 +205,16 @@ def _streams_text(streams: list[StreamStatus]) -> str:
             coloured(s.state),
             s.frames,
             s.damaged,
+            s.undecodable,
+            s.absent,
             " ".join(s.models),
             s.when_behind,
             printable(s.reason or "-"),
         )
         for s in streams
     ]
-    return table(("stream", "state", "frames", "damaged", "models", "behind", "reason"), rows)
+    counts = ("frames", "damaged", "undecodable", "absent")
+    return table(("stream", "state", *counts, "models", "behind", "reason"), rows)
 
 
 def _models_text(models: list[ModelStatus]) -> str:

@@ -174,8 +174,13 @@ def _text_line(event: Event) -> str:
 
 
 def _found(event: Detections) -> str:
-    if event.outcome != "ok":
-        return f"{coloured(event.outcome)}{_because(event.reason)}"
+    if event.outcome == "ok":
+        return _listed(event)
+    found = f"; found {_listed(event)}" if event.outcome == "damaged" else ""
+    return f"{coloured(event.outcome)}{_because(event.reason)}{found}"
+
+
+def _listed(event: Detections) -> str:
     boxes = [f"{b.label} {b.score:.2f} at {_corners(b)}" for b in event.detections or ()]
     classes = [f"{c.label} {c.score:.2f}" for c in event.classes or ()]
     return ", ".join(boxes or classes) or "nothing"

@@ -20,8 +20,8 @@ SILENCE_SECONDS = 3.0  # a new subscriber gets a heartbeat well within it
 
 COLOURS = {
     **dict.fromkeys(("ok", "running", "loaded", "swapped", "rolled_back"), "green"),
-    **dict.fromkeys(("ended", "waiting", "connecting", "skipped", "stale", "removed"), "yellow"),
-    **dict.fromkeys(("failed", "error", "reconnecting", "stalled"), "red"),
+    **dict.fromkeys(("ended", "waiting", "connecting", "connected", "skipped", "stale", "removed"), "yellow"),
+    **dict.fromkeys(("failed", "error", "damaged", "reconnecting", "stalled"), "red"),
 }
 
 

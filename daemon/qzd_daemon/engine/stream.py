@@ -1,4 +1,4 @@
-"""A thread for each source: it reads frames, keeps the pace, and puts them into the mailboxes."""
+"""One thread per source: it reads frames, keeps the pace, and puts them into the queues of the models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from qzd_client import messages
 from qzd_client.messages import StreamStateName
 from qzd_daemon.config.schema import StreamConfig
 from qzd_daemon.engine.lane import FrameJob, Lane, Publish
-from qzd_daemon.sources.open import Source, SourceFrame, SourceState
+from qzd_daemon.sources.frames import SourceFrame, SourceState, Tally
+from qzd_daemon.sources.open import Source
 from qzd_daemon.sources.pacing import Pace
 from qzd_ext.errors import SourceError
 
@@ -52,8 +53,11 @@ class Stream:
         self.config = config
         self.lanes = lanes
         self.state: messages.StreamState | None = None
-        self.frames = self.damaged = self.left_out = 0
+        self.tally = Tally()
+        self.left_out = 0
         self.finished = self.failed = False
+        self.complete = True
+        self._whole = True  # the last frame
         self._source = source
         self._publish = publish
         self._ended = ended
@@ -92,6 +96,7 @@ class Stream:
     def _run(self) -> None:
         try:
             self._read()
+            self.complete = self._source.complete
             self._publish_last_state("ended", self._source.end)
         except SourceError as error:
             self._fail(str(error))
@@ -123,9 +128,11 @@ class Stream:
             self._hand_over(item, leave_out=wait is None)
 
     def _hand_over(self, captured: SourceFrame, *, leave_out: bool) -> None:
-        index = self.frames + captured.left_out
-        self.frames = index + 1
-        self.damaged += captured.frame is None
+        self._log_damage(captured)
+        if self.config.on_damage == "error" and not captured.whole:
+            captured = captured.without_picture()
+        index = self.tally.frames + captured.left_out
+        self.tally.add(captured)
         self.left_out += leave_out
         for lane in self.lanes:
             lane.queue.skip(captured.left_out)
@@ -133,6 +140,15 @@ class Stream:
                 lane.queue.skip()
             else:
                 lane.queue.put(FrameJob(lane, index, captured))
+
+    def _log_damage(self, captured: SourceFrame) -> None:
+        """Log when damage begins and when it ends, not frame by frame."""
+        if captured.whole != self._whole:
+            self._whole = captured.whole
+            if captured.whole:
+                log.info("stream %s: the pictures are whole again", self.name)
+            else:
+                log.warning("stream %s: frame %d: %s", self.name, self.tally.frames, captured.reason)
 
     def _publish_last_state(self, state: StreamStateName, reason: str) -> None:
         """A stream has ended when its last frame is published, not when it was read."""
@@ -145,7 +161,14 @@ class Stream:
         level = {"failed": logging.ERROR, "reconnecting": logging.WARNING}.get(state, logging.INFO)
         log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
         message = messages.StreamState(
-            stream=self.name, state=state, reason=reason, frames=self.frames, damaged=self.damaged
+            stream=self.name,
+            state=state,
+            reason=reason,
+            frames=self.tally.frames,
+            damaged=self.tally.damaged,
+            undecodable=self.tally.undecodable,
+            absent=self.tally.absent,
+            whole_ns=self.tally.whole_ns,
         )
         self.state = message
         self._publish(messages.stream_topic(self.name), message)

@@ -18,6 +18,7 @@ from qzd_ext import __version__
 
 __all__ = ["Metrics", "Reading", "Snapshot"]
 
+ANSWERED = ("ok", "damaged")  # outcomes of frames that a model has looked at
 STAGES = ("queue", "preprocess", "inference", "postprocess")
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LATENCY_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -34,7 +35,16 @@ READ: dict[str, tuple[str, tuple[str, ...]]] = {
         "Frames that max_fps left out; each also counts as dropped for every model of the stream.",
         ("stream",),
     ),
-    "qzd_stream_damaged_frames": ("Frames of a source that could not be decoded.", ("stream",)),
+    "qzd_stream_damaged_frames_total": ("Pictures of a source that were not whole.", ("stream",)),
+    "qzd_stream_undecodable_frames_total": ("Frames of a source that gave no picture.", ("stream",)),
+    "qzd_stream_absent_frames_total": (
+        "Frames that never came: gaps in timestamps that were even before.",
+        ("stream",),
+    ),
+    "qzd_stream_last_whole_timestamp_seconds": (
+        "When the last whole picture of a source was captured, in Unix time.",
+        ("stream",),
+    ),
     "qzd_model_info": (
         "1 for each model that serves.",
         ("model", "version", "digest", "precision", "device"),
@@ -150,12 +160,14 @@ class Metrics:
         of(self._latency, stream).observe(taken_ns / 1e9)
         if message.dropped_before:
             of(self._dropped, stream, model).inc(message.dropped_before)
-        if message.outcome != "ok":
-            self.faults += 1
+        self.faults += message.outcome != "ok"
+        if message.outcome not in ANSWERED:
             return
         of(self._last_inference, model).set(message.published_ns / 1e9)
         for stage in STAGES:
             of(self._stages, stage, model).observe(getattr(message.timing_ms, stage) / 1e3)
+        if message.outcome != "ok":  # what was found may not be there
+            return
         found = collections.Counter(f.label for f in message.detections or message.classes or ())
         for label, count in found.items():
             of(self._detections, stream, label).inc(count)

@@ -114,7 +114,14 @@ class Monitor:
         return {
             "qzd_queue_depth": {(s.name,): s.waiting for s in self._engine.streams},
             "qzd_frames_left_out_total": {(s.name,): s.left_out for s in self._engine.streams},
-            "qzd_stream_damaged_frames": {(s.name,): s.damaged for s in self._engine.streams},
+            "qzd_stream_damaged_frames_total": {(s.name,): s.tally.damaged for s in self._engine.streams},
+            "qzd_stream_undecodable_frames_total": {
+                (s.name,): s.tally.undecodable for s in self._engine.streams
+            },
+            "qzd_stream_absent_frames_total": {(s.name,): s.tally.absent for s in self._engine.streams},
+            "qzd_stream_last_whole_timestamp_seconds": {
+                (s.name,): s.tally.whole_ns / 1e9 for s in self._engine.streams if s.tally.whole_ns
+            },
             "qzd_model_info": {(i.name, i.version, i.digest, i.precision, i.device): 1 for i in infos},
             "qzd_selftest_pass": {(i.name, i.device): i.name not in failed for i in infos},
             "qzd_selftest_age_seconds": {

@@ -113,8 +113,11 @@ class Operations:
                 when_behind=stream.config.policy,
                 state=stream.state.state if stream.state else "waiting",
                 reason=stream.state.reason if stream.state else None,
-                frames=stream.frames,
-                damaged=stream.damaged,
+                frames=stream.tally.frames,
+                damaged=stream.tally.damaged,
+                undecodable=stream.tally.undecodable,
+                absent=stream.tally.absent,
+                whole_ns=stream.tally.whole_ns,
             )
             for stream in self._engine.streams
         ]

@@ -15,7 +15,8 @@ import av.error
 from av.container import Flags
 
 from qzd_daemon.config.schema import V4L2, StreamConfig
-from qzd_daemon.sources.frames import SourceFrame, SourceState, decode_frames
+from qzd_daemon.sources.decode import decode_frames
+from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_daemon.sources.hardware import decoder
 
 __all__ = ["Camera", "DeviceCamera", "Pause"]
@@ -57,6 +58,7 @@ class Camera:
 
     live = True
     end = ""
+    complete = True
 
     def __init__(self, config: StreamConfig) -> None:
         self._config = config

@@ -6,14 +6,17 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import av.container
 import av.error
 import cv2
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 
-from qzd_daemon.sources.frames import SourceFrame, SourceState, decode_frames
+from qzd_daemon.sources.decode import decode_frames
+from qzd_daemon.sources.frames import SourceFrame, SourceState, Tally
 from qzd_daemon.sources.hardware import decoder
 from qzd_ext.errors import SourceError
 from qzd_ext.geometry import Frame
@@ -29,6 +32,7 @@ class FileSource:
 
     def __init__(self, path: Path, *, loop: bool = False, hardware: bool = False) -> None:
         self.end = ""
+        self.complete = True
         self._path = path
         self._loop = loop
         self._hardware = hardware
@@ -43,6 +47,9 @@ class FileSource:
         if not container.streams.video:
             container.close()
             raise self._unreadable("there is no video in it")
+        if cast("VideoCodecContext | None", container.streams.video[0].codec_context) is None:
+            container.close()
+            raise self._unreadable("its video is of a kind that FFmpeg cannot decode")
         return container
 
     def _unreadable(self, found: str) -> SourceError:
@@ -65,38 +72,35 @@ class FileSource:
             yield from self._once()
 
     def _once(self) -> Iterator[SourceFrame]:
-        decoded = damaged = 0
-        last = 0.0
+        tally, last = Tally(), 0.0
         try:
             decode = decoder(self._container, self._path.name, hardware=self._hardware)
-            for captured in decode_frames(self._container, decode):
-                decoded += captured.frame is not None
-                damaged += captured.frame is None
-                last = max(last, captured.pts_s or 0.0)
-                yield captured
+            for frame in decode_frames(self._container, decode):
+                tally.add(frame)
+                last = max(last, frame.pts_s or 0.0)
+                yield frame
         except (av.error.FFmpegError, OSError) as error:
             raise self._unreadable(error.strerror or str(error)) from error
-        if not decoded and not damaged:
+        if not tally.frames:
             raise self._unreadable("there is no frame in it")
-        self._decoded = decoded
-        self.end = _describe_end(self._container.streams.video[0], decoded, damaged, last)
+        self._decoded = tally.frames - tally.undecodable
+        missing = _describe_missing(self._container.streams.video[0], self._decoded, last)
+        self.end = f"end of file after {self._decoded} frames{tally.describe()}{missing}"
+        self.complete = tally.complete and not missing
 
     def close(self) -> None:
         """Close the file."""
         self._container.close()
 
 
-def _describe_end(video: av.VideoStream, decoded: int, damaged: int, last: float) -> str:
-    """How a file ended, and what its header had promised beyond that."""
-    text = f"end of file after {decoded} frames"
-    if damaged:
-        text += f", {damaged} more could not be decoded"
+def _describe_missing(video: av.VideoStream, decoded: int, last: float) -> str:
+    """Describe what a file's header promises beyond what came."""
     if video.frames > decoded:
-        return f"{text}; its header promises {video.frames}: it is damaged or truncated"
+        return f"; its header promises {video.frames}: it is damaged or truncated"
     promised = float(video.duration * video.time_base) if video.duration and video.time_base else 0.0
     if promised - last > max(1.0, 0.02 * promised):
-        return f"{text} and {last:.1f} s; its header promises {promised:.1f} s: it is truncated"
-    return text
+        return f" and {last:.1f} s; its header promises {promised:.1f} s: it is truncated"
+    return ""
 
 
 class DirectorySource:
@@ -106,6 +110,7 @@ class DirectorySource:
 
     def __init__(self, path: Path, *, loop: bool = False) -> None:
         self.end = ""
+        self.complete = True
         self._path = path
         self._loop = loop
         self._decoded = 0
@@ -130,15 +135,15 @@ class DirectorySource:
             yield from self._once()
 
     def _once(self) -> Iterator[SourceFrame]:
-        damaged = 0
+        tally = Tally()
         for path in self._paths:
-            frame, reason = _read_image(path)
-            damaged += frame is None
-            yield SourceFrame(frame, reason and f"{_shown(path)}: {reason}", file=_shown(path))
-        self._decoded = len(self._paths) - damaged
-        self.end = f"end of directory after {self._decoded} images"
-        if damaged:
-            self.end += f", {damaged} more files could not be decoded"
+            image, reason = _read_image(path)
+            frame = SourceFrame(image, reason and f"{_shown(path)}: {reason}", file=_shown(path))
+            tally.add(frame)
+            yield frame
+        self._decoded = tally.frames - tally.undecodable
+        self.end = f"end of directory after {self._decoded} images{tally.describe()}"
+        self.complete = tally.complete
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -1,22 +1,24 @@
-"""Video decoded by Intel's Quick Sync, and in software where that cannot be."""
+"""Decoders: Intel's Quick Sync if it is asked for and works, else software."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import cast
 
 import av
 import av.container
 import av.error
 from av.codec.codec import UnknownCodecError
+from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
+from qzd_daemon.sources.damage import Packet
 from qzd_daemon.sources.ffmpeg import MAX_PIXELS, limit_pixels
 
-__all__ = ["HardwareDecoder", "Packet", "decoder"]
+__all__ = ["HardwareDecoder", "decoder"]
 
-Packet: TypeAlias = "av.Packet[av.VideoStream]"
+THREADED = "libdav1d"  # has threads of its own, which log nothing
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 def decoder(
     container: av.container.InputContainer, source: str, *, hardware: bool
 ) -> Callable[[Packet], Sequence[av.VideoFrame]]:
-    """What decodes the packets of a container's video.
+    """Return what decodes the packets of a container's video.
 
     Parameters
     ----------
@@ -36,9 +38,12 @@ def decoder(
     """
     video = container.streams.video[0]
     limit_pixels(video)
+    context = video.codec_context
+    if context.name != THREADED:
+        context.thread_count = 1  # so that what FFmpeg logs is logged by the thread that decodes
+    context.options = {**context.options, "err_detect": "crccheck"}
+    _show_damage(context)
     if not hardware:
-        return _in_software
-    if cast("VideoCodecContext | None", video.codec_context) is None:  # FFmpeg does not know the codec at all
         return _in_software
     return HardwareDecoder(video, f"{video.codec_context.codec.canonical_name}_qsv", source).decode
 
@@ -69,10 +74,11 @@ class HardwareDecoder:
             return
         context.extradata = video.codec_context.extradata
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        _show_damage(context)
         self._context = context
 
     def decode(self, packet: Packet) -> Sequence[av.VideoFrame]:
-        """The pictures of a packet; raises as `Packet.decode`."""
+        """Return the pictures of a packet; raises as `Packet.decode`."""
         if self._context is not None:
             try:
                 pictures = self._context.decode(packet)
@@ -93,6 +99,12 @@ class HardwareDecoder:
     def _give_up(self, why: str) -> None:
         self._context = None
         log.warning("%s is decoded in software: %s: %s", self._source, self._name, why)
+
+
+def _show_damage(context: VideoCodecContext) -> None:
+    """Let pictures that are not whole come out, marked, and every picture tell its packet."""
+    context.flags |= Flags.output_corrupt
+    context.copy_opaque = True
 
 
 def _in_software(packet: Packet) -> Sequence[av.VideoFrame]:

@@ -108,6 +108,7 @@ class IngestSource:
 
     live = True
     end = ""
+    complete = True
 
     def __init__(
         self, name: str, when_behind: WhenBehind, timeout_s: float, registry: IngestRegistry

@@ -30,6 +30,11 @@ class Source(Protocol):
         """After the last frame: how the source ended, as a clause."""
         ...
 
+    @property
+    def complete(self) -> bool:
+        """Whether all that the source promised has come, and come whole; known after the last frame."""
+        ...
+
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
         """Frames and states until the source ends.
 

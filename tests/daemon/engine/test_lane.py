@@ -110,6 +110,15 @@ def test_finish_when_boxes_were_found_lists_them_with_what_made_them(served: Loa
     assert message.timing_ms.queue == 0.25
 
 
+def test_finish_when_the_picture_was_not_whole_says_so_beside_what_was_found(served: LoadedModel) -> None:
+    published = Published()
+    queued = published.queued(0, SourceFrame(paint((2, 3, "green")), "a packet is damaged"))
+    published.lane.finish(queued, served, 0.0, served.detector.detect(paint((2, 3, "green"))))
+    (message,) = published.messages
+    assert (message.outcome, message.reason) == ("damaged", "a packet is damaged")
+    assert message.detections
+
+
 def test_finish_when_the_device_failed_lists_nothing_at_all(served: LoadedModel) -> None:
     published = Published()
     captured = SourceFrame(paint())

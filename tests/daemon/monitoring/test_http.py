@@ -189,7 +189,7 @@ def test_daemon_counts_its_frames_and_is_ready_until_it_stops(
     assert get(address, "/v2/health/ready") == (200, "application/json", '{"ready": true, "problems": []}\n')
     counted = 'qzd_frames_total{outcome="error",stream="gate"} 1.0'
     text = until(lambda: counted in (page := get(address, "/metrics")[2]) and page)
-    assert 'qzd_stream_damaged_frames{stream="gate"} 1.0' in text
+    assert 'qzd_stream_undecodable_frames_total{stream="gate"} 1.0' in text
     assert 'qzd_selftest_pass{device="CPU",model="tiny"} 1.0' in text
     assert "qzd_subscribers 0.0" in text
     assert process.stop() == 0

@@ -14,7 +14,7 @@ PROGRAM = """
 import resource, sys
 import av
 from qzd_daemon.sources.ffmpeg import limit_allocations
-from qzd_daemon.sources.frames import decode_frames
+from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.hardware import decoder
 limit_allocations()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -22,7 +22,7 @@ try:
     with av.open(sys.argv[1], format="mpjpeg") as container:
         decode = decoder(container, "camera", hardware=False)
         for frame in decode_frames(container, decode):
-            print(frame.frame is not None and frame.frame.shape)
+            print("refused" if frame.frame is None else frame.frame.shape)
 except av.error.FFmpegError as error:
     print("refused", type(error).__name__)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)

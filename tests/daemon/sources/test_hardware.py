@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.files import FileSource
-from qzd_daemon.sources.frames import SourceFrame, decode_frames
+from qzd_daemon.sources.frames import SourceFrame
 from qzd_daemon.sources.hardware import HardwareDecoder
 from qzd_ext.errors import SourceError
 from support.tiny_model import paint

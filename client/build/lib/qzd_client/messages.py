@@ -1,0 +1,227 @@
+"""Every message and topic of the wire, as frozen structs: what both ends agree on.
+
+
+A message is two frames, `[topic, JSON]`. Every topic ends in `/`, because ZeroMQ matches prefixes: a
+subscription to `.../cam1/` must not receive `.../cam10/`. Readers ignore fields that they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+__all__ = [
+    "DETECTIONS",
+    "HEARTBEAT",
+    "MODEL",
+    "PREFIX",
+    "STREAM",
+    "BeatState",
+    "Box",
+    "ClassScore",
+    "Detections",
+    "Heartbeat",
+    "Message",
+    "ModelInfo",
+    "ModelState",
+    "Outcome",
+    "StageTimes",
+    "StreamState",
+    "UnknownMessage",
+    "UsedThresholds",
+    "decode",
+    "decode_any",
+    "detections_topic",
+    "encode",
+    "model_topic",
+    "stream_topic",
+]
+
+PREFIX = "qzd/1/"
+DETECTIONS = f"{PREFIX}detections/"
+STREAM = f"{PREFIX}stream/"
+MODEL = f"{PREFIX}model/"
+HEARTBEAT = f"{PREFIX}heartbeat/"
+
+Outcome = Literal["ok", "skipped", "stale", "error"]
+BeatState = Literal["serving", "stopping"]
+
+
+def detections_topic(stream: str, model: str) -> str:
+    """Where the frames of a stream through a model are published."""
+    return f"{DETECTIONS}{stream}/{model}/"
+
+
+def stream_topic(stream: str) -> str:
+    """Where the state of a stream's source is published."""
+    return f"{STREAM}{stream}/"
+
+
+def model_topic(model: str) -> str:
+    """Where the state of a model is published."""
+    return f"{MODEL}{model}/"
+
+
+class Box(Struct, frozen=True):
+    """One box."""
+
+    class_id: int
+    label: str
+    score: float
+    """0..1, to five decimals."""
+    box: tuple[float, float, float, float]
+    """x0 y0 x1 y1 in pixels of the source frame, clipped to it, to three decimals."""
+
+
+class ClassScore(Struct, frozen=True):
+    """One class of a classified frame."""
+
+    class_id: int
+    label: str
+    score: float
+
+
+class ModelInfo(Struct, frozen=True):
+    """Exactly what answered."""
+
+    name: str
+    """The key of the model in the daemon's configuration."""
+    version: str
+    digest: str
+    """`sha256:` and the sha256 of the bundle's bundle.toml."""
+    precision: str
+    device: str
+    """The devices that really execute, separated by commas."""
+
+
+class StageTimes(Struct, frozen=True):
+    """Milliseconds that a frame spent in each stage."""
+
+    queue: float
+    preprocess: float
+    inference: float
+    postprocess: float
+
+
+class UsedThresholds(Struct, frozen=True):
+    """What the boxes were filtered with."""
+
+    confidence: float
+    iou: float
+
+
+class Message(Struct, frozen=True, kw_only=True, tag_field="schema"):
+    """What every message begins with. The publisher fills `epoch`, `seq` and `published_ns`."""
+
+    epoch: str = ""
+    """A uuid that changes each time the daemon starts."""
+    seq: int = 0
+    """Counts the messages of one topic in one epoch, from 1 without a hole."""
+    published_ns: int = 0
+    """Wall clock, nanoseconds since 1970."""
+
+
+class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
+    """What became of one frame. There is one for every frame that reached the model or failed before it."""
+
+    stream: str
+    frame: int
+    """Counts the frames that the source delivered since its stream began, from 0, decodable or not."""
+    captured_ns: int
+    """Wall clock at which the frame was read, or, where it was sent, captured; nanoseconds since 1970."""
+    pts_s: float | None = None
+    """The frame's own time in its video, in seconds."""
+    file: str | None = None
+    """The file's name, where the source is a directory."""
+    width: int
+    """Of the source frame, in pixels; 0 where it could not be decoded."""
+    height: int
+    outcome: Outcome
+    """Only `ok` says that what is listed is what was there; with any other, nothing is known."""
+    reason: str | None = None
+    """Why the outcome is not `ok`."""
+    dropped_before: int = 0
+    """Frames between the stream's message before and this one that were not looked at."""
+    model: ModelInfo
+    timing_ms: StageTimes
+    thresholds: UsedThresholds
+    truncated: bool = False
+    """More boxes passed the thresholds than may be listed."""
+    detections: list[Box] | msgspec.UnsetType = msgspec.UNSET
+    """Best score first; absent where the outcome is not `ok`, and where the model classifies."""
+    classes: list[ClassScore] | msgspec.UnsetType = msgspec.UNSET
+    """Best score first; absent where the outcome is not `ok`, and where the model detects."""
+
+
+class StreamState(Message, frozen=True, kw_only=True, tag="qzd.stream/1"):
+    """The state of a stream's source has changed."""
+
+    stream: str
+    state: Literal["connecting", "running", "reconnecting", "ended", "failed", "removed"]
+    reason: str | None = None
+    frames: int = 0
+    """Frames delivered so far, decodable or not."""
+    damaged: int = 0
+    """Of these, frames that could not be decoded."""
+
+
+class ModelState(Message, frozen=True, kw_only=True, tag="qzd.model/1"):
+    """The state of a model has changed."""
+
+    model: ModelInfo
+    state: Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
+    reason: str | None = None
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, tag="qzd.heartbeat/1"):
+    """Sent at a fixed interval, and once more as the last message of an epoch."""
+
+    state: BeatState
+    """`stopping`: this is the last message of the epoch."""
+    interval_ms: int
+    topics: dict[str, int]
+    """The last seq of every other topic, so that a subscriber sees that it lost a tail."""
+
+
+class UnknownMessage(Struct, frozen=True):
+    """A message of a kind that only newer versions know; it counts all the same."""
+
+    schema: str
+    epoch: str
+    seq: int
+
+
+_decoder: msgspec.json.Decoder[Detections | StreamState | ModelState | Heartbeat] = msgspec.json.Decoder(
+    Detections | StreamState | ModelState | Heartbeat
+)
+_encoder = msgspec.json.Encoder()
+KINDS = {kind.__struct_config__.tag for kind in (Detections, StreamState, ModelState, Heartbeat)}
+
+
+def encode(message: Message) -> bytes:
+    """The JSON of a message."""
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat:
+    """Read a message's JSON.
+
+    Raises
+    ------
+    msgspec.DecodeError
+        Not JSON, or not a message of this protocol's version.
+    """
+    return _decoder.decode(payload)
+
+
+def decode_any(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat | UnknownMessage:
+    """As `decode`; a message of another `schema` than these is an `UnknownMessage`."""
+    try:
+        return _decoder.decode(payload)
+    except msgspec.ValidationError:
+        other = msgspec.json.decode(payload, type=UnknownMessage)
+        if other.schema in KINDS:
+            raise
+        return other

@@ -1,0 +1,213 @@
+"""What is asked and answered on the control, inference and ingest sockets, as frozen structs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from qzd_client import messages
+
+__all__ = [
+    "Accepted",
+    "DeviceStatus",
+    "ErrorBody",
+    "ErrorReply",
+    "FrameHeader",
+    "ImageError",
+    "ImageHeader",
+    "ModelStatus",
+    "Pong",
+    "Reply",
+    "Request",
+    "SelfTestResult",
+    "Snapshot",
+    "SnapshotEntry",
+    "Status",
+    "StreamStatus",
+]
+
+Id = int | Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=200)]
+
+
+class Request(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.control/1"):
+    """One call on the control socket."""
+
+    id: Id = 0
+    """Comes back in the reply."""
+    op: Name
+    """ping, status, streams, models, devices, snapshot, self_test, load, swap, rollback, unload or reload."""
+    model: Name | None = None
+    """The key of the model: for load, swap, rollback, unload; for self_test, all models without it."""
+    version: Name | None = None
+    """For swap: the name of the bundle's directory below the model's `bundle`."""
+    bundle: Annotated[str, Meta(max_length=4096)] | None = None
+    """For load: the bundle's path on the daemon's machine."""
+    device: Name | None = None
+    """For load: the device that shall run it."""
+
+
+class ErrorBody(Struct, frozen=True):
+    """What went wrong."""
+
+    code: str
+    """For programs: bad_request, unknown_op, unknown_model, unknown_stream, busy, timeout, too_large,
+    not_an_image, stopping, internal, or the kind of error as the daemon's exit codes sort them, such as
+    bundle, device, gate, usage."""
+    message: str
+    """For people: what was found, what was wanted, what to do."""
+
+
+class Reply(Struct, frozen=True):
+    """The answer to a call that was done."""
+
+    id: Id
+    ok: Literal[True]
+    result: Any
+    """What the op gives."""
+
+
+class ErrorReply(Struct, frozen=True):
+    """The answer to a call that was not done."""
+
+    id: Id | None
+    """null where none could be read."""
+    ok: Literal[False]
+    error: ErrorBody
+
+
+class Pong(Struct, frozen=True):
+    """Result of ping."""
+
+    version: str
+    epoch: str
+    """The uuid of this run, as in every message."""
+
+
+class StreamStatus(Struct, frozen=True, kw_only=True):
+    """A stream, in the results of streams and status."""
+
+    name: str
+    source: str
+    """As configured; of a URL, without user, password and query."""
+    models: list[str]
+    when_behind: Literal["drop", "wait"]
+    state: str
+    """As in the stream's messages; `waiting` before it is read."""
+    reason: str | None
+    frames: int
+    """Frames delivered so far, decodable or not."""
+    damaged: int
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """A model, in the results of models, status, load, swap and rollback."""
+
+    model: messages.ModelInfo
+    bundle: str
+    device: str
+    """The device of the configuration that serves; `model.device` says what executes."""
+    requests: int
+    """Frames that may be under way at once."""
+    task: str
+    input: tuple[int, int]
+    """Width and height, in pixels."""
+    labels: int
+    thresholds: messages.UsedThresholds
+
+
+class DeviceStatus(Struct, frozen=True):
+    """A device that OpenVINO finds, in the result of devices."""
+
+    name: str
+    models: list[str]
+    """The models that execute on it."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """Result of status."""
+
+    version: str
+    epoch: str
+    pid: int
+    started_ns: int
+    """Wall clock, nanoseconds since 1970."""
+    endpoints: dict[str, list[str]]
+    """What is bound, by the socket's name."""
+    connections: dict[str, int]
+    """Open connections, by the socket's name."""
+    refused: dict[str, int]
+    """Connections that were refused, by `SOCKET/REASON`."""
+    published: dict[str, int]
+    """The last seq of every topic."""
+    subscriptions: int
+    """To detections, of all subscribers."""
+    streams: list[StreamStatus]
+    models: list[ModelStatus]
+
+
+class SnapshotEntry(Struct, frozen=True):
+    """The last message of a topic."""
+
+    topic: str
+    message: msgspec.Raw
+    """As it was published."""
+
+
+class Snapshot(Struct, frozen=True):
+    """Result of snapshot: what a subscriber would know who had been there from the start."""
+
+    epoch: str
+    messages: list[SnapshotEntry]
+
+
+class SelfTestResult(Struct, frozen=True):
+    """Result of self_test: the models whose golden frames gave the bundle's boxes."""
+
+    models: list[str]
+
+
+class ImageHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.inference/1"):
+    """The header of an image that is sent to the inference socket."""
+
+    model: Name | None = None
+    """The key of the model; may be left out where there is only one."""
+    format: Literal["jpeg", "png", "bgr"]
+    """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
+    width: Annotated[int, Meta(ge=1)] | None = None
+    """In pixels; for bgr alone."""
+    height: Annotated[int, Meta(ge=1)] | None = None
+    timeout_ms: Annotated[int, Meta(ge=1)] | None = None
+    """The deadline, counted from the request's arrival."""
+
+
+class FrameHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.ingest/1"):
+    """The header of a frame that is sent to the ingest socket."""
+
+    stream: Name
+    """The key of the stream, whose source is `ingest://`."""
+    format: Literal["jpeg", "png", "bgr"]
+    """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
+    width: Annotated[int, Meta(ge=1)] | None = None
+    """In pixels; for bgr alone."""
+    height: Annotated[int, Meta(ge=1)] | None = None
+    captured_ns: Annotated[int, Meta(ge=0)] | None = None
+    """When the frame was captured: wall clock, nanoseconds since 1970; without it, or where it is later, the
+    time of the frame's arrival."""
+    pts_s: float | None = None
+    """The frame's own time in its video, in seconds."""
+
+
+class Accepted(Struct, frozen=True, tag_field="schema", tag="qzd.taken/1"):
+    """The reply of the ingest socket to a frame that is on its way to the stream's models."""
+
+    frame: int
+    """Its number in the stream, as in the detections message."""
+
+
+class ImageError(Struct, frozen=True, tag_field="schema", tag="qzd.error/1"):
+    """The reply of the inference and ingest sockets to what was not done."""
+
+    error: ErrorBody

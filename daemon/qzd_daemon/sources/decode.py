@@ -1,0 +1,142 @@
+"""The frames of a video that FFmpeg has opened: packets, pictures, and whether each is whole.
+
+What cannot be decoded is delivered as such, never left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
+
+import av
+import av.container
+import av.error
+import av.logging
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from qzd_daemon.sources.cadence import Cadence
+from qzd_daemon.sources.damage import DamageTracker, LostPicture, Messages, Packet
+from qzd_daemon.sources.frames import SourceFrame
+from qzd_ext.geometry import Frame
+
+__all__ = ["decode_frames"]
+
+LOOK_SECONDS = 0.005  # how soon a device's next picture is noticed
+MOST_READ_ERRORS = 100  # in a row, before a file that cannot be read on has ended
+
+Decode = Callable[[Packet], Sequence[av.VideoFrame]]
+Wait = Callable[[float], bool]
+
+
+def decode_frames(
+    container: av.container.InputContainer, decode: Decode, wait: Wait = lambda _: True
+) -> Iterator[SourceFrame]:
+    """Deliver the frames of an open container.
+
+    Parameters
+    ----------
+    container : InputContainer
+    decode : callable
+        Gives the pictures of a packet.
+    wait : callable
+        Called with 0 when what came makes no picture, and with the seconds to wait when nothing came from a
+        container that is read without waiting; returns whether to go on.
+
+    Yields
+    ------
+    SourceFrame
+        One per picture, and one per picture that is lost.
+    """
+    video = container.streams.video[0]
+    tracker = DamageTracker(video.codec_context)
+    is_even = video.average_rate == video.base_rate
+    pictures = _Pictures(tracker, Cadence(video.average_rate if is_even else None))
+    for packet, messages in _read_packets(container, wait):
+        if packet.size:
+            tracker.read(packet, messages)
+        with av.logging.Capture() as said:
+            try:
+                decoded = decode(packet)
+            except av.error.FFmpegError as error:
+                yield _lost(tracker.failed(error))
+                continue
+        tracker.decoded(said)
+        for picture in decoded:
+            yield from pictures.deliver(picture)
+        if not (decoded or wait(0.0)):
+            return
+    yield from map(_lost, tracker.lost_at_end())
+
+
+def _read_packets(container: av.container.InputContainer, wait: Wait) -> Iterator[tuple[Packet, Messages]]:
+    """The packets of the video, each with what FFmpeg said before it; the last is empty, for the decoder."""
+    index = container.streams.video[0].index
+    packets = container.demux()  # all of it: when the video stops, sound may go on for ever
+    errors = 0
+    unread: list[tuple[int, str, str]] = []
+    while True:
+        with av.logging.Capture() as said:
+            try:
+                packet = cast("Packet | None", next(packets, None))
+            except av.error.BlockingIOError:
+                if not wait(LOOK_SECONDS):
+                    return
+                packets = container.demux()
+                continue
+            except av.error.InvalidDataError:
+                errors += 1
+                if errors == MOST_READ_ERRORS:
+                    raise
+                packets = container.demux()
+                continue
+        if packet is None:
+            return
+        unread += said
+        errors = 0
+        if packet.stream_index == index:
+            yield packet, unread
+            unread = []
+        elif not wait(0.0):
+            return
+
+
+class _Pictures:
+    """Makes frames of pictures."""
+
+    def __init__(self, tracker: DamageTracker, cadence: Cadence) -> None:
+        self._tracker = tracker
+        self._cadence = cadence
+        self._reformatter = VideoReformatter()  # keeps FFmpeg's conversion tables between frames
+
+    def deliver(self, picture: av.VideoFrame) -> Iterable[SourceFrame]:
+        """The frame of a picture, after those that are lost before it."""
+        yield from map(_lost, self._tracker.lost_before(picture))
+        reason, absent = self._tracker.judge(picture), self._absent(picture.time)
+        yield SourceFrame(to_bgr(picture, self._reformatter), reason, picture.time, absent=absent)
+
+    def _absent(self, time: float | None) -> int:
+        last = self._cadence.last
+        if time is None or last is None:
+            return 0 if time is None else self._cadence.absent(time)
+        return max(0, self._cadence.absent(time) - self._tracker.told_between(last, time))
+
+
+def _lost(picture: LostPicture) -> SourceFrame:
+    reason, time = picture
+    return SourceFrame(None, reason, time)
+
+
+def to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
+    """Return the picture's pixels as FFmpeg laid them out: a view of its buffer, whose rows may have padding.
+
+    A picture that is to be shown turned, as telephones record, is turned as players turn it, by quarters.
+    """
+    plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
+    if plane.line_size < 0:  # bgr24 already, and bottom-up: PyAV's plane begins with the last row
+        upright = reformatter.reformat(picture, format="rgb24", threads=1)
+        plane = reformatter.reformat(upright, format="bgr24", threads=1).planes[0]
+    rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
+    frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+    quarters = round(picture.rotation / 90)
+    return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame
