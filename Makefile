@@ -49,7 +49,7 @@ build: .venv/dev ## compile the extensions in place, where a source has changed
 lint: build ## style, import rules, stubs
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
-	$(BIN)/python -m mypy.stubtest qzd_ext._arrays qzd_ext._nms qzd_ext._ssd qzd_ext._yolo
+	$(BIN)/python -m mypy.stubtest qzd_ext._arrays qzd_ext._nms qzd_ext._place qzd_ext._scan
 
 types: build ## strict types
 	$(BIN)/mypy

@@ -33,7 +33,7 @@ extensions = [
         extra_compile_args=COMPILE,
         extra_link_args=SANITIZE if DEBUG else [],
     )
-    for name in ("_arrays", "_nms", "_ssd", "_yolo")
+    for name in ("_arrays", "_nms", "_place", "_scan")
 ]
 
 setup(

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from report import Row, medians, report
-from tensors import Case, anchor_case, ssd_case, v5_case, v8_case, x_case
+from tensors import SYNTHETIC, Case, anchor_case, ssd_case, v5_case, v8_case, x_case
 
 from qzd_ext._nms import nms
 from qzd_ext.detections import FloatArray, IntArray
@@ -76,6 +76,7 @@ def decode_rows(data: Path | None) -> list[Row]:
         ("yolox [3549,85] at 0.25", x_case(data), 0.25, 0.5),
         ("yolo_v5 [25200,85] at 0.25", v5_case(), 0.25, 0.5),
         ("ssd [1917,91] at 0.3", ssd_case(data), 0.3, 1.3),
+        *((f"{name} at 0.25", make(), 0.25, target) for name, (make, target) in SYNTHETIC.items()),
     ):
         times = medians({"ours": decoding(case, Thresholds(confidence=confidence)), "pass": passing(case)})
         rows.append(Row(f"{name}{_kind(case)}", times["ours"] * 1e6, unit="us"))

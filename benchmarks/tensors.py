@@ -1,7 +1,8 @@
-"""What the kernels are timed on: real models' results where there are some, else random ones like them."""
+"""What the kernels are timed on: real models' results if they are available, else random ones like them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from qzd_ext.decode import Decoder
 from qzd_ext.detections import FloatArray
 from qzd_ext.geometry import Transform, fit, prepare
 
-__all__ = ["Case", "anchor_case", "ssd_case", "v5_case", "v8_case", "x_case"]
+__all__ = ["SYNTHETIC", "Case", "anchor_case", "ssd_case", "v5_case", "v8_case", "x_case"]
 
 PICTURE = 6
 """By name, of the validation set; it gives as many candidates as the median of the first forty."""
@@ -97,6 +98,106 @@ def anchor_case() -> Case:
         scale_xy=(1.2, 1.1, 1.05),
     )
     return _case(head, m.Input(width=608, height=608, resize="stretch"), tensors, real=False)
+
+
+def v5_anchor_case() -> Case:
+    """80, 40 and 20 cells with 255 channels, `decode = "v5"`."""
+    rng = np.random.default_rng(13)
+    tensors = []
+    for cells in (80, 40, 20):
+        grid = rng.normal(-7, 1.5, (1, 3, cells, cells, 85)).astype(np.float32)
+        hit = rng.random((1, 3, cells, cells)) < 2e-3
+        grid[..., 4][hit], grid[..., 5][hit] = 1, 3
+        tensors.append(grid)
+    sizes = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
+    head = m.YoloAnchor(
+        anchors=tuple((float(w), float(h)) for w, h in sizes),
+        masks=((0, 1, 2), (3, 4, 5), (6, 7, 8)),
+        layout="nahwc",
+        decode="v5",
+    )
+    return _case(head, SQUARE, tensors, real=False)
+
+
+def boxes_scores_case() -> Case:
+    """[8400,4] and [8400,80], as from YOLO-NAS."""
+    rng = np.random.default_rng(14)
+    middle = _centers(rng, 8400, 640)
+    boxes = np.concatenate([middle[:, :2] - middle[:, 2:] / 2, middle[:, :2] + middle[:, 2:] / 2], 1)
+    return _case(m.BoxesScores(), SQUARE, [boxes[None], _scores(rng, 8400)], real=False)
+
+
+def distances_case() -> Case:
+    """[8400,4] and [8400,80], as from RTMDet."""
+    rng = np.random.default_rng(15)
+    sides = rng.random((1, 8400, 4)).astype(np.float32) * 4
+    return _case(m.Distances(offset=0.0), SQUARE, [sides, _scores(rng, 8400)], real=False)
+
+
+def dfl_case() -> Case:
+    """[3598,112], as from NanoDet-Plus at 416x416."""
+    rng = np.random.default_rng(16)
+    spec = m.Input(width=416, height=416, resize="stretch")
+    head = m.Dfl(strides=(8, 16, 32, 64), offset=0.0, tensors="classes_boxes")
+    sides = rng.normal(0, 2, (1, 3598, 32)).astype(np.float32)
+    return _case(head, spec, [np.concatenate([_scores(rng, 3598), sides], 2)], real=False)
+
+
+def detr_case() -> Case:
+    """[300,80] and [300,4], as from RT-DETR."""
+    rng = np.random.default_rng(17)
+    logits = rng.normal(-6, 1.5, (1, 300, 80)).astype(np.float32)
+    logits[0, :20, 0] = 1
+    boxes = rng.uniform(0.2, 0.6, (1, 300, 4)).astype(np.float32)
+    return _case(m.Detr(), SQUARE, [logits, boxes], real=False)
+
+
+def end_to_end_case() -> Case:
+    """[300,6], as from YOLOv10."""
+    rng = np.random.default_rng(18)
+    rows = np.concatenate([_centers(rng, 300, 640), np.sort(rng.beta(0.3, 4, (300, 1)), 0)[::-1],
+                           rng.integers(0, 80, (300, 1))], 1)  # fmt: skip
+    return _case(m.EndToEnd(), SQUARE, [rows.astype(np.float32)[None]], real=False)
+
+
+def yunet_case() -> Case:
+    """[8400,6], as from YuNet at 640x640."""
+    rng = np.random.default_rng(19)
+    values = rng.beta(0.05, 20, (1, 8400, 6)).astype(np.float32)
+    values[0, :20, 4:] = 0.9
+    return _case(m.Yolox(score="geometric_mean"), SQUARE, [values], classes=1, real=False)
+
+
+def scrfd_case() -> Case:
+    """[16800,4] and [16800,1], as from SCRFD at 640x640."""
+    rng = np.random.default_rng(20)
+    scores = rng.beta(0.05, 20, (1, 16800, 1)).astype(np.float32)
+    scores[0, :20] = 0.9
+    sides = rng.random((1, 16800, 4)).astype(np.float32) * 4
+    head = m.Distances(offset=0.0, boxes_per_cell=2)
+    return _case(head, SQUARE, [sides, scores], classes=1, real=False)
+
+
+SQUARE = m.Input(width=640, height=640, resize="letterbox")
+SYNTHETIC: dict[str, tuple[Callable[[], Case], float | None]] = {
+    'yolo_anchor "v5" 640 (80, 40, 20)': (v5_anchor_case, 0.5),
+    "boxes_scores [8400,80]": (boxes_scores_case, 1.3),
+    "distances [8400,80]": (distances_case, 1.3),
+    "dfl [3598,112]": (dfl_case, 1.3),
+    "detr [300,80]": (detr_case, None),
+    "end_to_end [300,6]": (end_to_end_case, None),
+    "yolox, geometric mean [8400,6]": (yunet_case, None),
+    "distances, faces [16800,1]": (scrfd_case, 1.3),
+}
+"""By name: heads that no real model is at hand for, and the target in passes. A tensor that is passed over in
+3 us has none: the calls from Python take as long."""
+
+
+def _scores(rng: np.random.Generator, n: int) -> FloatArray:
+    """(1, n, 80), few of them high."""
+    likely = (rng.random((1, n, 80)) < 2e-4) * 0.6
+    scores = rng.beta(0.02, 20, (1, n, 80)) + likely * rng.random((1, n, 80))
+    return np.minimum(scores, 1).astype(np.float32)
 
 
 def _case(

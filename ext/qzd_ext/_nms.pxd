@@ -1,4 +1,4 @@
-"""What the heads fill: a growing list of candidates that lives outside of Python."""
+"""The growing list of candidates that the scans fill, outside of Python."""
 
 from qzd_ext._geometry cimport Box
 
@@ -27,12 +27,11 @@ cdef class Candidates:
     cdef Place *picks                   # places of the items that remain, best first
     cdef Py_ssize_t count, capacity, picked
     cdef Rules rules
-    cdef int parts                      # that are still to be scanned
-    cdef readonly Py_ssize_t dropped
+    cdef int parts                      # scans that are still to come
+    cdef readonly Py_ssize_t invalid
     cdef readonly bint truncated
 
     cdef int add(self, float score, int class_id, Py_ssize_t index) except -1 nogil
     cdef int grow(self) except -1 nogil
-    cdef bint place(self, Py_ssize_t first, double x0, double y0, double x1, double y1) noexcept nogil
     cdef int scanned(self) except -1 nogil
     cdef int pick(self) except -1 nogil

@@ -1,8 +1,4 @@
-"""Candidates, and which of them remain.
-
-What may live here: what happens to candidates once a head has made them. The sort is in `_sort`, the
-suppression in `_suppress`.
-"""
+"""Candidates, and which of them remain. The sort is in `_sort`, the suppression in `_suppress`."""
 
 from libc.math cimport INFINITY
 from libc.stdlib cimport free, malloc, realloc
@@ -42,10 +38,10 @@ cdef class Candidates:
 
     Attributes
     ----------
-    dropped : int
-        Candidates left out because a coordinate or score was NaN or infinite.
+    invalid : int
+        Candidates whose box is not finite, or with a score that is not finite or not in 0..1.
     truncated : bool
-        More boxes were there than these limits let through.
+        More boxes passed the thresholds than these limits let through.
     """
 
     def __cinit__(self, Py_ssize_t classes, double iou, bint diou, bint agnostic,
@@ -81,20 +77,6 @@ cdef class Candidates:
         self.capacity = capacity
         return 0
 
-    cdef bint place(
-        self, Py_ssize_t first, double x0, double y0, double x1, double y1
-    ) noexcept nogil:
-        """Give a box to all candidates from `first` on; False, and they are gone, if it is not finite."""
-        cdef Box box
-        cdef Py_ssize_t i
-        if not round_box(x0, y0, x1, y1, &box):
-            self.count = first
-            self.dropped += 1
-            return False
-        for i in range(first, self.count):
-            self.items[i].box = box
-        return True
-
     def extend(self, const float[:, ::1] boxes not None, const float[::1] scores not None,
                const int[::1] class_ids not None):
         """Scan boxes, (n, 4) float32 xyxy, with their scores and class ids.
@@ -104,7 +86,8 @@ cdef class Candidates:
         ValueError
             The lengths differ.
         """
-        cdef Py_ssize_t i, first, n = scores.shape[0]
+        cdef Py_ssize_t i, n = scores.shape[0]
+        cdef Box box
         if boxes.shape[0] != n or class_ids.shape[0] != n or boxes.shape[1] != 4:
             raise ValueError(
                 f"wanted boxes (n, 4), scores (n,) and class_ids (n,), got ({boxes.shape[0]}, "
@@ -112,16 +95,16 @@ cdef class Candidates:
             )
         with nogil:
             for i in range(n):
-                if not -INFINITY < scores[i] < INFINITY:
-                    self.dropped += 1
-                    continue
-                first = self.count
-                self.add(scores[i], class_ids[i], i)
-                self.place(first, boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3])
+                if (-INFINITY < scores[i] < INFINITY
+                        and round_box(boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3], &box)):
+                    self.add(scores[i], class_ids[i], i)
+                    self.items[self.count - 1].box = box
+                else:
+                    self.invalid += 1
             self.scanned()
 
     cdef int scanned(self) except -1 nogil:
-        """A scan is through; after the last one, select."""
+        """Note that a scan has ended; select after the last one."""
         self.parts -= 1
         if self.parts == 0:
             self.pick()

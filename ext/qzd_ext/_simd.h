@@ -1,7 +1,7 @@
 /* The loops that see every value of a tensor: they only find what is worth a second look.
  *
  * Plain C that the compiler turns into vector code, twice on x86-64: for the baseline and for AVX2, chosen
- * when the module is loaded. What may live here: filters over contiguous memory; no decision is final here.
+ * when the module is loaded. No decision is final here.
  */
 #ifndef QZD_SIMD_H
 #define QZD_SIMD_H
@@ -23,8 +23,9 @@
 #define QZD_STREAM 64   /* the same where hardly anything is found */
 #define QZD_AHEAD 512   /* values to fetch ahead of a pass over memory, so that it does not wait */
 #define QZD_ROWS_AHEAD 32
+#define QZD_SLACK 0.02f /* what bf16 and 8 bits may add to a score of 0 or 1 */
 
-/* Whether one of the values is not below the limit. */
+/* Whether one of the values is not below the limit; NaN is not. */
 static inline int qzd_any(const float *values, size_t n, float limit)
 {
     int below = -1;
@@ -33,77 +34,124 @@ static inline int qzd_any(const float *values, size_t n, float limit)
     return !below;
 }
 
-/* Places of the values that are not below the threshold; NaN and infinity are among them.
- * `places` has room for n. Returns how many there are. */
-QZD_FILTER size_t qzd_hits(const float *values, size_t n, float threshold, uint32_t *places)
+/* The same for a limit above 0, where negative values count as well: as unsigned integers, the bits of all
+ * of these are not below those of the limit. One comparison sees both. */
+static inline int qzd_any_or_negative(const float *values, size_t n, float limit)
 {
+    uint32_t most = 0, bits;
+    for (size_t k = 0; k < n; k++) {
+        memcpy(&bits, values + k, sizeof bits);
+        most = bits > most ? bits : most;
+    }
+    memcpy(&bits, &limit, sizeof bits);
+    return most >= bits;
+}
+
+/* Whether one of the values is not in floor..ceiling; NaN is not. */
+QZD_FILTER int qzd_outside(const float *values, size_t n, float floor, float ceiling)
+{
+    int within = -1;
+    for (size_t k = 0; k < n; k++)
+        within &= -((values[k] >= floor) & (values[k] <= ceiling));
+    return !within;
+}
+
+/* Places of the values that are not below the threshold, or below the floor; NaN is among them, and others
+ * may be. `places` has room for n. Returns how many there are. */
+QZD_FILTER size_t qzd_hits(const float *values, size_t n, float floor, float threshold, uint32_t *places)
+{
+    const int logits = floor == -INFINITY || !(threshold > 0);
+    const float limit = floor > -INFINITY && logits ? -INFINITY : threshold;
     size_t count = 0, i = 0, j, k;
     for (; i + QZD_STREAM <= n; i += QZD_STREAM) {
         for (k = 0; k < QZD_STREAM; k += 16)
             __builtin_prefetch(values + i + k + QZD_AHEAD);
-        if (qzd_any(values + i, QZD_STREAM, threshold))
+        if (logits ? qzd_any(values + i, QZD_STREAM, limit)
+                   : qzd_any_or_negative(values + i, QZD_STREAM, limit))
             for (j = i; j < i + QZD_STREAM; j += QZD_LANES)
-                if (qzd_any(values + j, QZD_LANES, threshold))
+                if (logits ? qzd_any(values + j, QZD_LANES, limit)
+                           : qzd_any_or_negative(values + j, QZD_LANES, limit))
                     for (k = j; k < j + QZD_LANES; k++) {
                         places[count] = (uint32_t)k;
-                        count += !(values[k] < threshold);
+                        count += !((values[k] >= floor) & (values[k] < threshold));
                     }
     }
     for (; i < n; i++) {
         places[count] = (uint32_t)i;
-        count += !(values[i] < threshold);
+        count += !((values[i] >= floor) & (values[i] < threshold));
     }
     return count;
 }
 
-/* Some values side by side, and where they stand to a limit: -1 below it, else 0. */
+/* Some values side by side, and whether each is as it should be: -1 if it is, else 0. */
 typedef float qzd_floats __attribute__((vector_size(4 * QZD_SIDE)));
-typedef int32_t qzd_below __attribute__((vector_size(4 * QZD_SIDE)));
+typedef int32_t qzd_within __attribute__((vector_size(4 * QZD_SIDE)));
 
-static inline int qzd_all_below(const qzd_below *below)
+static inline int qzd_all_within(const qzd_within *within)
 {
     uint64_t words[QZD_SIDE / 2], all = ~(uint64_t)0;
-    memcpy(words, below, sizeof words);
+    memcpy(words, within, sizeof words);
     for (size_t k = 0; k < QZD_SIDE / 2; k++)
         all &= words[k];
     return all == ~(uint64_t)0;
 }
 
-/* Rows of which one of `width` values is not below the threshold. `rows` has room for n.
- * Returns how many there are. Four rows are taken at once, since each alone is short, and a row ends with
- * as many values as lie side by side, some of them for the second time. */
-QZD_FILTER size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width,
-                               float threshold, uint32_t *rows)
+/* Rows of which one of `width` values is not below the threshold or, if asked for, is negative.
+ *
+ * Four rows are taken at once, since each alone is short, and a row ends with as many values as lie side by
+ * side, some of them for the second time. */
+static inline __attribute__((always_inline)) size_t qzd_rows(
+    const float *first, size_t n, size_t stride, size_t width, float threshold, uint32_t *rows,
+    const int negatives)
 {
     const qzd_floats limit = threshold - (qzd_floats){0};
     size_t count = 0, r = 0, k, q;
     for (; width >= QZD_SIDE && r + 4 <= n; r += 4) {
         const float *row = first + r * stride;
-        qzd_below below[4], all;
-        for (q = 0; q < 4; q++)
-            below[q] = (qzd_below){0} - 1;
+        qzd_within within[4], signs[4], all;
+        for (q = 0; q < 4; q++) {
+            within[q] = (qzd_within){0} - 1;
+            signs[q] = (qzd_within){0};
+        }
         for (k = 0; k < width; k += QZD_SIDE) {
             const size_t at = k + QZD_SIDE <= width ? k : width - QZD_SIDE;
             __builtin_prefetch(row + 4 * k + QZD_AHEAD); /* four rows, of two lines of cache in all */
             __builtin_prefetch(row + 4 * k + QZD_AHEAD + 16);
             for (q = 0; q < 4; q++) {
                 qzd_floats values;
+                qzd_within bits;
                 memcpy(&values, row + q * stride + at, sizeof values);
-                below[q] &= values < limit;
+                memcpy(&bits, &values, sizeof bits);
+                within[q] &= values < limit;
+                if (negatives)
+                    signs[q] |= bits;
             }
         }
-        all = below[0] & below[1] & below[2] & below[3];
-        if (!qzd_all_below(&all))
+        for (q = 0; q < 4; q++)
+            within[q] &= signs[q] >= 0;
+        all = within[0] & within[1] & within[2] & within[3];
+        if (!qzd_all_within(&all))
             for (q = 0; q < 4; q++) {
                 rows[count] = (uint32_t)(r + q);
-                count += !qzd_all_below(&below[q]);
+                count += !qzd_all_within(&within[q]);
             }
     }
     for (; r < n; r++) {
+        const float *row = first + r * stride;
         rows[count] = (uint32_t)r;
-        count += qzd_any(first + r * stride, width, threshold);
+        count += negatives ? qzd_any_or_negative(row, width, threshold) : qzd_any(row, width, threshold);
     }
     return count;
+}
+
+/* Rows of which one of `width` values is not below the threshold, or below the floor; others may be among
+ * them. `rows` has room for n. Returns how many there are. */
+QZD_FILTER size_t qzd_row_hits(const float *first, size_t n, size_t stride, size_t width, float floor,
+                               float threshold, uint32_t *rows)
+{
+    if (floor > -INFINITY && threshold > 0)
+        return qzd_rows(first, n, stride, width, threshold, rows, 1);
+    return qzd_rows(first, n, stride, width, floor > -INFINITY ? -INFINITY : threshold, rows, 0);
 }
 
 /* The same where the threshold is relative to the value before the first one: a softmax whose background
@@ -121,16 +169,21 @@ QZD_FILTER size_t qzd_row_hits_over(const float *first, size_t n, size_t stride,
     return count;
 }
 
-/* Rows of which the first value is not below the threshold. The rows that come are fetched ahead, for
- * each lies in a cache line of its own. */
-static inline size_t qzd_stride_hits(const float *first, size_t n, size_t stride, float threshold,
-                                     uint32_t *rows)
+/* Rows of which the first value is not below the threshold, or below the floor; others may be among them.
+ * The rows that come are fetched ahead, for each lies in a cache line of its own. */
+static inline size_t qzd_stride_hits(const float *first, size_t n, size_t stride, float floor,
+                                     float threshold, uint32_t *rows)
 {
+    const int negatives = floor > -INFINITY && threshold > 0;
+    const float limit = floor > -INFINITY && !negatives ? -INFINITY : threshold;
+    uint32_t bits, most;
     size_t count = 0;
+    memcpy(&most, &threshold, sizeof most);
     for (size_t r = 0; r < n; r++) {
         __builtin_prefetch(first + (r + QZD_ROWS_AHEAD) * stride);
         rows[count] = (uint32_t)r;
-        count += !(first[r * stride] < threshold);
+        memcpy(&bits, first + r * stride, sizeof bits);
+        count += negatives ? bits >= most : !(first[r * stride] < limit);
     }
     return count;
 }
@@ -142,12 +195,11 @@ static inline void qzd_fetch(const float *values, size_t n, size_t step)
         __builtin_prefetch(values + k * step);
 }
 
-/* The place of the largest of n values, the first one among equals; n where one of them is NaN or +inf.
+/* The place of the largest of n values, none of them NaN; the first one among equals.
  * The largest is sought among integers in the order of the floats, for which compilers have vector code. */
 QZD_FILTER size_t qzd_best(const float *values, size_t n)
 {
     int32_t most = INT32_MIN;
-    int finite = -1;
     float largest;
     size_t k;
     for (k = 0; k < n; k++) {
@@ -155,10 +207,7 @@ QZD_FILTER size_t qzd_best(const float *values, size_t n)
         memcpy(&bits, values + k, sizeof bits);
         bits ^= (bits >> 31) & 0x7fffffff;
         most = bits > most ? bits : most;
-        finite &= -(values[k] < INFINITY);
     }
-    if (!finite)
-        return n;
     most ^= (most >> 31) & 0x7fffffff;
     memcpy(&largest, &most, sizeof largest);
     /* nothing is above the largest: the first chunk with something not below it has it */

@@ -1,7 +1,7 @@
-"""A model's tensors to what was found in the frame.
+"""From a model's tensors to what was found in the frame.
 
-What may live here: the one class that the detector calls. The checks of the shapes are in `heads`, the
-maths in the kernels `_yolo`, `_ssd` and `_nms`, and for classifiers in `classify`.
+The checks of the shapes are in `heads`, the formulas in `_scan`, `_place` and `_nms`, and for classifiers
+in `classify`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from qzd_ext._arrays import readable
 from qzd_ext._nms import Candidates
 from qzd_ext.classify import best_classes
 from qzd_ext.detections import Classes, Detections, FloatArray
-from qzd_ext.errors import ModelError
+from qzd_ext.errors import DeviceError, ModelError
 from qzd_ext.geometry import Transform
-from qzd_ext.heads import ModelOutputs, parts_of, scan_for
-from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd, Manifest, Thresholds
+from qzd_ext.heads import scans_for
+from qzd_ext.manifest import Classification, DetectionOutput, Detr, EndToEnd, Manifest, Thresholds
+from qzd_ext.model_outputs import ModelOutputs
 
 __all__ = ["Decoder"]
 
@@ -45,12 +46,12 @@ class Decoder:
         outputs = ModelOutputs(manifest, tuple(tuple(shape) for shape in shapes), priors)
         self._shapes = [*outputs.shapes]
         self._classes = outputs.classes
-        self._final = isinstance(manifest.head, DetectionOutput | EndToEnd)  # NMS is part of the model
+        self._final = isinstance(manifest.head, DetectionOutput | EndToEnd | Detr)  # these need no NMS
         self._classifier = manifest.head if isinstance(manifest.head, Classification) else None
         if self._classifier:
-            outputs.want((1, outputs.classes + self._classifier.background), why=f"{outputs.classes} names")
+            outputs.want((1, outputs.classes + self._classifier.background), why=outputs.names)
         else:
-            self._scan, self._parts = scan_for(outputs), parts_of(manifest.head)
+            self._scans = scans_for(outputs)
 
     def decode(
         self, tensors: Sequence[FloatArray], transform: Transform, thresholds: Thresholds
@@ -72,6 +73,8 @@ class Decoder:
         ModelError
             A tensor has another shape or dtype than the model's results, or a box a label that the
             manifest does not know.
+        DeviceError
+            A box is not finite, or a score is not finite or not in 0..1.
         """
         values = readable(tensors, self._shapes)
         if values is None:
@@ -87,9 +90,16 @@ class Decoder:
             t.agnostic,
             EVERYTHING if self._final else t.max_candidates,
             t.max_detections,
-            self._parts,
+            len(self._scans),
         )
-        self._scan(values, candidates, t)
+        for scan in self._scans:
+            scan(values, candidates, t)
+        if candidates.invalid:
+            raise DeviceError(
+                f"the model gave {candidates.invalid} scores or boxes that no sound model gives",
+                wanted="finite boxes, and finite scores in 0..1",
+                fix="run the self-test; if it fails, use another device or precision, else convert again",
+            )
         boxes, scores, class_ids = candidates.arrays(
             transform.source_width,
             transform.source_height,
@@ -98,7 +108,7 @@ class Decoder:
             transform.offset_x,
             transform.offset_y,
         )
-        return Detections(boxes, scores, class_ids, candidates.truncated, candidates.dropped)
+        return Detections(boxes, scores, class_ids, candidates.truncated)
 
     def _unlike(self, tensors: Sequence[FloatArray]) -> ModelError:
         return ModelError(

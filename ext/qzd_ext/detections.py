@@ -1,7 +1,6 @@
 """What a model found in one frame: frozen arrays, checked once when they are made.
 
-What may live here: the two result types and nothing that computes them. One is made for every frame, and a
-struct costs a third of a dataclass.
+One is made for every frame, and a struct costs a third of a dataclass.
 """
 
 from __future__ import annotations
@@ -31,15 +30,12 @@ class Detections(Struct, frozen=True, eq=False, gc=False):
         Indices into the bundle's label names.
     truncated : bool
         More boxes passed the thresholds than `max_detections` or `max_candidates` let through.
-    dropped_nonfinite : int
-        Candidates left out because a coordinate or score was NaN or infinite.
     """
 
     boxes: FloatArray
     scores: FloatArray
     class_ids: IntArray
     truncated: bool = False
-    dropped_nonfinite: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -65,13 +61,10 @@ class Classes(Struct, frozen=True, eq=False, gc=False):
         Probabilities in 0..1, falling; ties in the order of the class index.
     class_ids : (k,) int32
         Indices into the bundle's label names.
-    dropped_nonfinite : int
-        Classes left out because their score was NaN or infinite.
     """
 
     scores: FloatArray
     class_ids: IntArray
-    dropped_nonfinite: int = 0
 
     def __post_init__(self) -> None:
         k = len(self.scores)

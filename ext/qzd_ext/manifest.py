@@ -1,28 +1,49 @@
 """The schema of `bundle.toml`: everything needed to run a model and to judge it.
 
-Frozen structs, unknown keys forbidden; the types, defaults and docstrings here are its documentation.
-What may live here: the schema, its checks and its text form. Files and hashes are in `bundle`.
-
-Tensors are named by their place: the order of the model's results is the order in which each head's
-docstring lists them. N is the number of candidates, C the number of classes.
+Frozen structs, unknown keys forbidden; the types, defaults and docstrings here are its documentation. The
+heads are in `head_types`, files and hashes in `bundle`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from qzd_ext.errors import BundleError
+from qzd_ext.head_types import (
+    BoxesScores,
+    Classification,
+    DetectionOutput,
+    Detr,
+    Dfl,
+    Distances,
+    EndToEnd,
+    Head,
+    Positive,
+    Side,
+    Ssd,
+    Task,
+    YoloAnchor,
+    YoloV5,
+    YoloV8,
+    YoloV8Raw,
+    Yolox,
+    head_problems,
+)
 
 __all__ = [
     "MAX_MANIFEST_BYTES",
     "SCHEMA",
     "Accuracy",
+    "BoxesScores",
     "Classification",
     "DetectionOutput",
+    "Detr",
+    "Dfl",
+    "Distances",
     "EndToEnd",
     "Head",
     "InferencePrecision",
@@ -46,12 +67,8 @@ InferencePrecision = Literal["f32", "f16", "bf16"]
 MAX_MANIFEST_BYTES = 1 << 19  # ten thousand labels have half of it
 MAX_KEY_PARTS = 8  # of a dotted key
 MAX_MESSAGE = 500  # characters of a parser's error that are shown
-SOUND = "between 1e-6 and 1e6"
 
-Side = Annotated[int, Meta(ge=1, le=16384)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-MOST = 2**31 - 1  # what the kernels count with
-Positive = Annotated[int, Meta(ge=1, le=MOST)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 
@@ -74,116 +91,6 @@ class Input(_Table, frozen=True, kw_only=True):
     """The grey value around a letterboxed frame."""
     short_side: Side = 256
     """Of the scaled frame before it is cropped, in pixels; at least the larger of width and height."""
-
-
-Task = Literal["detection", "classification"]
-
-
-class _Head(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
-    task: ClassVar[Task] = "detection"
-
-
-class DetectionOutput(_Head, frozen=True, tag="detection_output"):
-    """Tensor `[1, 1, N, 7]`: image id, label, score, x0 y0 x1 y1 in 0..1; ends at image id < 0.
-
-    Its NMS has been applied in the graph. Source: the DetectionOutput operation of OpenVINO's opset.
-    """
-
-    first_label: Annotated[int, Meta(ge=-MOST, le=MOST)] = 0
-    """The label value that stands for `labels.names[0]`."""
-
-
-class Ssd(_Head, frozen=True, tag="ssd"):
-    """Tensors: box codes `[1, N, 4]` (ty tx th tw) and class scores `[1, N, C + background]`.
-
-    The priors (yc xc h w in 0..1) are the bundle's file `priors.npy`, `(N, 4)` float32.
-    Source: the FasterRcnnBoxCoder of the TensorFlow Object Detection API.
-    """
-
-    scales: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    """Divisors of ty tx th tw: the reciprocals of the variances."""
-    activation: Literal["sigmoid", "softmax", "none"] = "sigmoid"
-    """What is still to be applied to the class scores; `none` where the graph has done it."""
-    background: bool = True
-    """Whether class 0 of the scores tensor is background, and not among the names."""
-
-
-class YoloAnchor(_Head, frozen=True, tag="yolo_anchor"):
-    """One raw grid a scale, `[1, A * (5 + C), h, w]` or `[1, h, w, A * (5 + C)]`, nothing activated.
-
-    A channel group is tx ty tw th, objectness, C classes. Source: YOLOv3 (Redmon and Farhadi, 2018) and
-    YOLOv4 (Bochkovskiy et al., 2020); `[yolo]` sections of Darknet.
-    """
-
-    anchors: tuple[tuple[float, float], ...]
-    """Width and height of every anchor, in input pixels."""
-    masks: tuple[tuple[int, ...], ...]
-    """For each tensor, the indices of its anchors."""
-    scale_xy: tuple[float, ...] = ()
-    """For each tensor, Darknet's `scale_x_y`; empty means 1 for all."""
-    layout: Literal["nchw", "nhwc"] = "nchw"
-
-
-class YoloV5(_Head, frozen=True, tag="yolo_v5"):
-    """Tensor `[1, N, 5 + C]`: xc yc w h, objectness, classes, all decoded and activated."""
-
-    normalized: bool = False
-    """Boxes in 0..1 of the input instead of input pixels."""
-
-
-class Yolox(_Head, frozen=True, tag="yolox"):
-    """Tensor `[1, N, 5 + C]`: grid offsets and log sizes still to decode; scores activated.
-
-    Source: YOLOX (Ge et al., 2021), exported with `decode_in_inference=False`.
-    """
-
-    strides: tuple[Side, ...] = (8, 16, 32)
-
-
-class YoloV8(_Head, frozen=True, tag="yolo_v8"):
-    """Tensor `[1, 4 + C, N]` or its transpose: xc yc w h and activated classes, no objectness."""
-
-    layout: Literal["channels_first", "channels_last"] = "channels_first"
-    normalized: bool = False
-    """Boxes in 0..1 of the input instead of input pixels."""
-
-
-class YoloV8Raw(_Head, frozen=True, tag="yolo_v8_raw"):
-    """The same cut before DFL: a distribution over `bins` for each box side, and class logits.
-
-    Sides in the order left, top, right, bottom, in units of the stride, from cell centres. Source:
-    Generalized Focal Loss (Li et al., 2020), as in YOLOv8.
-    """
-
-    strides: tuple[Side, ...] = (8, 16, 32)
-    bins: Annotated[int, Meta(ge=2, le=64)] = 16
-    tensors: Literal["joined", "split", "scales"] = "joined"
-    """joined: one `[1, 4 * bins + C, N]`. split: `[1, 4 * bins, N]`, then `[1, C, N]`.
-    scales: one `[1, 4 * bins + C, h, w]` a stride."""
-
-
-class EndToEnd(_Head, frozen=True, tag="end_to_end"):
-    """Tensor `[1, K, 6]`: x0 y0 x1 y1, score, class; no NMS is needed (YOLOv10, YOLO26, RT-DETR)."""
-
-    normalized: bool = False
-    """Boxes in 0..1 of the input instead of input pixels."""
-
-
-class Classification(_Head, frozen=True, tag="classification"):
-    """Tensor `[1, C + background]`."""
-
-    task: ClassVar[Task] = "classification"
-
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
-    """What is still to be applied; `none` where the tensor holds probabilities."""
-    background: bool = False
-    """Whether class 0 of the tensor is background, and not among the names."""
-    top_k: Positive = 5
-
-
-Head = (
-    DetectionOutput | Ssd | YoloAnchor | YoloV5 | Yolox | YoloV8 | YoloV8Raw | EndToEnd | Classification
-)
 
 
 class Labels(_Table, frozen=True, kw_only=True):
@@ -289,34 +196,11 @@ def _problems(m: Manifest) -> list[str]:
         found.append("labels.category_ids holds an id twice")
     if m.input.resize == "crop" and m.input.short_side < max(m.input.width, m.input.height):
         found.append(f"input.short_side {m.input.short_side} is smaller than what is cropped from it")
-    if isinstance(m.head, YoloAnchor):
-        found += _anchor_problems(m.head)
-    if isinstance(m.head, Yolox | YoloV8Raw) and not m.head.strides:
-        found.append("head.strides is empty: a model has at least one scale")
-    if isinstance(m.head, Ssd) and not all(map(_is_sound, m.head.scales)):
-        found.append(f"head.scales {m.head.scales} must be {SOUND}")
+    found += head_problems(m.head)
     for path in m.files:
         if path.startswith("/") or ".." in path.split("/") or not re.fullmatch(r"[\w.\-/]+", path):
             found.append(f"files: {path!r} is not a plain path inside the bundle")
     return found
-
-
-def _is_sound(factor: float) -> bool:
-    """Not NaN either: with any other factor no box would be finite, and every frame empty."""
-    return 1e-6 <= factor <= 1e6
-
-
-def _anchor_problems(head: YoloAnchor) -> list[str]:
-    used = [i for mask in head.masks for i in mask]
-    if not used or not all(head.masks) or min(used) < 0 or max(used) >= len(head.anchors):
-        return [f"head.masks {head.masks} must index the {len(head.anchors)} anchors"]
-    if not all(_is_sound(side) for anchor in head.anchors for side in anchor):
-        return [f"head.anchors must be {SOUND}"]
-    if not all(map(_is_sound, head.scale_xy)):
-        return [f"head.scale_xy {head.scale_xy} must be {SOUND}"]
-    if head.scale_xy and len(head.scale_xy) != len(head.masks):
-        return [f"head: {len(head.masks)} masks but {len(head.scale_xy)} values of scale_xy"]
-    return []
 
 
 def decode_manifest(text: bytes, where: str) -> Manifest:

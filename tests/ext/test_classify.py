@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from qzd_ext.classify import best_classes
+from qzd_ext.errors import DeviceError
+
+Activation = Literal["softmax", "sigmoid", "none"]
 
 
 @pytest.mark.parametrize(
@@ -22,11 +25,7 @@ from qzd_ext.classify import best_classes
     ],
 )
 def test_best_classes_when(
-    activation: Literal["softmax", "sigmoid", "none"],
-    background: bool,
-    values: list[float],
-    ids: list[int],
-    scores: list[float],
+    activation: Activation, background: bool, values: list[float], ids: list[int], scores: list[float]
 ) -> None:
     found = best_classes(np.array(values, np.float32), activation, background, 2)
     assert found.class_ids.tolist() == ids
@@ -38,13 +37,27 @@ def test_best_classes_are_in_the_order_of_their_index_when_scores_tie() -> None:
     assert found.class_ids.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_best_classes_leaves_out_and_counts_what_is_not_finite() -> None:
-    values = np.array([np.nan, 1, np.inf, 0, -np.inf, np.nan], np.float32)
-    found = best_classes(values, "softmax", True, 5)
-    assert (found.class_ids.tolist(), found.dropped_nonfinite) == ([0, 2], 3)
-    np.testing.assert_allclose(found.scores, [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("activation", "values"),
+    [
+        ("softmax", [np.nan, 1]),
+        ("softmax", [np.inf, 1]),
+        ("softmax", [-np.inf, -np.inf]),
+        ("sigmoid", [1, np.nan]),
+        ("sigmoid", [1, np.inf]),
+        ("none", [0.5, np.nan]),
+        ("none", [1.03, 0]),
+        ("none", [-0.03, 0]),
+    ],
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_best_classes_is_an_error_when_a_score_is_unsound(
+    activation: Activation, background: bool, values: list[float]
+) -> None:
+    with pytest.raises(DeviceError, match="no sound model"):
+        best_classes(np.array(values, np.float32), activation, background, 5)
 
 
-def test_best_classes_is_empty_when_nothing_is_finite() -> None:
-    found = best_classes(np.full(3, np.nan, np.float32), "softmax", False, 5)
-    assert (len(found), found.dropped_nonfinite) == (0, 3)
+def test_best_classes_takes_what_rounding_adds_and_a_class_that_is_ruled_out() -> None:
+    assert best_classes(np.array([1.01, -0.01], np.float32), "none", False, 2).scores.tolist() == [1, 0]
+    assert best_classes(np.array([3, -np.inf], np.float32), "softmax", False, 2).scores.tolist() == [1, 0]

@@ -9,26 +9,32 @@ from hypothesis import strategies as st
 
 import oracle
 from qzd_ext._nms import Candidates
-from qzd_ext._ssd import scan_boxes
+from qzd_ext._place import Placement
+from qzd_ext._scan import scan_columns, scan_final, scan_objects, scan_rows
 from qzd_ext.decode import Decoder
+from qzd_ext.errors import DeviceError
 from qzd_ext.manifest import Thresholds
 from support.head_cases import KINDS, Case, make_case, plain
 from support.results import as_detections
 
 
 def check(case: Case, thresholds: Thresholds) -> None:
-    """The decoder's boxes are the oracle's: the same ones, in the same order."""
+    """The decoder's boxes are the oracle's, in the same order; or both find the frame unsound."""
     manifest = case.manifest
     decoder = Decoder(manifest, [t.shape for t in case.tensors], case.priors)
     for tensor in case.tensors:
         tensor.flags.writeable = False
-    found = as_detections(decoder.decode(case.tensors, plain(manifest), thresholds))
     expected = oracle.decode(manifest, case.tensors, thresholds, case.priors)
+    if expected.invalid:
+        with pytest.raises(DeviceError, match="no sound model"):
+            decoder.decode(case.tensors, plain(manifest), thresholds)
+        return
+    found = as_detections(decoder.decode(case.tensors, plain(manifest), thresholds))
     limit = np.array([manifest.input.width, manifest.input.height] * 2, np.float32)
     assert expected.class_ids.tolist() == found.class_ids.tolist()
     assert expected.scores.tolist() == found.scores.tolist()
     np.testing.assert_allclose(found.boxes, np.clip(expected.boxes, 0, limit), rtol=1e-4, atol=1e-5)
-    assert (expected.truncated, expected.dropped) == (found.truncated, found.dropped_nonfinite)
+    assert expected.truncated == found.truncated
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,12 +102,67 @@ def test_head_finds_nothing_when_no_score_is_enough(kind: str) -> None:
     assert (found.boxes.shape, found.scores.shape, found.class_ids.shape) == ((0, 4), (0,), (0,))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_head_is_an_error_when_nothing_is_finite(kind: str, value: float) -> None:
+    """A model that is broken must not look like an empty street."""
+    case = make_case(kind, 4, 30, 3)
+    for tensor in case.tensors:
+        tensor[...] = value
+    decoder = Decoder(case.manifest, [t.shape for t in case.tensors], case.priors)
+    with pytest.raises(DeviceError, match="no sound model"):
+        decoder.decode(case.tensors, plain(case.manifest), Thresholds())
+
+
+@pytest.mark.parametrize(
+    ("score", "sound"), [(1.0, True), (1.019, True), (1.03, False), (-0.019, True), (-0.03, False)]
+)
+@pytest.mark.parametrize("kind", ["v8 columns", "v8 rows", "boxes corners", "dfl split"])
+def test_head_takes_a_score_outside_0_to_1_for_rounding_only_when_it_is_near(
+    kind: str, score: float, sound: bool
+) -> None:
+    case = make_case(kind, 4, 30, 3)
+    case.tensors[-1][0, 5, -1] = score
+    check(case, Thresholds())
+    expected = oracle.decode(case.manifest, case.tensors, Thresholds(), case.priors)
+    assert sound == (expected.invalid == 0)
+
+
+def test_head_publishes_a_score_of_1_when_rounding_took_it_above() -> None:
+    case = make_case("v8 columns", 4, 30, 3)
+    case.tensors[0][0, 4, 7] = 1.01
+    decoder = Decoder(case.manifest, [t.shape for t in case.tensors])
+    found = decoder.decode(case.tensors, plain(case.manifest), Thresholds())
+    assert found.scores[0] == 1.0
+
+
 @pytest.mark.parametrize(("shape", "fits"), [((3, 6), True), ((1, 3, 7), True), ((3, 5), False), ((), False)])
-def test_finished_boxes_need_the_columns_that_are_read(shape: tuple[int, ...], fits: bool) -> None:
-    rows, out = np.ones(shape, np.float32), Candidates(2, 0.5, False, False, 10, 10)
+def test_final_boxes_need_the_columns_that_are_read(shape: tuple[int, ...], fits: bool) -> None:
+    rows, place, found = np.ones(shape, np.float32), Placement.corners(1, 1), candidates()
     if fits:
-        assert scan_boxes(rows, 5, 4, 0, -1, 1, 1, 0, 2, out, 0.5) is None
-        assert len(out) == 3
+        assert scan_final(rows, 4, 5, (0, 1, 2, 3), -1, 0, 2, place, found, 0.5) is None
+        assert len(found) == 3
     else:
         with pytest.raises(ValueError, match=r"columns|axis"):
-            scan_boxes(rows, 5, 4, 0, -1, 1, 1, 0, 2, out, 0.5)
+            scan_final(rows, 4, 5, (0, 1, 2, 3), -1, 0, 2, place, found, 0.5)
+
+
+def candidates() -> Candidates:
+    return Candidates(2, 0.5, False, False, 10, 10)
+
+
+@pytest.mark.parametrize("n", [0, 4, -1])
+def test_scans_refuse_to_read_beyond_a_tensor(n: int) -> None:
+    rows, place = np.ones((1, 3, 7), np.float32), Placement.center(1, 1)
+    with pytest.raises(ValueError, match="wanted"):
+        scan_objects(rows, 0, n, 7, 1, 2, 0, False, 0, place, candidates(), 0.5, False)
+    with pytest.raises(ValueError, match="wanted"):
+        scan_rows(rows, 4, n, 7, 3, 0, 3, 0, rows, 0, 7, 1, 0, place, candidates(), 0.5, False)
+    with pytest.raises(ValueError, match="wanted"):
+        scan_columns(rows, 0, 3, 8 if n == 4 else n, 0, rows, 0, 1, 3, 0, place, candidates(), 0.5, False)
+
+
+def test_scans_refuse_another_number_of_boxes_than_there_are_cells() -> None:
+    rows, place = np.ones((1, 3, 7), np.float32), Placement.offsets(np.ones((4, 3), np.float32))
+    with pytest.raises(ValueError, match="wanted 4 boxes, got 3"):
+        scan_objects(rows, 0, 3, 7, 1, 2, 0, False, 0, place, candidates(), 0.5, False)

@@ -148,7 +148,7 @@ def test_nms_leaves_out_what_is_not_finite() -> None:
     scores = np.array([0.1, 1, 1, np.nan, np.inf, -np.inf], np.float32)
     candidates = Candidates(1, 1.0, False, False, 10, 10)
     candidates.extend(boxes, scores, np.zeros(6, np.int32))
-    assert (len(candidates), candidates.dropped) == (1, 5)
+    assert (len(candidates), candidates.invalid) == (1, 5)
     assert nms(boxes, scores, np.zeros(6, np.int32), iou=0.5).tolist() == [0]
 
 

@@ -313,9 +313,8 @@ def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
     for path in (floats, eight):
         bundle = bundles.read(path)
         with Detector(bundle) as detector:
-            found = detector.detect(frame).found
+            detector.detect(frame)  # an error if a score or a box is not finite
         assert bundle.manifest.input.width == (608 if name == "yolov4" else 416)
-        assert found.dropped_nonfinite == 0
 
 
 def test_a_cfg_may_begin_with_a_byte_order_mark(tmp_path):

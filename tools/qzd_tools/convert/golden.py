@@ -8,7 +8,7 @@ from pathlib import Path
 from qzd_ext.bundle import Draft
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes, Detections
-from qzd_ext.errors import DataError
+from qzd_ext.errors import DataError, DeviceError
 from qzd_ext.geometry import prepare
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Manifest
@@ -19,7 +19,6 @@ __all__ = ["GOLDEN_FRAMES", "add_golden", "list_pictures"]
 
 GOLDEN_FRAMES = 4
 """In a bundle: enough to see a wrong device, few enough to start fast."""
-ROUNDING = 1e-3  # of a score of 1, in half precision
 
 
 def list_pictures(paths: Sequence[Path]) -> list[Path]:
@@ -56,7 +55,7 @@ def add_golden(
     Raises
     ------
     DataError
-        A score is above 1: the head takes the scores as activated, and the model gives logits.
+        A box is not finite, or a score not in 0..1: the head expects activated scores and gets logits.
     """
     if not pictures:
         return []
@@ -69,21 +68,17 @@ def add_golden(
             assert slot is not None
             transform = prepare(frame, manifest.input, slot.input)
             runner.infer(slot)
-            found = decoder.decode(slot.outputs, transform, manifest.thresholds)
+            try:
+                found = decoder.decode(slot.outputs, transform, manifest.thresholds)
+            except DeviceError as error:
+                raise DataError(
+                    f"{path}: {error.found}",
+                    wanted=error.wanted,
+                    fix="export the model with the sigmoid or softmax of its scores, or name another --head",
+                ) from error
             runner.release(slot)
             write_golden(draft.directory, index, GoldenFrame(frame, found))
             results.append(found)
     finally:
         runner.close()
-    _check_scores(results)
     return results
-
-
-def _check_scores(results: Sequence[Detections | Classes]) -> None:
-    highest = max((float(found.scores.max()) for found in results if len(found)), default=0.0)
-    if highest > 1 + ROUNDING:
-        raise DataError(
-            f"a score of {highest:.2f} was found in the golden frames",
-            wanted="scores of 0 to 1: this head takes them as activated",
-            fix="export the model with the sigmoid or softmax of its scores, or name another --head",
-        )
