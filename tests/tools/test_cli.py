@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,10 +14,11 @@ import pytest
 from qzd_ext.errors import DataError, GateError, UsageError
 from qzd_tools import cli
 from support.processes import run_python
+from support.waiting import until
 
 
 @pytest.fixture
-def raising(monkeypatch):
+def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """`qzd-tools boom` raises what it is told to."""
 
     def make(error: BaseException) -> None:
@@ -41,7 +42,13 @@ def raising(monkeypatch):
     ],
     ids=["gate", "usage", "data", "os", "ctrl-c"],
 )
-def test_main_gives_code_and_message_when_command_raises(raising, capsys, error, code, words):
+def test_main_gives_code_and_message_when_command_raises(
+    raising: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    words: str,
+) -> None:
     raising(error)
     assert cli.main(["boom"]) == code
     captured = capsys.readouterr()
@@ -51,12 +58,12 @@ def test_main_gives_code_and_message_when_command_raises(raising, capsys, error,
 
 
 @pytest.mark.parametrize("arguments", [["nope"], ["validate"], ["validate", "x", "--confidence", "7"]])
-def test_main_gives_two_when_usage_is_wrong(capsys, arguments):
+def test_main_gives_two_when_usage_is_wrong(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert cli.main(arguments) == 2
     assert "Error" in capsys.readouterr().err
 
 
-def test_every_command_has_help_and_json(capsys):
+def test_every_command_has_help_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     context = click.Context(cli.cli)
     names = cli.cli.list_commands(context)
     assert {"quantize", "validate"} <= set(names)
@@ -68,7 +75,7 @@ def test_every_command_has_help_and_json(capsys):
             assert "--json" in {o for p in command.params for o in p.opts}, name
 
 
-def test_help_imports_no_heavy_package():
+def test_help_imports_no_heavy_package() -> None:
     code = (
         "import sys; from qzd_tools.cli import main; main(['quantize', '--help']); "
         "heavy = {'nncf', 'openvino', 'pycocotools', 'onnx', 'torch'} & set(sys.modules); "
@@ -78,7 +85,7 @@ def test_help_imports_no_heavy_package():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_telemetry_is_off_when_tools_are_imported_after_openvino():
+def test_telemetry_is_off_when_tools_are_imported_after_openvino() -> None:
     code = (
         "import openvino, qzd_tools\n"
         "from openvino.tools.ovc import telemetry_utils as t\n"
@@ -90,7 +97,7 @@ def test_telemetry_is_off_when_tools_are_imported_after_openvino():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_main_exits_with_four_when_signalled(tmp_path: Path, number):
+def test_main_exits_with_four_when_signalled(tmp_path: Path, number: signal.Signals) -> None:
     code = (
         "import sys, time, click\nfrom pathlib import Path\nfrom qzd_tools import cli\n"
         "@click.command()\ndef wait():\n    Path(sys.argv[1]).touch()\n    time.sleep(30)\n"
@@ -100,9 +107,7 @@ def test_main_exits_with_four_when_signalled(tmp_path: Path, number):
     with subprocess.Popen(
         [sys.executable, "-c", code, str(ready)], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as process:
-        while not ready.exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+        until(lambda: ready.exists() or process.poll() is not None)
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 4
@@ -110,7 +115,7 @@ def test_main_exits_with_four_when_signalled(tmp_path: Path, number):
     assert "Traceback" not in err
 
 
-def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
+def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, click\nfrom qzd_tools import cli\n"
         "@click.command()\ndef work():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -123,7 +128,7 @@ def test_signals_after_the_first_do_not_disturb_the_cleaning_up(tmp_path: Path):
     assert done.stderr.strip() == "qzd-tools: interrupted; nothing half-written was left"
 
 
-def test_an_interrupt_is_told_as_one_when_it_comes_out_as_another_error():
+def test_an_interrupt_is_told_as_one_when_it_comes_out_as_another_error() -> None:
     """As it does while OpenVINO is imported."""
     code = (
         "import os, signal, sys, click\nfrom qzd_tools import cli\n"
@@ -137,7 +142,7 @@ def test_an_interrupt_is_told_as_one_when_it_comes_out_as_another_error():
 
 
 @pytest.mark.parametrize("json_to", [[], ["--json", "-"]])
-def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to):
+def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to: list[str]) -> None:
     code = (
         "import sys, click\nfrom pathlib import Path\nfrom qzd_tools import cli\n"
         "from qzd_tools.commands import json_option, say, write_json\n"
@@ -147,13 +152,13 @@ def test_work_goes_on_to_its_end_when_nobody_reads_on(tmp_path: Path, json_to):
     )
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-c", code, tmp_path / "done", *json_to]
+    command = [sys.executable, "-c", code, str(tmp_path / "done"), *json_to]
     with os.fdopen(write, "wb") as nobody:
         assert subprocess.run(command, stdout=nobody, stderr=nobody, check=False).returncode == 0
     assert (tmp_path / "done").exists()
 
 
-def test_work_goes_on_when_a_label_has_letters_that_the_terminal_lacks():
+def test_work_goes_on_when_a_label_has_letters_that_the_terminal_lacks() -> None:
     code = (
         "import sys, click\nfrom qzd_tools import cli\nfrom qzd_tools.commands import say\n"
         "sys.stdout.reconfigure(encoding='latin-1')\n"
@@ -164,19 +169,23 @@ def test_work_goes_on_when_a_label_has_letters_that_the_terminal_lacks():
     assert (done.returncode, done.stdout, done.stderr) == (0, "label \\u7ea2\n", "")
 
 
-def test_json_goes_to_stdout_alone_when_it_is_a_dash(tiny_bundle, capsys):
+def test_json_goes_to_stdout_alone_when_it_is_a_dash(
+    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["inspect", str(tiny_bundle), "--json", "-"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["format"] == "bundle"
     assert "tiny" in captured.err
 
 
-def test_json_is_refused_before_the_work_when_it_cannot_be_written(tmp_path: Path, capsys):
+def test_json_is_refused_before_the_work_when_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     assert cli.main(["inspect", str(tmp_path / "no bundle"), "--json", str(tmp_path / "file" / "x")]) == 2
     assert "file may not be written to" in capsys.readouterr().err
 
 
-def test_json_makes_its_directory(tiny_bundle, tmp_path: Path):
+def test_json_makes_its_directory(tiny_bundle: Path, tmp_path: Path) -> None:
     assert cli.main(["inspect", str(tiny_bundle), "--json", str(tmp_path / "new" / "x.json")]) == 0
     assert json.loads((tmp_path / "new" / "x.json").read_text())["verified"] is True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,10 +14,12 @@ import pytest
 
 from qzd_tools.progress import byte_progress, progress
 
+Bar = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
 
 @pytest.mark.parametrize("bar", [progress, byte_progress])
 def test_nothing_is_shown_when_stderr_is_closed_or_no_terminal(
-    bar: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bar: Bar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (tmp_path / "log").open("w") as log:
         for stderr in (None, log):
@@ -26,7 +29,7 @@ def test_nothing_is_shown_when_stderr_is_closed_or_no_terminal(
 
 
 @pytest.mark.parametrize(("bar", "words"), [(progress, "2/3"), (byte_progress, "2/3 bytes")])
-def test_a_bar_is_shown_on_a_terminal(bar: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_is_shown_on_a_terminal(bar: Bar, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
@@ -45,8 +48,8 @@ def everything(terminal: BinaryIO) -> Iterator[bytes]:
             yield os.read(terminal.fileno(), 1 << 16)
 
 
-def show(bar: object) -> None:
-    with bar("painting [/a]", 3) as step:  # type: ignore[operator]
+def show(bar: Bar) -> None:
+    with bar("painting [/a]", 3) as step:
         if bar is progress:
             step("one")
             step("two")

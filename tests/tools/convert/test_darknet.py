@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -11,9 +13,11 @@ import pytest
 from qzd_ext import bundle as bundles
 from qzd_ext.detector import Detector
 from qzd_ext.errors import ModelError
+from qzd_ext.manifest import YoloAnchor
 from qzd_tools.cli import main
 from qzd_tools.convert.formats.darknet import Weights, parse, read_network
 from qzd_tools.convert.formats.darknet_graph import build
+from support.results import instance_of
 
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 NET = "[net]\nwidth=8\nheight=8\nchannels=3\n"
@@ -42,7 +46,7 @@ def run(folder: Path, layers: str, floats: np.ndarray, frame: np.ndarray, channe
     """What layers make of a frame, read through a 1x1 convolution of ones into each of 18 channels."""
     ones = np.concatenate([np.zeros(18), np.ones(18 * channels)])
     model, _ = build(read_network(*network(folder, NET + layers + HEAD, np.concatenate([floats, ones]))))
-    return ov.Core().compile_model(model, "CPU", EXACT)(frame)[0][0, 0]
+    return np.asarray(ov.Core().compile_model(model, "CPU", EXACT)(frame)[0][0, 0])
 
 
 def convolve(frame: np.ndarray, kernel: np.ndarray, stride: int, pad: int) -> np.ndarray:
@@ -63,7 +67,9 @@ def frame() -> np.ndarray:
     return rng.random((1, 3, 8, 8), np.float32)
 
 
-def test_a_convolution_with_batch_norm_reads_bias_scale_mean_variance_kernel(tmp_path, frame):
+def test_a_convolution_with_batch_norm_reads_bias_scale_mean_variance_kernel(
+    tmp_path: Path, frame: np.ndarray
+) -> None:
     bias, scale, mean = rng.normal(size=(3, 4))
     variance, kernel = rng.random(4) + 0.5, rng.normal(size=(4, 3, 3, 3))
     text = "[convolutional]\nbatch_normalize=1\nfilters=4\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
@@ -75,7 +81,7 @@ def test_a_convolution_with_batch_norm_reads_bias_scale_mean_variance_kernel(tmp
     np.testing.assert_allclose(run(tmp_path, text, floats, frame, 4), expected, atol=1e-4)
 
 
-def test_a_convolution_without_batch_norm_in_groups(tmp_path, frame):
+def test_a_convolution_without_batch_norm_in_groups(tmp_path: Path, frame: np.ndarray) -> None:
     bias, kernel = rng.normal(size=6), rng.normal(size=(6, 1, 3, 3))
     text = "[convolutional]\nfilters=6\nsize=3\npad=1\ngroups=3\nactivation=linear\n"
     parts = [convolve(frame[0, i : i + 1], kernel[2 * i : 2 * i + 2], 1, 1) for i in range(3)]
@@ -95,7 +101,7 @@ def test_a_convolution_without_batch_norm_in_groups(tmp_path, frame):
         ("mish", lambda v: v * np.tanh(np.log1p(np.exp(v)))),
     ],
 )
-def test_activations(tmp_path, frame, name, function):
+def test_activations(tmp_path: Path, frame: np.ndarray, name: str, function: Callable[..., Any]) -> None:
     kernel = 4 * rng.normal(size=(1, 3, 1, 1))
     text = f"[convolutional]\nfilters=1\nactivation={name}\n"
     expected = function(convolve(frame[0], kernel, 1, 0)[0])
@@ -104,7 +110,7 @@ def test_activations(tmp_path, frame, name, function):
 
 
 @pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, 1), (3, 1), (3, 2), (5, 1), (13, 1), (3, 3)])
-def test_max_pooling_pads_as_darknet_does(tmp_path, frame, size, stride):
+def test_max_pooling_pads_as_darknet_does(tmp_path: Path, frame: np.ndarray, size: int, stride: int) -> None:
     padding = size - 1
     side = (8 + padding - size) // stride + 1
     padded = np.full((3, 8 + padding, 8 + padding), -np.inf)
@@ -131,7 +137,9 @@ def test_max_pooling_pads_as_darknet_does(tmp_path, frame, size, stride):
     ],
     ids=["upsample", "scaled", "dropout", "shortcut", "one layer", "two layers", "a group"],
 )
-def test_layers_without_weights(tmp_path, frame, layers, expected, channels):
+def test_layers_without_weights(
+    tmp_path: Path, frame: np.ndarray, layers: str, expected: Callable[..., Any], channels: int
+) -> None:
     got = run(tmp_path, layers, np.zeros(0), frame, channels)
     np.testing.assert_allclose(got, expected(frame[0]).sum(0), atol=1e-5)
 
@@ -155,7 +163,7 @@ def test_layers_without_weights(tmp_path, frame, layers, expected, channels):
         "words", "early",
     ],
 )
-def test_parse_names_the_line_of_what_it_does_not_understand(text, line, words):
+def test_parse_names_the_line_of_what_it_does_not_understand(text: str, line: int, words: str) -> None:
     with pytest.raises(ModelError, match=rf"net\.cfg:{line}: .*{words}|net\.cfg:{line}: .*\n.*{words}"):
         parse(text, Path("net.cfg"))
 
@@ -191,7 +199,9 @@ def test_parse_names_the_line_of_what_it_does_not_understand(text, line, words):
         ("[dropout]\n", 1, r"no \[yolo\] section"),
     ],
 )
-def test_build_names_the_line_of_what_it_cannot_build(tmp_path, layers, line, words):
+def test_build_names_the_line_of_what_it_cannot_build(
+    tmp_path: Path, layers: str, line: int, words: str
+) -> None:
     with pytest.raises(ModelError) as caught:
         build(read_network(*network(tmp_path, NET + layers)))
     assert f"net.cfg:{line}: " in str(caught.value)
@@ -207,13 +217,15 @@ def test_build_names_the_line_of_what_it_cannot_build(tmp_path, layers, line, wo
     ],
     ids=["missing", "odd bytes", "left over"],
 )
-def test_build_gives_both_counts_when_the_weights_do_not_fit(tmp_path, count, tail, words):
+def test_build_gives_both_counts_when_the_weights_do_not_fit(
+    tmp_path: Path, count: int, tail: bytes, words: str
+) -> None:
     with pytest.raises(ModelError, match=words):
         build(read_network(*network(tmp_path, NET + HEAD, np.zeros(count), tail)))
 
 
 @pytest.mark.parametrize(("minor", "length"), [(1, 16), (2, 20)])
-def test_weights_know_both_headers(tmp_path, minor, length):
+def test_weights_know_both_headers(tmp_path: Path, minor: int, length: int) -> None:
     path = tmp_path / "old.weights"
     path.write_bytes(header(minor=minor) + np.array([1, 2], "<f4").tobytes())
     weights = Weights(path)
@@ -222,14 +234,14 @@ def test_weights_know_both_headers(tmp_path, minor, length):
     weights.check()
 
 
-def test_weights_refuse_a_file_without_a_header(tmp_path):
+def test_weights_refuse_a_file_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "short.weights").write_bytes(b"123")
     with pytest.raises(ModelError, match="3 bytes"):
         Weights(tmp_path / "short.weights")
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_weights_refuse_numbers_that_are_not_finite(tmp_path, number):
+def test_weights_refuse_numbers_that_are_not_finite(tmp_path: Path, number: float) -> None:
     """A network of such weights finds nothing, whatever it is shown."""
     path = tmp_path / "hurt.weights"
     path.write_bytes(header() + np.array([1, number, 2], "<f4").tobytes())
@@ -237,7 +249,7 @@ def test_weights_refuse_numbers_that_are_not_finite(tmp_path, number):
         Weights(path)
 
 
-def test_weights_give_both_counts_when_the_header_is_cut_off(tmp_path):
+def test_weights_give_both_counts_when_the_header_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "cut.weights").write_bytes(header()[:17])
     with pytest.raises(ModelError, match="it has 17 bytes, and the cfg consumes 20: 3 bytes are missing"):
         Weights(tmp_path / "cut.weights").check()
@@ -262,32 +274,39 @@ PUBLISHED = {
     ],
 )
 def test_published_networks_consume_every_byte_of_their_published_weights(
-    data, tmp_path, name, cells, masks, scales
-):
+    data: Path,
+    tmp_path: Path,
+    name: str,
+    cells: list[int],
+    masks: tuple[tuple[int, ...], ...],
+    scales: tuple[float, ...],
+) -> None:
     weights = tmp_path / "made-up.weights"
     weights.write_bytes(header())
     os.truncate(weights, PUBLISHED[name])  # zeros, and no disk
     model, found = build(read_network(data / "darknet" / f"{name}.cfg", weights))
     assert [(255, side, side) for side in cells] == [tuple(o.shape[1:]) for o in model.outputs]
-    assert (masks, scales, 80) == (found.head.masks, found.head.scale_xy, found.classes)
+    head = instance_of(YoloAnchor, found.head)
+    assert (masks, scales, 80) == (head.masks, head.scale_xy, found.classes)
 
 
-def test_different_anchors_are_numbered_one_after_the_other(tmp_path):
+def test_different_anchors_are_numbered_one_after_the_other(tmp_path: Path) -> None:
     second = HEAD.replace("1,2,3,4,5,6", "7,8,9,10,11,12")
     floats = np.zeros(72 + 18 + 18 * 18)
     _, found = build(read_network(*network(tmp_path, NET + HEAD + second, floats)))
-    assert found.head.masks == ((0, 1, 2), (3, 4, 5))
-    assert found.head.anchors[3] == (7, 8)
+    head = instance_of(YoloAnchor, found.head)
+    assert head.masks == ((0, 1, 2), (3, 4, 5))
+    assert head.anchors[3] == (7, 8)
 
 
-def test_variances_below_zero_are_taken_as_zero_and_said(tmp_path):
+def test_variances_below_zero_are_taken_as_zero_and_said(tmp_path: Path) -> None:
     text = NET + "[convolutional]\nbatch_normalize=1\n" + HEAD
     floats = np.concatenate([[0, 1, 0, -4], np.ones(3), np.zeros(18), np.ones(18)])
     _, found = build(read_network(*network(tmp_path, text, floats)))
     assert "1 variances below 0" in found.reason
 
 
-def test_the_family_follows_letter_box_and_nms_kind(tmp_path):
+def test_the_family_follows_letter_box_and_nms_kind(tmp_path: Path) -> None:
     text = NET + "letter_box=1\n" + HEAD + "nms_kind=diounms\n"
     _, found = build(read_network(*network(tmp_path, text, np.zeros(72))))
     facts = found.family
@@ -296,7 +315,7 @@ def test_the_family_follows_letter_box_and_nms_kind(tmp_path):
 
 @pytest.mark.models
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
+def test_published_networks_convert_quantize_and_run(data: Path, tmp_path: Path, name: str) -> None:
     # positive, since some are variances, and so small that no layer gives more than it takes
     numbers = np.random.default_rng(1).random((PUBLISHED[name] - 20) // 4, np.float32) * 0.002
     cfg = data / "darknet" / f"{name}.cfg"
@@ -317,7 +336,7 @@ def test_published_networks_convert_quantize_and_run(data, tmp_path, name):
         assert bundle.manifest.input.width == (608 if name == "yolov4" else 416)
 
 
-def test_a_cfg_may_begin_with_a_byte_order_mark(tmp_path):
+def test_a_cfg_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     cfg, weights = network(tmp_path, "\ufeff" + NET + HEAD, np.zeros(18 * 4))
     assert build(read_network(cfg, weights))[1].classes == 1
 
@@ -331,6 +350,8 @@ def test_a_cfg_may_begin_with_a_byte_order_mark(tmp_path):
         ("beta_nms=0.6\n", None),
     ],
 )
-def test_an_exponent_of_diou_that_is_not_followed_is_said(tmp_path, options, reason):
+def test_an_exponent_of_diou_that_is_not_followed_is_said(
+    tmp_path: Path, options: str, reason: str | None
+) -> None:
     found = build(read_network(*network(tmp_path, NET + HEAD + options, np.zeros(18 * 4))))[1]
     assert found.family.why.get("nms") == reason

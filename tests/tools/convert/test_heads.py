@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import numpy as np
 import openvino as ov
 import pytest
@@ -22,6 +25,7 @@ from qzd_tools.convert.labels import from_names
 from qzd_tools.convert.run import ConvertOptions, convert
 from qzd_tools.graph.walk import cut, simplify
 from support import detector_graphs
+from support.results import instance_of
 
 REGION = tuple((float(i), float(i + 1)) for i in range(1, 13, 2))
 ANCHORS = tuple((float(i), float(i + 1)) for i in range(6))
@@ -69,18 +73,22 @@ def see(model: ov.Model, facts: Facts | None = None, asked: str | None = None) -
         "logits", "1x1 maps", "imagenet and background",
     ],
 )  # fmt: skip
-def test_recognise_names_the_head_when_its_structure_is_there(model, head, classes):
+def test_recognise_names_the_head_when_its_structure_is_there(
+    model: ov.Model,
+    head: Classification | DetectionOutput | YoloAnchor | YoloV5 | YoloV8 | YoloV8Raw | Yolox,
+    classes: int,
+) -> None:
     found = see(model)
     assert (head, classes) == (found.head, found.classes)
     assert found.reason
 
 
-def test_recognise_takes_the_logits_of_classes_that_may_go_together_through_a_sigmoid():
+def test_recognise_takes_the_logits_of_classes_that_may_go_together_through_a_sigmoid() -> None:
     found = see(detector_graphs.classifier(10, softmax=False), known("info", multilabel=True))
     assert Classification(activation="sigmoid") == found.head
 
 
-def test_recognise_passes_over_the_best_class_beside_the_scores():
+def test_recognise_passes_over_the_best_class_beside_the_scores() -> None:
     found = see(detector_graphs.classifier(10, best=True))
     assert (Classification(activation="none"), 10) == (found.head, found.classes)
     assert found.outputs[0].get_element_type().is_real()
@@ -90,25 +98,25 @@ def test_recognise_passes_over_the_best_class_beside_the_scores():
     ("classes", "stated", "reason"),
     [(1001, None, "ImageNet's and one more"), (1001, True, "as asked for"), (10, True, "as asked for")],
 )
-def test_recognise_says_why_a_class_is_background(classes, stated, reason):
+def test_recognise_says_why_a_class_is_background(classes: int, stated: bool | None, reason: str) -> None:
     found = see(detector_graphs.classifier(classes), known("flag", background=stated))
     assert found.classes == classes - 1
     assert found.reason.endswith(f"of which 0 is background, {reason}" if stated else reason)
 
 
-def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows():
+def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows() -> None:
     found = see(detector_graphs.end_to_end(), known("flag", normalized=False, labels=from_names(["a", "b"])))
     assert (EndToEnd(), 2) == (found.head, found.classes)
 
 
-def test_recognise_takes_scores_that_nothing_chose_for_no_end_to_end_head():
+def test_recognise_takes_scores_that_nothing_chose_for_no_end_to_end_head() -> None:
     """As RT-DETR's two classes beside a box in 0..1: TopK chose its queries, not its rows."""
     facts = known("metadata", normalized=False, labels=from_names(["a", "b"]))
     with pytest.raises(ModelError, match="end_to_end: its scores come straight from Sigmoid"):
         see(detector_graphs.end_to_end(21, activated=True), facts)
 
 
-def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential():
+def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential() -> None:
     """YOLOv6 ends alike, and is fed with RGB in 0..1."""
     model = detector_graphs.yolo_v5(2, anchors=1)
     assert see(model).family == Facts()
@@ -117,20 +125,20 @@ def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential
     assert see(model).family.color == "bgr"
 
 
-def test_recognise_asks_for_the_unit_of_boxes_that_the_graph_finishes():
+def test_recognise_asks_for_the_unit_of_boxes_that_the_graph_finishes() -> None:
     with pytest.raises(UsageError, match="--normalized or --pixels"):
         see(detector_graphs.end_to_end())
 
 
 @pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
-def test_recognise_takes_anchors_from_flags_when_grids_are_bare(nhwc):
+def test_recognise_takes_anchors_from_flags_when_grids_are_bare(nhwc: bool) -> None:
     found = see(detector_graphs.anchor_grids(nhwc=nhwc), known("flag", anchors=ANCHORS))
-    layout = "nhwc" if nhwc else "nchw"
+    layout: Literal["nhwc", "nchw"] = "nhwc" if nhwc else "nchw"
     assert YoloAnchor(anchors=ANCHORS, masks=((0, 1, 2), (3, 4, 5)), layout=layout) == found.head
     assert found.classes == 2
 
 
-def test_recognise_asks_for_anchors_when_grids_are_bare():
+def test_recognise_asks_for_anchors_when_grids_are_bare() -> None:
     with pytest.raises(UsageError, match="--anchors"):
         see(detector_graphs.anchor_grids())
 
@@ -138,12 +146,14 @@ def test_recognise_asks_for_anchors_when_grids_are_bare():
 @pytest.mark.parametrize(
     "stated", [{"anchors": ANCHORS, "masks": ((0, 1), (2, 3))}, {"anchors": (*ANCHORS, (7.0, 8.0))}]
 )
-def test_recognise_refuses_anchors_that_do_not_fit(stated):
+def test_recognise_refuses_anchors_that_do_not_fit(
+    stated: dict[str, tuple[tuple[float, float], ...]],
+) -> None:
     with pytest.raises(UsageError, match="21 channels"):
         see(detector_graphs.anchor_grids(), known("flag", **stated))
 
 
-def test_recognise_lists_what_was_seen_when_no_head_fits():
+def test_recognise_lists_what_was_seen_when_no_head_fits() -> None:
     with pytest.raises(ModelError) as caught:
         see(detector_graphs.unknown())
     text = str(caught.value)
@@ -152,11 +162,11 @@ def test_recognise_lists_what_was_seen_when_no_head_fits():
     assert all(f"{kind}: " in text for kind in ("yolox", "ssd", "detection_output", "classification"))
 
 
-def test_recognise_follows_the_flag_when_a_head_is_asked_for():
+def test_recognise_follows_the_flag_when_a_head_is_asked_for() -> None:
     assert YoloV8() == see(detector_graphs.yolo_v8(), asked="yolo_v8").head
 
 
-def test_recognise_trusts_structure_before_metadata_and_metadata_before_nothing():
+def test_recognise_trusts_structure_before_metadata_and_metadata_before_nothing() -> None:
     assert isinstance(see(detector_graphs.yolo_v8(3), known("info", head="yolo_v8")).head, YoloV8Raw)
     assert isinstance(see(detector_graphs.yolo_v8(3), known("info", head="classification")).head, YoloV8Raw)
     odd = detector_graphs.rows(5, 30)  # no grid of the picture, and no Sigmoid
@@ -165,17 +175,17 @@ def test_recognise_trusts_structure_before_metadata_and_metadata_before_nothing(
     assert isinstance(see(odd, known("info", head="yolo_v8")).head, YoloV8)
 
 
-def test_recognise_says_why_not_when_the_head_asked_for_does_not_fit():
+def test_recognise_says_why_not_when_the_head_asked_for_does_not_fit() -> None:
     with pytest.raises(ModelError, match=r"yolox: .*rows"):
         see(detector_graphs.yolo_v8(3), asked="yolox")
 
 
-def test_recognise_refuses_a_head_when_it_does_not_exist():
+def test_recognise_refuses_a_head_when_it_does_not_exist() -> None:
     with pytest.raises(UsageError, match="no head yolo_v99"):
         see(detector_graphs.yolo_v8(), asked="yolo_v99")
 
 
-def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():
+def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph() -> None:
     model = detector_graphs.yolo_v8(3)
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     frame = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
@@ -192,12 +202,12 @@ def test_the_raw_cut_of_yolo_v8_gives_the_boxes_of_the_whole_graph():
     np.testing.assert_allclose(boxes[4:], 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
-def test_region_operations_take_the_scale_that_they_do_not_say():
+def test_region_operations_take_the_scale_that_they_do_not_say() -> None:
     found = see(detector_graphs.anchor_grids(region=True), known("asked", scale_xy=(1.05, 1.1)))
     assert found.head == YoloAnchor(anchors=REGION, masks=((0, 1, 2), (3, 4, 5)), scale_xy=(1.05, 1.1))
 
 
-def test_region_operations_may_each_have_anchors_of_their_own():
+def test_region_operations_may_each_have_anchors_of_their_own() -> None:
     frame = detector_graphs.picture()
     regions = [
         ov.opset1.region_yolo(
@@ -205,8 +215,8 @@ def test_region_operations_may_each_have_anchors_of_their_own():
         )
         for anchors in ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0, 8.0, 9.0, 10.0, 11.0, 12.0])
     ]
-    head = see(ov.Model(regions, [frame], "own")).head
-    assert head.anchors == ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12))
+    head = instance_of(YoloAnchor, see(ov.Model(regions, [frame], "own")).head)
+    assert head.anchors == ((1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0), (9.0, 10.0), (11.0, 12.0))
     assert head.masks == ((0, 1, 2), (3, 4, 5))
 
 
@@ -214,11 +224,13 @@ def test_region_operations_may_each_have_anchors_of_their_own():
     ("masks", "words"),
     [(None, "0,1,2/3,4,5 (the smallest on"), (((1, 2, 3), (3, 4, 5)), "1,2,3/3,4,5 (as asked")],
 )
-def test_bare_grids_say_which_anchors_they_have(masks, words):
+def test_bare_grids_say_which_anchors_they_have(
+    masks: tuple[tuple[int, ...], ...] | None, words: str
+) -> None:
     assert words in see(detector_graphs.anchor_grids(), known("asked", anchors=ANCHORS, masks=masks)).reason
 
 
-def test_convert_refuses_a_graph_whose_results_are_not_its_heads(tmp_path):
+def test_convert_refuses_a_graph_whose_results_are_not_its_heads(tmp_path: Path) -> None:
     """Without golden frames too: the region says two classes, and its grid has channels for three."""
     frame = detector_graphs.picture()
     grid = detector_graphs.convolution(frame, 3 * (5 + 3), 8)

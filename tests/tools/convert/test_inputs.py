@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import openvino as ov
 import pytest
@@ -18,7 +22,11 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 UNIT = tuple(np.float32(x) for x in (0, 1, 0, 1))
 
 
-def convolved(shape: list[int], kind: ov.Type = ov.Type.f32, before=lambda node: node) -> ov.Model:
+def convolved(
+    shape: list[int],
+    kind: ov.Type = ov.Type.f32,
+    before: Callable[[ov.Node], ov.Node] = lambda node: node,
+) -> ov.Model:
     """A picture that goes through `before` and then a convolution."""
     frame = detector_graphs.picture(shape, kind)
     node = before(frame if kind == ov.Type.f32 else ops.convert(frame, ov.Type.f32))
@@ -41,7 +49,9 @@ def convolved(shape: list[int], kind: ov.Type = ov.Type.f32, before=lambda node:
     ],
     ids=["nchw", "nhwc", "open batch", "open size", "all four dimensions", "another size", "all open"],
 )
-def test_make_static_fixes_one_picture(shape, wanted, found):
+def test_make_static_fixes_one_picture(
+    shape: list[int], wanted: tuple[int, ...] | None, found: tuple[str, int, int]
+) -> None:
     model = convolved(shape)
     make_static(model, wanted)
     picture = find_picture(model)
@@ -49,30 +59,30 @@ def test_make_static_fixes_one_picture(shape, wanted, found):
     assert model.inputs[0].shape[0] == 1
 
 
-def test_make_static_takes_the_size_of_training_when_the_model_leaves_it_open():
+def test_make_static_takes_the_size_of_training_when_the_model_leaves_it_open() -> None:
     model = convolved([1, 3, -1, -1])
     make_static(model, None, (32, 40))
     assert find_picture(model).height == 32
 
 
-def test_make_static_asks_for_a_size_when_nothing_says_it():
+def test_make_static_asks_for_a_size_when_nothing_says_it() -> None:
     with pytest.raises(UsageError, match="--shape HEIGHT,WIDTH"):
         make_static(convolved([1, 3, -1, -1]), None)
 
 
-def test_make_static_refuses_a_shape_that_the_graph_cannot_take():
+def test_make_static_refuses_a_shape_that_the_graph_cannot_take() -> None:
     with pytest.raises(ModelError, match="leave --shape out"):
         make_static(detector_graphs.yolox(), (48, 48))
 
 
 @pytest.mark.parametrize("shape", [[1, 4, 8, 8], [1, 3, 8], [1, 8, 8, 1], [-1, -1, -1, -1]])
-def test_make_static_says_what_there_is_when_no_input_is_a_picture(shape):
+def test_make_static_says_what_there_is_when_no_input_is_a_picture(shape: list[int]) -> None:
     frame = ops.parameter(shape, np.float32, "odd")
     with pytest.raises(ModelError, match="which input is the picture"):
         make_static(ov.Model([ops.relu(frame)], [frame], "odd"), None)
 
 
-def test_make_static_refuses_a_second_input():
+def test_make_static_refuses_a_second_input() -> None:
     frames = [detector_graphs.picture(), ops.parameter([1, 3, 64, 64], np.float32)]
     with pytest.raises(ModelError, match="which input"):
         make_static(ov.Model([ops.add(*frames)], frames, "two"), None)
@@ -100,7 +110,11 @@ def reversed_channels(node: ov.Node) -> ov.Node:
         "reversed", "reversed and shifted", "its own product",
     ],
 )
-def test_find_picture_says_what_the_first_operations_say(kind, before, expected):
+def test_find_picture_says_what_the_first_operations_say(
+    kind: ov.Type,
+    before: Callable[[ov.Node], ov.Node],
+    expected: tuple[str | None, tuple[float, ...] | None, tuple[float, ...] | None],
+) -> None:
     facts = find_picture(convolved([1, 3, 8, 8], kind, before)).facts
     assert expected == (facts.color, facts.mean, facts.scale)
 
@@ -113,7 +127,9 @@ def test_find_picture_says_what_the_first_operations_say(kind, before, expected)
     scale=st.sampled_from([(1.0,), (255.0,), (58.5, 57.0, 57.5)]),
     seed=st.integers(0, 99),
 )
-def test_fold_does_what_the_model_was_trained_with(nhwc, color, mean, scale, seed):
+def test_fold_does_what_the_model_was_trained_with(
+    nhwc: bool, color: str, mean: tuple[float, ...], scale: tuple[float, ...], seed: int
+) -> None:
     shape = [1, 6, 5, 3] if nhwc else [1, 3, 6, 5]
     weights = np.array([0.5, -1.0, 2.0], np.float32).reshape(1, 3, 1, 1)
     frame = detector_graphs.picture(shape)
@@ -131,20 +147,20 @@ def test_fold_does_what_the_model_was_trained_with(nhwc, color, mean, scale, see
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_fold_gives_float32_when_the_model_gives_something_else():
+def test_fold_gives_float32_when_the_model_gives_something_else() -> None:
     frame = detector_graphs.picture([1, 3, 4, 4], ov.Type.f16)
     model = ov.Model([ops.multiply(frame, np.float16(2))], [frame], "half")
     folded = fold(model, find_picture(model), known("here", color="bgr", mean=(0.0,), scale=(1.0,)))
     assert folded.outputs[0].element_type == ov.Type.f32
 
 
-def test_input_of_crops_from_the_usual_short_side():
+def test_input_of_crops_from_the_usual_short_side() -> None:
     picture = find_picture(convolved([1, 3, 224, 224]))
     spec = input_of(picture, known("here", resize="crop"))
     assert (spec.width, spec.height, spec.resize, spec.short_side) == (224, 224, "crop", 256)
 
 
-def test_input_of_asks_how_frames_are_resized():
+def test_input_of_asks_how_frames_are_resized() -> None:
     with pytest.raises(UsageError, match="--resize"):
         input_of(find_picture(convolved([1, 3, 8, 8])), known("here", color="rgb"))
 
@@ -160,7 +176,13 @@ def test_input_of_asks_how_frames_are_resized():
     ],
     ids=["nothing", "neutral flags", "metadata", "flags"],
 )
-def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(tmp_path, stated, info, words, kind):
+def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(
+    tmp_path: Path,
+    stated: dict[str, Any],
+    info: dict[str, str],
+    words: str | None,
+    kind: ov.Type,
+) -> None:
     """Arithmetic before it would be rounded to bytes again, and the model be blind."""
     frame = detector_graphs.picture((1, 3, 8, 8), kind)
     values = ops.reduce_mean(ops.convert(frame, ov.Type.f32), np.array([2, 3]))
@@ -181,10 +203,11 @@ def test_convert_gives_bytes_as_they_are_to_a_model_that_takes_them(tmp_path, st
 @pytest.mark.parametrize(
     ("given", "words"), [({}, "short_side 73: a central crop"), ({"short_side": 64}, "short_side 64")]
 )
-def test_convert_tells_the_short_side_of_a_crop(tmp_path, given, words):
+def test_convert_tells_the_short_side_of_a_crop(tmp_path: Path, given: dict[str, Any], words: str) -> None:
     ov.save_model(detector_graphs.classifier(5), tmp_path / "m.xml")
-    stated = {"labels": "a,b,c,d,e", "color": "rgb", "mean": (0.0,), "scale": (1.0,), "resize": "crop"}
-    options = ConvertOptions(**stated, **given)
+    options = ConvertOptions(
+        labels="a,b,c,d,e", color="rgb", mean=(0.0,), scale=(1.0,), resize="crop", **given
+    )
     said: list[str] = []
     convert([tmp_path / "m.xml"], tmp_path / "bundle", options, said.append)
     assert any(words in text for text in said), said

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import openvino as ov
 import pytest
 
@@ -11,7 +13,7 @@ from qzd_tools.convert.metadata import read_metadata, read_size
 from support import detector_graphs
 
 
-def with_info(**sections: dict[str, object]) -> ov.Model:
+def with_info(**sections: Mapping[str, object]) -> ov.Model:
     model = detector_graphs.classifier()
     for section, table in sections.items():
         for key, value in table.items():
@@ -19,11 +21,11 @@ def with_info(**sections: dict[str, object]) -> ov.Model:
     return model
 
 
-def test_read_metadata_knows_nothing_when_there_is_none():
+def test_read_metadata_knows_nothing_when_there_is_none() -> None:
     assert Facts() == read_metadata(detector_graphs.classifier(), "model", 64)
 
 
-def test_read_metadata_takes_model_info_as_model_api_writes_it():
+def test_read_metadata_takes_model_info_as_model_api_writes_it() -> None:
     info = {
         "model_type": "ssd",
         "labels": "traffic_light car",
@@ -45,13 +47,13 @@ def test_read_metadata_takes_model_info_as_model_api_writes_it():
     assert set(facts.why.values()) == {"rt_info model_info"}
 
 
-def test_read_metadata_takes_classifiers_as_model_api_describes_them():
+def test_read_metadata_takes_classifiers_as_model_api_describes_them() -> None:
     assert read_metadata(with_info(model_info={"multilabel": "True"}), "model", 64).multilabel
     with pytest.raises(ModelError, match="hierarchy"):
         read_metadata(with_info(model_info={"hierarchical": "True"}), "model", 64)
 
 
-def test_read_metadata_takes_lists_as_openvino_writes_them():
+def test_read_metadata_takes_lists_as_openvino_writes_them() -> None:
     info = {"scale_values": [255.0], "labels": ["person", "car"], "iou_threshold": 0.7}
     facts = read_metadata(with_info(model_info=info), "model", 64)
     assert (facts.mean, facts.scale, facts.iou) == ((0.0,), (255.0,), 0.7)
@@ -68,24 +70,26 @@ def test_read_metadata_takes_lists_as_openvino_writes_them():
         ("somehow", (None, None, None)),
     ],
 )
-def test_read_metadata_knows_the_resize_types_of_model_api(resize, expected):
+def test_read_metadata_knows_the_resize_types_of_model_api(
+    resize: str, expected: tuple[str | None, str | None, int | None]
+) -> None:
     facts = read_metadata(with_info(model_info={"resize_type": resize}), "model", 64)
     assert expected == (facts.resize, facts.anchor, facts.short_side)
 
 
-def test_read_metadata_leaves_the_head_open_when_model_type_is_only_yolo():
+def test_read_metadata_leaves_the_head_open_when_model_type_is_only_yolo() -> None:
     facts = read_metadata(with_info(model_info={"model_type": "YOLO", "scale_values": "255.0"}), "model", 64)
     assert facts.head is None
     assert facts.mean == (0.0,)
 
 
-def test_read_metadata_takes_pixels_as_they_are_when_processing_is_embedded():
+def test_read_metadata_takes_pixels_as_they_are_when_processing_is_embedded() -> None:
     info = {"embedded_processing": "True", "reverse_input_channels": "True", "scale_values": "255.0"}
     facts = read_metadata(with_info(model_info=info), "model", 64)
     assert (facts.color, facts.mean, facts.scale) == ("bgr", (0.0,), (1.0,))
 
 
-def test_read_metadata_takes_ultralytics_properties():
+def test_read_metadata_takes_ultralytics_properties() -> None:
     properties = {"stride": "32", "task": "detect", "names": "{0: 'bolt', 1: 'nut'}", "imgsz": "[320, 640]"}
     model = with_info(framework=properties)
     facts = read_metadata(model, "model", 64)
@@ -99,30 +103,32 @@ def test_read_metadata_takes_ultralytics_properties():
     [("['bolt', 'nut']", ("bolt", "nut")), ("{0: 'bolt', 'x': 'nut'}", None), ("-" * 99999 + "1", None)],
     ids=["a list, as YOLOv5 wrote it", "mixed keys", "too deep"],
 )
-def test_read_metadata_takes_only_the_names_of_a_classifier_that_gives_no_task(names, labels):
+def test_read_metadata_takes_only_the_names_of_a_classifier_that_gives_no_task(
+    names: str, labels: tuple[str, ...] | None
+) -> None:
     facts = read_metadata(with_info(framework={"stride": "32", "names": names}), "model", 64)
     assert labels == (facts.labels and facts.labels.names)
     assert (facts.color, facts.scale, facts.resize) == (None, None, None)
 
 
-def test_read_metadata_leaves_out_numbers_that_are_not_finite():
+def test_read_metadata_leaves_out_numbers_that_are_not_finite() -> None:
     model = with_info(framework={"imgsz": "1e999"}, model_info={"pad_value": "1e999"})
     assert (read_size(model), read_metadata(model, "model", 64)) == (None, Facts())
 
 
-def test_read_metadata_takes_ultralytics_classifiers_for_what_they_are():
+def test_read_metadata_takes_ultralytics_classifiers_for_what_they_are() -> None:
     properties = {"stride": "1", "task": "classify", "names": "{0: 'bolt', 1: 'nut'}"}
     facts = read_metadata(with_info(framework=properties), "model", 64)
     assert (facts.head, facts.resize) == ("classification", "crop")
 
 
-def test_read_metadata_refuses_a_task_that_qzd_does_not_do():
+def test_read_metadata_refuses_a_task_that_qzd_does_not_do() -> None:
     properties = {"stride": "32", "task": "segment", "names": "{0: 'bolt'}"}
     with pytest.raises(ModelError, match="segment"):
         read_metadata(with_info(framework=properties), "model", 64)
 
 
-def test_read_metadata_ignores_names_that_are_no_dictionary():
+def test_read_metadata_ignores_names_that_are_no_dictionary() -> None:
     facts = read_metadata(with_info(framework={"stride": "32", "names": "__import__('os')"}), "model", 64)
     assert facts.labels is None
 
@@ -136,18 +142,20 @@ def test_read_metadata_ignores_names_that_are_no_dictionary():
         ("RGB (x-1.2.3)/4", ("rgb", None, None)),
     ],
 )
-def test_read_metadata_understands_a_described_input(text, expected):
+def test_read_metadata_understands_a_described_input(
+    text: str, expected: tuple[str | None, tuple[float, ...] | None, tuple[float, ...] | None]
+) -> None:
     facts = read_metadata(with_info(framework={"input": text}), "model", 64)
     assert expected == (facts.color, facts.mean, facts.scale)
 
 
-def test_read_metadata_takes_what_model_optimizer_folded_in():
+def test_read_metadata_takes_what_model_optimizer_folded_in() -> None:
     parameters = {"reverse_input_channels": "True", "scale_values": "image[255.0]"}
     facts = read_metadata(with_info(conversion_parameters=parameters), "model", 64)
     assert (facts.color, facts.mean, facts.scale) == ("bgr", (0.0,), (1.0,))
 
 
-def test_read_metadata_takes_nothing_for_folded_in_that_model_optimizer_was_not_given():
+def test_read_metadata_takes_nothing_for_folded_in_that_model_optimizer_was_not_given() -> None:
     parameters = {"reverse_input_channels": "False", "mean_values": "()", "scale_values": "()"}
     assert Facts() == read_metadata(with_info(conversion_parameters=parameters), "model", 64)
 
@@ -160,19 +168,19 @@ def test_read_metadata_takes_nothing_for_folded_in_that_model_optimizer_was_not_
         ("person-detection-mine", None),
     ],
 )
-def test_read_metadata_takes_the_class_from_intels_names(name, labels):
+def test_read_metadata_takes_the_class_from_intels_names(name: str, labels: tuple[str, ...] | None) -> None:
     found = read_metadata(detector_graphs.classifier(), name, 64).labels
     assert labels == (found and found.names)
 
 
-def test_facts_keep_the_first_that_knows_and_its_reason():
+def test_facts_keep_the_first_that_knows_and_its_reason() -> None:
     first, second = known("flag", color="rgb"), known("metadata", color="bgr", scale=(255.0,))
     both = first.over(second)
     assert (both.color, both.scale) == ("rgb", (255.0,))
     assert dict(both.why) == {"color": "flag", "scale": "metadata"}
 
 
-def test_wanted_names_the_flags_of_what_is_missing():
+def test_wanted_names_the_flags_of_what_is_missing() -> None:
     with pytest.raises(UsageError) as caught:
         wanted(known("flag", color="rgb", labels=named("voc")), "color", "mean", "labels", "resize")
     assert "its mean or its resize" in str(caught.value)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +42,7 @@ def ir(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["m.onnx.data", "n" * 200])
-def test_read_source_hashes_the_files_that_hold_an_onnx_models_tensors(tmp_path, name):
+def test_read_source_hashes_the_files_that_hold_an_onnx_models_tensors(tmp_path: Path, name: str) -> None:
     """Whoever has done with a model must see that its weights are others."""
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [3, 5], weights.tobytes(), raw=True)
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, s]) for n, s in (("x", 3), ("y", 5))]
@@ -63,7 +65,9 @@ def test_read_source_hashes_the_files_that_hold_an_onnx_models_tensors(tmp_path,
         (paddle, "PaddlePaddle"),
     ],
 )
-def test_convert_reads_what_frameworks_write(tmp_path, write, format_name):
+def test_convert_reads_what_frameworks_write(
+    tmp_path: Path, write: Callable[..., Any], format_name: str
+) -> None:
     said: list[str] = []
     bundle = convert([write(tmp_path)], tmp_path / "bundle", STATED, said.append)
     assert f"source: {format_name}" in said
@@ -77,7 +81,7 @@ def test_convert_reads_what_frameworks_write(tmp_path, write, format_name):
     np.testing.assert_allclose(found.scores, np.sort(expected)[::-1], atol=2e-3)
 
 
-def test_read_source_names_every_file_with_its_hash(tmp_path):
+def test_read_source_names_every_file_with_its_hash(tmp_path: Path) -> None:
     source = read_source([saved_model(tmp_path)])
     assert source.files == {"saved_model.pb": sha256_of(tmp_path / "saved" / "saved_model.pb")}
     assert read_source([tmp_path / "saved" / "saved_model.pb"]).files == source.files
@@ -86,13 +90,13 @@ def test_read_source_names_every_file_with_its_hash(tmp_path):
     assert (source.name, source.format) == ("paddle", "PaddlePaddle")
 
 
-def test_read_source_takes_weights_from_elsewhere_when_they_are_named(tmp_path):
+def test_read_source_takes_weights_from_elsewhere_when_they_are_named(tmp_path: Path) -> None:
     xml = ir(tmp_path)
     (tmp_path / "ir.bin").rename(tmp_path / "elsewhere.bin")
     assert set(read_source([xml, tmp_path / "elsewhere.bin"]).files) == {"ir.xml", "elsewhere.bin"}
 
 
-def test_read_source_says_which_weights_are_missing(tmp_path):
+def test_read_source_says_which_weights_are_missing(tmp_path: Path) -> None:
     xml = ir(tmp_path)
     (tmp_path / "ir.bin").unlink()
     with pytest.raises(ModelError, match=r"ir\.bin is not there"):
@@ -108,23 +112,23 @@ def test_read_source_says_which_weights_are_missing(tmp_path):
         (["a.cfg", "b.bin"], "a .weights file"),
     ],
 )
-def test_read_source_says_what_it_takes_when_files_do_not_fit(names, words):
+def test_read_source_says_what_it_takes_when_files_do_not_fit(names: list[str], words: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_source([Path(n) for n in names])
     assert words in str(caught.value)
 
 
-def test_read_source_says_that_a_file_is_not_there(tmp_path):
+def test_read_source_says_that_a_file_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         read_source([tmp_path / "gone.onnx"])
 
 
-def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path):
+def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"without saved_model\.pb"):
         read_source([tmp_path])
 
 
-def test_read_source_says_that_a_directory_is_a_bundle_already(tmp_path):
+def test_read_source_says_that_a_directory_is_a_bundle_already(tmp_path: Path) -> None:
     (tmp_path / "bundle.toml").touch()
     for path in (tmp_path, tmp_path / "model.xml"):
         path.touch()
@@ -133,7 +137,7 @@ def test_read_source_says_that_a_directory_is_a_bundle_already(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.onnx", "x.pb", "x.tflite", "x.xml", "x.pdmodel"])
-def test_read_source_says_that_a_file_is_damaged(tmp_path, name):
+def test_read_source_says_that_a_file_is_damaged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x00\x01damaged" * 40)
     for suffix in (".bin", ".pdiparams"):
         (tmp_path / "x").with_suffix(suffix).write_bytes(b"")
@@ -142,7 +146,7 @@ def test_read_source_says_that_a_file_is_damaged(tmp_path, name):
     assert "Exception from" not in str(caught.value)
 
 
-def test_read_source_names_the_operation_that_has_no_translator(tmp_path):
+def test_read_source_names_the_operation_that_has_no_translator(tmp_path: Path) -> None:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in ("a", "b")]
     node = helper.make_node("Sparkle", ["a"], ["b"], domain="mine")
     graph = helper.make_graph([node], "g", ends[:1], ends[1:])

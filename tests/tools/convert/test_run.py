@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -20,12 +19,15 @@ from qzd_ext import bundle as bundles
 from qzd_ext.detector import Detector
 from qzd_ext.errors import BundleError, DataError, UsageError
 from qzd_ext.golden import read_golden
+from qzd_ext.manifest import YoloAnchor
 from qzd_tools.cli import main
 from qzd_tools.convert.run import ConvertOptions, convert
+from qzd_tools.quantize.draft import Mode
 from qzd_tools.quantize.run import quantize
 from support import detector_graphs
 from support.classifiers import ARCHITECTURES
 from support.processes import run_python
+from support.results import instance_of
 
 
 def run(*arguments: object) -> int:
@@ -56,7 +58,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_convert_writes_a_bundle_that_detects_and_says_why(tmp_path):
+def test_convert_writes_a_bundle_that_detects_and_says_why(tmp_path: Path) -> None:
     said: list[str] = []
     bundle = convert([write(tmp_path, detector_graphs.yolox())], tmp_path / "bundle", say=said.append)
     manifest = bundle.manifest
@@ -72,7 +74,7 @@ def test_convert_writes_a_bundle_that_detects_and_says_why(tmp_path):
         detector.detect(np.zeros((30, 50, 3), np.uint8))
 
 
-def test_convert_keeps_golden_frames_that_pass_the_self_test(tmp_path, pictures):
+def test_convert_keeps_golden_frames_that_pass_the_self_test(tmp_path: Path, pictures: Path) -> None:
     options = ConvertOptions(golden=[pictures], confidence=0.01)
     bundle = convert([write(tmp_path, detector_graphs.yolox())], tmp_path / "bundle", options)
     golden = read_golden(bundle)
@@ -82,14 +84,14 @@ def test_convert_keeps_golden_frames_that_pass_the_self_test(tmp_path, pictures)
         assert detector.self_test() == []
 
 
-def test_convert_refuses_scores_that_are_none(tmp_path, pictures):
+def test_convert_refuses_scores_that_are_none(tmp_path: Path, pictures: Path) -> None:
     options = ConvertOptions(head="yolox", golden=[pictures], confidence=0.01)
     with pytest.raises(DataError, match=r"no sound model gives[\s\S]*sigmoid"):
         convert([write(tmp_path, detector_graphs.yolox(activated=False))], tmp_path / "bundle", options)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_convert_makes_golden_frames_small(tmp_path):
+def test_convert_makes_golden_frames_small(tmp_path: Path) -> None:
     large = np.random.default_rng(0).integers(0, 256, (900, 1600, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "large.png"), large)
     options = ConvertOptions(golden=[tmp_path / "large.png"], labels="a,b,c,d,e,f,g,h,i,j", color="rgb",
@@ -98,7 +100,7 @@ def test_convert_makes_golden_frames_small(tmp_path):
     assert read_golden(bundle)[0].frame.shape == (360, 640, 3)
 
 
-def test_convert_halves_the_weights_when_asked_for_fp16(tmp_path):
+def test_convert_halves_the_weights_when_asked_for_fp16(tmp_path: Path) -> None:
     model = write(tmp_path, detector_graphs.yolox())
     whole = convert([model], tmp_path / "fp32")
     half = convert([model], tmp_path / "fp16", ConvertOptions(fp16=True))
@@ -107,7 +109,7 @@ def test_convert_halves_the_weights_when_asked_for_fp16(tmp_path):
     assert ratio == pytest.approx(0.5, abs=0.05)
 
 
-def test_convert_names_the_precision_that_a_source_has_already(tmp_path):
+def test_convert_names_the_precision_that_a_source_has_already(tmp_path: Path) -> None:
     frame = detector_graphs.picture()
     bytes_ = np.random.default_rng(0).integers(-9, 9, (10, 3, 1, 1), np.int8)
     kernel = ops.multiply(ops.convert(ops.constant(bytes_), ov.Type.f32), np.float32(0.1))
@@ -120,7 +122,7 @@ def test_convert_names_the_precision_that_a_source_has_already(tmp_path):
         assert convert([model], tmp_path / precision, options).manifest.precision == precision
 
 
-def test_convert_states_nothing_that_flags_contradict(tmp_path):
+def test_convert_states_nothing_that_flags_contradict(tmp_path: Path) -> None:
     options = ConvertOptions(color="rgb", pad=0, anchor="center", name="mine", version="3", iou=0.5)
     manifest = convert([write(tmp_path, detector_graphs.yolox())], tmp_path / "bundle", options).manifest
     assert (manifest.name, manifest.version) == ("mine", "3")
@@ -128,7 +130,7 @@ def test_convert_states_nothing_that_flags_contradict(tmp_path):
     assert "color rgb, anchor center, pad 0, iou 0.5: as asked for" in manifest.provenance.notes
 
 
-def test_convert_takes_an_export_of_ultralytics_as_it_is(tmp_path):
+def test_convert_takes_an_export_of_ultralytics_as_it_is(tmp_path: Path) -> None:
     model = detector_graphs.yolo_v8(2)
     info = {
         "model_type": "YOLO",
@@ -147,7 +149,7 @@ def test_convert_takes_an_export_of_ultralytics_as_it_is(tmp_path):
     assert manifest.thresholds.iou == 0.7
 
 
-def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path):
+def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         convert([write(tmp_path, detector_graphs.classifier())], tmp_path / "bundle")
     text = str(caught.value)
@@ -156,13 +158,15 @@ def test_convert_asks_by_flag_for_what_it_cannot_infer(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [20, 80, 90])
-def test_convert_takes_no_classifier_for_one_of_objects(tmp_path, classes):
+def test_convert_takes_no_classifier_for_one_of_objects(tmp_path: Path, classes: int) -> None:
     options = ConvertOptions(color="rgb", mean=(0.0,), scale=(1.0,))
     with pytest.raises(UsageError, match="does not say its labels"):
         convert([write(tmp_path, detector_graphs.classifier(classes))], tmp_path / "bundle", options)
 
 
-def test_convert_asks_for_the_channels_of_an_ir_that_someone_folded_preprocessing_into(tmp_path):
+def test_convert_asks_for_the_channels_of_an_ir_that_someone_folded_preprocessing_into(
+    tmp_path: Path,
+) -> None:
     steps = PrePostProcessor(detector_graphs.yolo_v5(2))
     tensor = steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     tensor.set_color_format(ColorFormat.BGR)
@@ -175,25 +179,25 @@ def test_convert_asks_for_the_channels_of_an_ir_that_someone_folded_preprocessin
     assert manifest.input.resize == "letterbox"
 
 
-def test_convert_refuses_labels_of_another_number(tmp_path):
+def test_convert_refuses_labels_of_another_number(tmp_path: Path) -> None:
     options = ConvertOptions(labels="a,b")
     with pytest.raises(UsageError, match=r"2 labels .*80 classes"):
         convert([write(tmp_path, detector_graphs.yolox())], tmp_path / "bundle", options)
 
 
-def test_convert_refuses_a_head_that_the_file_itself_contradicts(data, tmp_path):
+def test_convert_refuses_a_head_that_the_file_itself_contradicts(data: Path, tmp_path: Path) -> None:
     options = ConvertOptions(head="yolox")
     with pytest.raises(UsageError, match="the file itself says yolo_anchor"):
         convert([data / "darknet" / "yolo-fastest-1.1-xl.cfg"], tmp_path / "bundle", options)
 
 
-def test_convert_shortens_a_name_that_no_bundle_may_have(tmp_path):
+def test_convert_shortens_a_name_that_no_bundle_may_have(tmp_path: Path) -> None:
     path = tmp_path / f"{'n' * 200}.xml"
     ov.save_model(detector_graphs.yolox(), path)
     assert convert([path], tmp_path / "bundle").manifest.name == "n" * 128
 
 
-def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path):
+def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path: Path) -> None:
     model = write(tmp_path, detector_graphs.yolox())
     first = convert([model], tmp_path / "bundle")
     with pytest.raises(BundleError, match="a bundle is there already"):
@@ -202,7 +206,7 @@ def test_convert_leaves_a_bundle_alone_unless_told_to_overwrite(tmp_path):
     assert first.digest != second.digest
 
 
-def test_convert_leaves_nothing_behind_when_a_golden_picture_is_none(tmp_path):
+def test_convert_leaves_nothing_behind_when_a_golden_picture_is_none(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     options = ConvertOptions(golden=[tmp_path / "notes.txt"])
     with pytest.raises(DataError, match=r"notes\.txt"):
@@ -210,7 +214,9 @@ def test_convert_leaves_nothing_behind_when_a_golden_picture_is_none(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_where_its_name_says_and_reports_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, detector_graphs.yolo_v8())
     monkeypatch.chdir(tmp_path)
     assert run("convert", "yolo_v8.xml", "--json", "result.json") == 0
@@ -250,7 +256,14 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(tmp_path, mo
         ([], 2, "Missing argument"),
     ],
 )
-def test_the_command_says_what_is_wrong_and_exits(tmp_path, monkeypatch, capsys, arguments, code, words):
+def test_the_command_says_what_is_wrong_and_exits(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path, detector_graphs.yolox())
     write(tmp_path, detector_graphs.unknown())
@@ -262,15 +275,15 @@ def test_the_command_says_what_is_wrong_and_exits(tmp_path, monkeypatch, capsys,
     assert words in capsys.readouterr().err
 
 
-def test_the_command_takes_masks_and_anchors(tmp_path):
+def test_the_command_takes_masks_and_anchors(tmp_path: Path) -> None:
     model = write(tmp_path, detector_graphs.anchor_grids())
     flags = ["--anchors", "1,2,3,4,5,6,7,8,9,10,11,12", "--masks", "0,1,2/3,4,5", "--scale-xy", "1.05,1.05"]
     assert run("convert", model, "-o", tmp_path / "bundle", "--labels", "a,b", *flags) == 0
-    head = bundles.read(tmp_path / "bundle").manifest.head
+    head = instance_of(YoloAnchor, bundles.read(tmp_path / "bundle").manifest.head)
     assert (head.masks, head.scale_xy, head.anchors[5]) == (((0, 1, 2), (3, 4, 5)), (1.05, 1.05), (11, 12))
 
 
-def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
+def test_ctrl_c_leaves_no_half_written_bundle(tmp_path: Path, pictures: Path) -> None:
     model = write(tmp_path, detector_graphs.yolox())
     for i in range(300):
         os.link(pictures / "0.png", pictures / f"more{i}.png")
@@ -286,10 +299,8 @@ def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
     out = tmp_path / "out" / "bundle"
     command = [sys.executable, "-c", script, "convert", str(model), "-o", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.strip() == "saving":
-                break
-        time.sleep(0.1)
+        assert process.stdout is not None
+        assert any(line.strip() == "saving" for line in process.stdout)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 4
@@ -299,7 +310,9 @@ def test_ctrl_c_leaves_no_half_written_bundle(tmp_path, pictures):
 
 @pytest.mark.models
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
-def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, pictures, name):
+def test_classifiers_of_real_size_convert_to_their_known_sizes(
+    tmp_path: Path, pictures: Path, name: str
+) -> None:
     make, size = ARCHITECTURES[name]
     model = write(tmp_path, make())
     options = ConvertOptions(color="rgb", mean=(127.5,), scale=(127.5,))
@@ -309,7 +322,8 @@ def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, picture
     half = convert([model], tmp_path / "half", dataclasses.replace(options, fp16=True))
     assert half.size == pytest.approx(size / 2, rel=0.06)
     made = [bundle, half]
-    for mode, part in (("fp16", 0.5), ("int8-weights", 0.25), ("int8", 0.25)):
+    parts: dict[Mode, float] = {"fp16": 0.5, "int8-weights": 0.25, "int8": 0.25}
+    for mode, part in parts.items():
         images = sorted(pictures.iterdir())
         made.append(quantize(bundle, tmp_path / mode, mode=mode, images=images).bundle)
         assert made[-1].size / bundle.size == pytest.approx(part, abs=0.04)
@@ -318,7 +332,7 @@ def test_classifiers_of_real_size_convert_to_their_known_sizes(tmp_path, picture
             assert len(detector.detect(np.zeros((300, 400, 3), np.uint8)).found) == 5
 
 
-def test_convert_leaves_nothing_when_there_is_no_space(tmp_path):
+def test_convert_leaves_nothing_when_there_is_no_space(tmp_path: Path) -> None:
     """Files may not grow beyond a limit: as on a full disk, a write stops in the middle."""
     model = write(tmp_path, detector_graphs.yolox())
     code = (

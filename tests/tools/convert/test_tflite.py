@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -12,18 +14,20 @@ from openvino import opset13 as ops
 
 from qzd_ext.errors import ModelError
 from qzd_ext.manifest import Ssd
+from qzd_tools.convert.facts import Recognised
 from qzd_tools.convert.formats.dequantize import to_float
 from qzd_tools.convert.formats.flatbuffers import custom_options, flexbuffer_map
 from qzd_tools.convert.formats.read import read_source
 from qzd_tools.convert.formats.tflite import POST_PROCESS
 from support import detector_graphs
+from support.results import instance_of
 
 QUANTIZED = "ssd_mobilenet_v1_coco_quant_detect.tflite"
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 INT, FLOAT, STRING, MAP, BOOL = 1, 3, 5, 9, 26
 
 
-def flexbuffer(values: dict[str, object]) -> bytes:
+def flexbuffer(values: Mapping[str, bool | float | str]) -> bytes:
     """A FlexBuffers map with every number 8 bytes wide."""
     data, keys = b"", []
     for name in sorted(values):
@@ -49,43 +53,44 @@ numbers = st.integers(-(2**62), 2**62) | st.floats(-9, 9) | st.booleans()
 
 
 @given(st.dictionaries(st.text("abcdefgh_", min_size=1), numbers, min_size=1, max_size=12))
-def test_flexbuffer_map_reads_numbers_of_any_kind(values):
+def test_flexbuffer_map_reads_numbers_of_any_kind(values: dict[str, bool | float]) -> None:
     assert values == flexbuffer_map(flexbuffer(values))
 
 
-def test_flexbuffer_map_leaves_out_what_is_no_number():
+def test_flexbuffer_map_leaves_out_what_is_no_number() -> None:
     assert flexbuffer_map(flexbuffer({"a": 1, "b": "text"})) == {"a": 1}
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\x05\x04\x01", flexbuffer({"a": 1})[:-3] + b"\xff\x27\x01"])
-def test_flexbuffer_map_refuses_what_is_no_map(data):
+def test_flexbuffer_map_refuses_what_is_no_map(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"map|cut off"):
         flexbuffer_map(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08\0\0\0TFL3", b"\x40\0\0\0TFL3" + b"\xff" * 90])
-def test_custom_options_refuses_what_is_no_tflite(data):
+def test_custom_options_refuses_what_is_no_tflite(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"TFL3|cut off"):
         custom_options(data, "anything")
 
 
 @pytest.mark.data
-def test_custom_options_finds_an_operation_by_its_name(data):
+def test_custom_options_finds_an_operation_by_its_name(data: Path) -> None:
     content = (data / "models" / QUANTIZED).read_bytes()
     options = custom_options(content, POST_PROCESS)
-    stated = flexbuffer_map(options)
+    stated = flexbuffer_map(instance_of(bytes, options))
     assert (stated["num_classes"], stated["y_scale"], stated["h_scale"]) == (90, 10.0, 5.0)
     assert stated["nms_iou_threshold"] == pytest.approx(0.6)
     assert custom_options(content, "another") is None
 
 
 @pytest.mark.data
-def test_read_cuts_the_post_processing_off_and_keeps_what_it_knew(data):
+def test_read_cuts_the_post_processing_off_and_keeps_what_it_knew(data: Path) -> None:
     source = read_source([data / "models" / QUANTIZED])
-    found = source.recognised
+    found = instance_of(Recognised, source.recognised)
     assert Ssd(scales=(10.0, 10.0, 5.0, 5.0), activation="sigmoid", background=True) == found.head
     assert (found.classes, found.family.iou, found.family.color) == (90, 0.6, "rgb")
     assert [tuple(o.shape) for o in source.model.outputs] == [(1, 1917, 4), (1, 1917, 91)]
+    assert found.priors is not None
     assert found.priors.shape == (1917, 4)
     assert np.allclose(found.priors[0], found.priors[0].clip(0, 1))
     kinds = {n.get_type_name() for n in source.model.get_ops()}
@@ -93,7 +98,7 @@ def test_read_cuts_the_post_processing_off_and_keeps_what_it_knew(data):
 
 
 @pytest.mark.data
-def test_read_says_that_a_file_is_cut_off(data, tmp_path):
+def test_read_says_that_a_file_is_cut_off(data: Path, tmp_path: Path) -> None:
     content = (data / "models" / QUANTIZED).read_bytes()
     (tmp_path / "half.tflite").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"half\.tflite"):
@@ -101,7 +106,7 @@ def test_read_says_that_a_file_is_cut_off(data, tmp_path):
 
 
 @pytest.mark.data
-def test_read_says_that_a_file_is_damaged_inside(data, tmp_path):
+def test_read_says_that_a_file_is_damaged_inside(data: Path, tmp_path: Path) -> None:
     content = bytearray((data / "models" / QUANTIZED).read_bytes())
     content[-60_000::1000] = b"\xff" * len(content[-60_000::1000])
     (tmp_path / "hurt.tflite").write_bytes(content)
@@ -110,9 +115,9 @@ def test_read_says_that_a_file_is_damaged_inside(data, tmp_path):
 
 
 @pytest.mark.data
-def test_read_names_an_option_that_is_not_finite(data, tmp_path):
+def test_read_names_an_option_that_is_not_finite(data: Path, tmp_path: Path) -> None:
     content = (data / "models" / QUANTIZED).read_bytes()
-    options = custom_options(content, POST_PROCESS)
+    options = instance_of(bytes, custom_options(content, POST_PROCESS))
     hurt = options.replace(np.float32(5).tobytes(), np.float32(np.nan).tobytes())
     (tmp_path / "hurt.tflite").write_bytes(content.replace(options, hurt))
     with pytest.raises(ModelError, match=r"scale nan[\s\S]*Wanted: h_scale, w_scale"):
@@ -134,7 +139,9 @@ def quantized(low: float, high: float, out_low: float, out_high: float, node: ov
     ],
     ids=["relu6", "an activation", "a linear layer", "the input"],
 )
-def test_to_float_turns_ranges_into_what_they_stand_for(bounds, expected):
+def test_to_float_turns_ranges_into_what_they_stand_for(
+    bounds: tuple[int, float, int, float], expected: Callable[..., Any]
+) -> None:
     frame = detector_graphs.picture((1, 3, 4, 4))
     model = ov.Model([quantized(*bounds, frame)], [frame], "quantized")
     assert to_float(model)
@@ -143,7 +150,7 @@ def test_to_float_turns_ranges_into_what_they_stand_for(bounds, expected):
     np.testing.assert_allclose(got, expected(values), atol=1e-5)
 
 
-def test_to_float_makes_weights_of_bytes_and_results_of_floats():
+def test_to_float_makes_weights_of_bytes_and_results_of_floats() -> None:
     frame = detector_graphs.picture((1, 3, 4, 4), ov.Type.u8)
     bytes_ = np.array([[1, 2, 3]], np.uint8).reshape(1, 3, 1, 1)
     kernel = ops.multiply(ops.subtract(ops.convert(bytes_, ov.Type.f32), np.float32(2)), np.float32(0.5))
@@ -160,7 +167,7 @@ def test_to_float_makes_weights_of_bytes_and_results_of_floats():
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-def test_to_float_leaves_the_scale_of_a_signed_input_open():
+def test_to_float_leaves_the_scale_of_a_signed_input_open() -> None:
     frame = detector_graphs.picture((1, 3, 4, 4), ov.Type.i8)
     start = quantized(-128, 127, -1, 0.9921875, ops.convert(frame, ov.Type.f32))
     model = ov.Model([ops.multiply(start, np.float32(2))], [frame], "signed")
@@ -171,5 +178,5 @@ def test_to_float_leaves_the_scale_of_a_signed_input_open():
     np.testing.assert_allclose(got, 2 * values, atol=1e-6)
 
 
-def test_to_float_says_that_nothing_was_quantized(tmp_path: Path):
+def test_to_float_says_that_nothing_was_quantized(tmp_path: Path) -> None:
     assert not to_float(detector_graphs.classifier())

@@ -48,7 +48,7 @@ def annotation(**changes: Any) -> dict[str, Any]:
     return {"id": 7, "image_id": 1, "category_id": 3, "bbox": [1, 1, 5, 5]} | changes
 
 
-def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path):
+def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path: Path) -> None:
     dataset = read_coco(coco(tmp_path))
     assert [p.truth for p in dataset.pictures] == [1, 2]
     assert dataset.pictures[0].path == tmp_path / "images" / "a.png"
@@ -76,7 +76,9 @@ def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path):
         ({"images": [{"id": 1, "file_name": "no.png"}], "annotations": []}, ["images[0] (id 1)", "no.png"]),
     ],
 )
-def test_read_coco_names_the_entry_when_it_is_wrong(tmp_path, changes, words):
+def test_read_coco_names_the_entry_when_it_is_wrong(
+    tmp_path: Path, changes: dict[str, list[dict[str, int | str | list[int]]]], words: list[str]
+) -> None:
     with pytest.raises(DataError) as caught:
         read_coco(coco(tmp_path, **changes))
     for word in words:
@@ -88,14 +90,14 @@ def test_read_coco_names_the_entry_when_it_is_wrong(tmp_path, changes, words):
     [b"", b"{", b'{"images": [', b"[]", b"\xff\xfe", b"{}", b'{"info": ' + b"[" * 100_000,
      b'{"images": [{"id": 1, "file_name": "caf\xe9.jpg"}]}'],
 )  # fmt: skip
-def test_read_coco_fails_when_file_is_no_coco(tmp_path, content):
+def test_read_coco_fails_when_file_is_no_coco(tmp_path: Path, content: bytes) -> None:
     file = coco(tmp_path)
     file.write_bytes(content)
     with pytest.raises(DataError, match=str(file)):
         read_coco(file)
 
 
-def test_read_coco_takes_whole_numbers_however_they_are_written(tmp_path):
+def test_read_coco_takes_whole_numbers_however_they_are_written(tmp_path: Path) -> None:
     images = [{"id": "1", "file_name": "a.png", "width": 64.0, "height": 48.0}]
     objects = [annotation(image_id=1.0, category_id="3")]
     dataset = read_coco(coco(tmp_path, images=images, annotations=objects))
@@ -103,27 +105,27 @@ def test_read_coco_takes_whole_numbers_however_they_are_written(tmp_path):
     assert (dataset.annotations[0].image_id, dataset.annotations[0].category_id) == (1, 3)
 
 
-def test_read_coco_takes_a_byte_order_mark(tmp_path):
+def test_read_coco_takes_a_byte_order_mark(tmp_path: Path) -> None:
     file = coco(tmp_path)
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
     assert len(read_coco(file).pictures) == 2
 
 
-def test_read_coco_fails_when_truncated(tmp_path):
+def test_read_coco_fails_when_truncated(tmp_path: Path) -> None:
     file = coco(tmp_path)
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(DataError, match="truncated"):
         read_coco(file)
 
 
-def test_read_coco_fails_when_nothing_is_there(tmp_path):
+def test_read_coco_fails_when_nothing_is_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_coco(tmp_path / "no.json")
     with pytest.raises(DataError, match="no such directory"):
         read_coco(coco(tmp_path), tmp_path / "elsewhere")
 
 
-def test_digest_changes_when_an_image_changes_and_not_with_its_name(tmp_path):
+def test_digest_changes_when_an_image_changes_and_not_with_its_name(tmp_path: Path) -> None:
     first = read_coco(coco(tmp_path / "1")).digest
     assert read_coco(coco(tmp_path / "2")).digest == first
     file = coco(tmp_path / "3")
@@ -131,7 +133,7 @@ def test_digest_changes_when_an_image_changes_and_not_with_its_name(tmp_path):
     assert read_coco(file).digest != first
 
 
-def test_combined_digest_is_the_same_in_any_order():
+def test_combined_digest_is_the_same_in_any_order() -> None:
     assert combined_digest(["a", "b"]) == combined_digest(["b", "a"]) != combined_digest(["a"])
 
 
@@ -139,33 +141,33 @@ def test_combined_digest_is_the_same_in_any_order():
     ("name", "same"),
     [("Traffic_Light", "traffic light"), ("hair  drier", "hair-drier"), ("TV", "tv"), ("e\u0301", "\u00c9")],
 )
-def test_normalized_is_the_same_when_spelling_differs(name, same):
+def test_normalized_is_the_same_when_spelling_differs(name: str, same: str) -> None:
     assert normalized(name) == normalized(same)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0broken"])
-def test_read_image_fails_when_file_is_no_image(tmp_path, content):
+def test_read_image_fails_when_file_is_no_image(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x.jpg: not an image"):
         read_image(path)
 
 
-def test_read_image_gives_three_channels_when_picture_has_one_or_four(tmp_path):
+def test_read_image_gives_three_channels_when_picture_has_one_or_four(tmp_path: Path) -> None:
     for channels in ((), (4,)):
         path = tmp_path / "x.png"
         assert cv2.imwrite(str(path), np.full((5, 7, *channels), 200, np.uint8))
         assert read_image(path).shape == (5, 7, 3)
 
 
-def test_list_images_leaves_hidden_files_out(tmp_path):
+def test_list_images_leaves_hidden_files_out(tmp_path: Path) -> None:
     picture(tmp_path / "b" / "2.png")
     picture(tmp_path / "1.png")
     (tmp_path / ".DS_Store").touch()
     assert [p.name for p in list_images(tmp_path)] == ["1.png", "2.png"]
 
 
-def test_list_images_follows_links_to_folders_once(tmp_path):
+def test_list_images_follows_links_to_folders_once(tmp_path: Path) -> None:
     picture(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "here" / ".hidden").mkdir(parents=True)
     for link, target in (("a", "elsewhere"), ("b", "elsewhere"), (".hidden/c", "elsewhere"), ("d", "here")):
@@ -173,7 +175,7 @@ def test_list_images_follows_links_to_folders_once(tmp_path):
     assert list_images(tmp_path / "here") == [tmp_path / "here" / "a" / "1.png"]
 
 
-def test_the_digest_is_another_when_two_pictures_are_swapped(tmp_path):
+def test_the_digest_is_another_when_two_pictures_are_swapped(tmp_path: Path) -> None:
     annotations = coco(tmp_path)
     images = [picture(tmp_path / "images" / name, grey=grey) for name, grey in (("a.png", 1), ("b.png", 2))]
     before = read_coco(annotations).digest
@@ -183,14 +185,16 @@ def test_the_digest_is_another_when_two_pictures_are_swapped(tmp_path):
     assert read_coco(annotations).digest != before
 
 
-def test_a_link_that_leads_nowhere_is_no_image_that_is_left_out(tmp_path):
+def test_a_link_that_leads_nowhere_is_no_image_that_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "1.png").symlink_to(tmp_path / "moved" / "1.png")
     (path,) = list_images(tmp_path)
     with pytest.raises(DataError, match=r"1\.png: cannot be read: No such file"):
         read_image(path)
 
 
-def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkeypatch):
+def test_list_images_fails_when_a_folder_may_not_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture(tmp_path / "1.png")
     (tmp_path / "locked").mkdir()
     really = os.scandir
@@ -208,17 +212,17 @@ def test_list_images_fails_when_a_folder_may_not_be_looked_into(tmp_path, monkey
 @pytest.mark.parametrize(
     ("count", "taken"), [(0, []), (2, [0, 1]), (4, [0, 1, 2, 3]), (5, [0, 1, 2, 3]), (9, [0, 2, 4, 6])]
 )
-def test_evenly_takes_from_all_of_them(count, taken):
+def test_evenly_takes_from_all_of_them(count: int, taken: list[int]) -> None:
     assert evenly([Path(str(i)) for i in range(count)], 4) == [Path(str(i)) for i in taken]
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_list_images_fails_when_there_is_none(tmp_path, missing):
+def test_list_images_fails_when_there_is_none(tmp_path: Path, missing: bool) -> None:
     with pytest.raises(DataError, match=r"no such directory|no file in it"):
         list_images(tmp_path / "no" if missing else tmp_path)
 
 
-def test_content_hashes_fail_when_a_file_is_gone(tmp_path):
+def test_content_hashes_fail_when_a_file_is_gone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.png"):
         content_hashes([tmp_path / "gone.png"])
 
@@ -226,7 +230,7 @@ def test_content_hashes_fail_when_a_file_is_gone(tmp_path):
 NAMES = ("tench", "great white shark", "")
 
 
-def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
+def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a file.png")
     (tmp_path / "labels.txt").write_bytes(codecs.BOM_UTF8 + b"a file.png 1\r\n\na file.png\t0\n")
     dataset = read_imagenet(tmp_path / "labels.txt", None, NAMES)
@@ -246,7 +250,7 @@ def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path):
         ("", "no line"),
     ],
 )
-def test_read_imagenet_names_the_line_when_it_is_wrong(tmp_path, text, words):
+def test_read_imagenet_names_the_line_when_it_is_wrong(tmp_path: Path, text: str, words: str) -> None:
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "labels.txt").write_text(text)
     with pytest.raises(DataError, match=words):
@@ -256,20 +260,20 @@ def test_read_imagenet_names_the_line_when_it_is_wrong(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("folder", "truth"), [("Great_White_Shark", 1), ("2", 2), ("n01440764", 0)], ids=["label", "index", "id"]
 )
-def test_read_imagenet_takes_class_folders(tmp_path, folder, truth):
+def test_read_imagenet_takes_class_folders(tmp_path: Path, folder: str, truth: int) -> None:
     picture(tmp_path / folder / "x.png")
     dataset = read_imagenet(tmp_path, None, NAMES)
     assert [p.truth for p in dataset.pictures] == [truth]
 
 
-def test_digest_changes_when_a_class_changes(tmp_path):
+def test_digest_changes_when_a_class_changes(tmp_path: Path) -> None:
     picture(tmp_path / "tench" / "x.png")
     before = read_imagenet(tmp_path, None, NAMES).digest
     (tmp_path / "tench").rename(tmp_path / "1")
     assert read_imagenet(tmp_path, None, NAMES).digest != before
 
 
-def test_read_imagenet_refuses_a_folder_that_two_labels_answer_to(tmp_path):
+def test_read_imagenet_refuses_a_folder_that_two_labels_answer_to(tmp_path: Path) -> None:
     names = ("Cardigan", "cardigan", "crane", "crane")
     for folder in ("Cardigan", "cardigan"):
         picture(tmp_path / folder / "x.png")
@@ -280,7 +284,7 @@ def test_read_imagenet_refuses_a_folder_that_two_labels_answer_to(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["whale", "3", "9" * 200, "n02102040"])
-def test_read_imagenet_fails_when_folder_is_no_class(tmp_path, folder):
+def test_read_imagenet_fails_when_folder_is_no_class(tmp_path: Path, folder: str) -> None:
     picture(tmp_path / folder / "x.png")
     with pytest.raises(DataError, match=f"{folder}: not a class"):
         read_imagenet(tmp_path, None, NAMES)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from qzd_tools.download.catalogue import Entry, RemoteFile, find, load
 from qzd_tools.download.http import Patience
 from qzd_tools.download.run import Origin, download, downloaded
 from support.http_server import Mirror, serve
+from support.waiting import until
 
 QUICK = Patience(stall_seconds=1, attempts=2, pause_seconds=0.01)
 
@@ -294,9 +294,8 @@ def test_download_goes_on_after_ctrl_c(mirror: Mirror, tmp_path: Path) -> None:
     whole = [sys.executable, "-m", "qzd_tools.cli", *words]
     process = subprocess.Popen(whole, env=paths, stderr=subprocess.PIPE)
     part = tmp_path / ".tiny.partial" / ".model.bin.part"
-    while not part.exists() or part.stat().st_size < len(content) // 2:
-        assert process.poll() is None
-        time.sleep(0.01)
+    half = len(content) // 2
+    until(lambda: (part.exists() and part.stat().st_size >= half) or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert (process.returncode, b"interrupted" in said) == (4, True)

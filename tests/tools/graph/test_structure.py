@@ -24,14 +24,14 @@ def kinds(model: ov.Model, names: tuple[str, ...]) -> list[str]:
     return sorted(found[name] for name in names)
 
 
-def test_find_head_ends_at_the_last_weighted_layer():
+def test_find_head_ends_at_the_last_weighted_layer() -> None:
     model = build_painted()
     head = find_head(model)
     assert head.layers == ("mix",)
     assert kinds(model, head.arithmetic) == ["Add", "Concat", "Reshape", "Sigmoid"]
 
 
-def test_head_is_cheap_when_it_has_a_small_part_of_the_model():
+def test_head_is_cheap_when_it_has_a_small_part_of_the_model() -> None:
     head = find_head(build_painted())
     cells, depthwise, mix = 48 * 3 * 64, 48, 3 * 48
     assert head.weights == pytest.approx(mix / (cells + depthwise + mix))
@@ -39,14 +39,14 @@ def test_head_is_cheap_when_it_has_a_small_part_of_the_model():
     assert head.is_cheap
 
 
-def test_head_is_dear_when_it_is_the_model():
+def test_head_is_dear_when_it_is_the_model() -> None:
     frame = ops.parameter([1, 8], ov.Type.f32)
     only = ops.matmul(frame, np.ones((8, 100), np.float32), False, False)
     head = find_head(ov.Model([only], [frame], "linear"))
     assert (head.multiplications, head.weights, head.is_cheap) == (1.0, 1.0, False)
 
 
-def test_find_head_does_not_change_when_names_do():
+def test_find_head_does_not_change_when_names_do() -> None:
     model = build_painted()
     before = len(find_head(model).arithmetic)
     for index, node in enumerate(model.get_ordered_ops()):
@@ -55,7 +55,7 @@ def test_find_head_does_not_change_when_names_do():
     assert kinds(model, find_head(model).layers) == ["Convolution"]
 
 
-def test_find_head_goes_through_a_convolution_that_averages_a_distribution():
+def test_find_head_goes_through_a_convolution_that_averages_a_distribution() -> None:
     """YOLOv8's DFL: a softmax over bins, then a 1x1 convolution with the bins' values as weights."""
     frame = ops.parameter([1, 3, 8, 8], ov.Type.f32)
     layer = ops.convolution(frame, np.ones((16, 3, 1, 1), np.float32), [1, 1], [0, 0], [0, 0], [1, 1])
@@ -68,7 +68,7 @@ def test_find_head_goes_through_a_convolution_that_averages_a_distribution():
     assert kinds(model, find_head(model).arithmetic) == ["Convolution", "Reshape", "Softmax"]
 
 
-def test_weighted_layers_counts_weights_that_are_compressed_and_no_products_of_activations():
+def test_weighted_layers_counts_weights_that_are_compressed_and_no_products_of_activations() -> None:
     frame = ops.parameter([1, 4, 8], ov.Type.f32)
     half = ops.convert(ops.constant(np.ones((8, 8), np.float16)), "f32")
     layer = ops.matmul(frame, half, False, False)
@@ -79,14 +79,14 @@ def test_weighted_layers_counts_weights_that_are_compressed_and_no_products_of_a
     assert len(weighted_layers(model)) == 1
 
 
-def test_is_quantized_when_activations_are():
+def test_is_quantized_when_activations_are() -> None:
     assert not is_quantized(build_painted())
     frame = ops.parameter([1, 3], ov.Type.f32)
     zero, one = np.float32(0), np.float32(1)
     assert is_quantized(ov.Model([ops.fake_quantize(frame, zero, one, zero, one, 256)], [frame], "q"))
 
 
-def test_matches_give_names_of_operations():
+def test_matches_give_names_of_operations() -> None:
     model = build_painted()
     assert match_names(model, ["mix"]) == ["mix"]
     assert match_patterns(model, ["m.x$", "cell"]) == ["mix", "cells"]
@@ -102,14 +102,14 @@ def test_matches_give_names_of_operations():
         (Recipe(ignored_types=("Convolutions",)), ["--ignored-type Convolutions", "Convolution"]),
     ],
 )
-def test_ignored_operations_fails_when_something_matches_nothing(recipe, words):
+def test_ignored_operations_fails_when_something_matches_nothing(recipe: Recipe, words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         ignored_operations(build_painted(), recipe)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_ignored_operations_hold_the_head_and_what_was_asked_for():
+def test_ignored_operations_hold_the_head_and_what_was_asked_for() -> None:
     model = build_painted()
     plain = ignored_operations(model, Recipe(head_layers="int8"))
     assert "mix" not in plain
@@ -117,7 +117,7 @@ def test_ignored_operations_hold_the_head_and_what_was_asked_for():
     assert set(ignored_operations(model, Recipe(ignored_types=("Divide",)))) > set(plain)
 
 
-def test_make_names_unique_renames_only_the_doubled():
+def test_make_names_unique_renames_only_the_doubled() -> None:
     model = build_painted()
     for node in weighted_layers(model):
         node.set_friendly_name("same")

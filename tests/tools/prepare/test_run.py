@@ -129,7 +129,9 @@ def test_prepare_ends_in_a_report_whose_tables_are_filled(prepared: Model) -> No
     assert "<svg" in (prepared.output / "report.html").read_text()
 
 
-def test_prepare_says_that_sets_overlap_before_it_quantizes(tiny_model, tmp_path, capsys) -> None:
+def test_prepare_says_that_sets_overlap_before_it_quantizes(
+    tiny_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [word for word in tiny_model.words if word != "fp16"]
     for file in Path(words[0]).parent.glob("tiny.*"):
         shutil.copy(file, tmp_path / f"my model{file.suffix}")  # no name for a bundle as it stands

@@ -45,7 +45,9 @@ def model_of(kind: str, values: np.ndarray, port_first: bool = False) -> ov.Mode
     ],
 )
 @pytest.mark.parametrize("mean", [0, 1, -6], ids=["symmetric", "skewed", "negative"])
-def test_compress_weights_keeps_results_with_a_scale_and_a_zero_a_channel(kind, shape, channels, mean):
+def test_compress_weights_keeps_results_with_a_scale_and_a_zero_a_channel(
+    kind: str, shape: tuple[int, ...], channels: int, mean: int
+) -> None:
     values = weights(*shape) + np.float32(mean)
     original, compressed = model_of(kind, values), model_of(kind, values)
     assert compress_weights(compressed) == 1
@@ -70,7 +72,7 @@ def test_compress_weights_keeps_results_with_a_scale_and_a_zero_a_channel(kind, 
     assert np.abs(steps.sum(axis=inside)).max() <= 0.5 + 1e-2
 
 
-def test_compress_weights_leaves_the_smallest_layers_in_half_precision():
+def test_compress_weights_leaves_the_smallest_layers_in_half_precision() -> None:
     source = ops.parameter([1, 8], ov.Type.f32)
     small = ops.matmul(source, ops.constant(weights(8, 8)), False, False)
     large = ops.matmul(small, ops.constant(weights(8, 400)), False, False)
@@ -80,7 +82,7 @@ def test_compress_weights_leaves_the_smallest_layers_in_half_precision():
     assert sorted(t.get_type_name() for t in types) == ["f16", "f32", "u8", "u8"]
 
 
-def test_compress_weights_leaves_what_half_precision_cannot_hold():
+def test_compress_weights_leaves_what_half_precision_cannot_hold() -> None:
     source = ops.parameter([1, 8], ov.Type.f32)
     small = ops.matmul(source, ops.constant(weights(8, 8) * np.float32(1e6)), False, False)
     model = ov.Model([ops.matmul(small, ops.constant(weights(8, 400)), False, False)], [source], "large")
@@ -89,7 +91,7 @@ def test_compress_weights_leaves_what_half_precision_cannot_hold():
     assert np.isfinite(result(np.ones((1, 8), np.float32))[0]).all()
 
 
-def test_compress_weights_survives_a_channel_of_zeros():
+def test_compress_weights_survives_a_channel_of_zeros() -> None:
     values = weights(16, 8, 3, 3)
     values[3] = 0
     model = model_of("convolution", values)

@@ -11,7 +11,7 @@ import pytest
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
 from qzd_tools.convert.run import convert
-from qzd_tools.data.coco import read_coco
+from qzd_tools.data.coco import Dataset, read_coco
 from qzd_tools.data.imagenet import read_imagenet
 from qzd_tools.data.images import list_images
 from qzd_tools.graph.structure import find_head
@@ -38,7 +38,9 @@ def made(data: Path, tmp_path: Path) -> Maker:
     def make(path: str, mode: Mode) -> Quantized:
         parent = convert([data / path], tmp_path / "float")
         if path == CLASSIFIER:
-            dataset = read_imagenet(data / "imagenet" / "labels.txt", None, parent.manifest.labels.names)
+            dataset: Dataset = read_imagenet(
+                data / "imagenet" / "labels.txt", None, parent.manifest.labels.names
+            )
         else:
             dataset = read_coco(data / "coco" / "validation" / "instances.json")
         images = list_images(data / "coco" / "calibration" / "images")
@@ -58,27 +60,29 @@ def size(bundle: Bundle) -> int:
 
 
 @pytest.mark.parametrize("path", DETECTORS)
-def test_int8_by_the_default_recipe_keeps_the_boxes(made, path):
+def test_int8_by_the_default_recipe_keeps_the_boxes(made: Maker, path: str) -> None:
     result = made(path, "int8")
     assert drop(result) <= 0.005
     with Detector(result.bundle) as detector:
         assert detector.self_test() == []
 
 
-def test_int8_by_the_default_recipe_keeps_the_classes(made):
+def test_int8_by_the_default_recipe_keeps_the_classes(made: Maker) -> None:
     assert drop(made(CLASSIFIER, "int8")) <= 3 / 250
 
 
 @pytest.mark.parametrize("path", ["models/yolox_nano.onnx", "models/ssd_mobilenet_v1_coco.xml", CLASSIFIER])
 @pytest.mark.parametrize(("mode", "part"), [("int8-weights", 0.25), ("fp16", 0.5)])
-def test_modes_without_data_keep_accuracy_and_are_smaller(made, path, mode, part):
+def test_modes_without_data_keep_accuracy_and_are_smaller(
+    made: Maker, path: str, mode: Mode, part: float
+) -> None:
     result = made(path, mode)
     assert abs(drop(result)) <= 0.003 + (1 / 250 if path == CLASSIFIER else 0)
     assert size(result.bundle) / size(result.parent) == pytest.approx(part, abs=0.03)
 
 
 @pytest.mark.parametrize("path", [*DETECTORS, CLASSIFIER])
-def test_the_head_of_every_real_model_is_found(data, tmp_path, path):
+def test_the_head_of_every_real_model_is_found(data: Path, tmp_path: Path, path: str) -> None:
     """A few layers at the end, and arithmetic that holds no layer."""
     bundle = convert([data / path], tmp_path / "float")
     head = find_head(ov.Core().read_model(bundle.model))

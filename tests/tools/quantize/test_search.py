@@ -39,14 +39,14 @@ def search(
     return escalate(PLAIN, 0.1, budget, quantize, judge, reverts, said.append)
 
 
-def test_search_goes_on_after_a_ranking_that_took_its_half_of_the_time():
+def test_search_goes_on_after_a_ranking_that_took_its_half_of_the_time() -> None:
     said: list[str] = []
     best = search([0.4, 0.4, 0.3, 0.2, 0.2], said, budget=1.0)
     assert [text.partition(" layers")[0] for text in said[2:]] == ["1", "2", "4"]
     assert (best.drop, len(best.reverted)) == (0.2, 2)
 
 
-def test_search_passes_over_a_step_that_cannot_be_done():
+def test_search_passes_over_a_step_that_cannot_be_done() -> None:
     said: list[str] = []
     best = search([0.3, 0.05], said, failing="smooth_quant")
     assert said[0] == "smooth quantization: it cannot be done"
@@ -56,12 +56,12 @@ def test_search_passes_over_a_step_that_cannot_be_done():
     assert (best.drop, best.recipe.fast_bias_correction) == (0.05, False)
 
 
-def test_search_passes_over_a_step_whose_graph_the_device_does_not_take():
+def test_search_passes_over_a_step_whose_graph_the_device_does_not_take() -> None:
     said: list[str] = []
     best = search([0.3, DeviceError("it cannot be compiled"), 0.2, 0.05], said)
     assert said[1] == "accurate bias correction: it cannot be compiled"
     assert (best.drop, len(best.reverted)) == (0.05, 2)
 
 
-def test_search_keeps_the_plain_recipe_when_nothing_is_better():
+def test_search_keeps_the_plain_recipe_when_nothing_is_better() -> None:
     assert search([0.6, 0.5, 0.7, 0.6, 0.5], []) is PLAIN

@@ -277,7 +277,7 @@ def test_the_command_says_why_there_can_be_no_samples(
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_picture_that_is_a_line_is_drawn():
+def test_a_picture_that_is_a_line_is_drawn() -> None:
     nothing = Classes(np.zeros(0, np.float32), np.zeros(0, np.int32))
     assert _drawn(np.zeros((1, 4000, 3), np.uint8), nothing, []).shape[0] == 1
 

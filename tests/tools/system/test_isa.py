@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from qzd_tools.system.isa import TARGETS, advice, host_isa, saturates
@@ -16,19 +18,19 @@ VNNI = ("avx2", "avx512", "avx512_vnni", "vnni")
         ("sse2", ()),
     ],
 )
-def test_host_isa_reads_cpu_flags(tmp_path, flags, expected):
+def test_host_isa_reads_cpu_flags(tmp_path: Path, flags: str, expected: tuple[str, ...]) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: {flags}\n")
     assert host_isa(file) == expected
     assert set(expected) <= set(TARGETS)
 
 
-def test_host_isa_is_empty_when_there_is_no_cpuinfo(tmp_path):
+def test_host_isa_is_empty_when_there_is_no_cpuinfo(tmp_path: Path) -> None:
     assert host_isa(tmp_path / "no") == ()
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_saturates_unless_the_target_has_exact_products(target):
+def test_saturates_unless_the_target_has_exact_products(target: str) -> None:
     assert saturates(target) == (target in {"any", "avx2", "avx512"})
 
 
@@ -44,7 +46,7 @@ def test_saturates_unless_the_target_has_exact_products(target):
         ("vnni", VNNI, ""),
     ],
 )
-def test_advice_is_given_when_target_and_host_differ(target, host, words):
+def test_advice_is_given_when_target_and_host_differ(target: str, host: tuple[str, ...], words: str) -> None:
     text = advice(target, host)
     assert words in text
     assert bool(text) == bool(words)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from qzd_tools.cli import main
 from support.painted_images import write_painted
+from support.waiting import until
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 STARTED = "Starting established connection"
@@ -36,11 +36,8 @@ def start(stack: ExitStack, log: Path, *words: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait_for(path: Path, text: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while text not in (path.read_text() if path.exists() else ""):
-        assert time.monotonic() < end, f"{path}: no {text!r}: {path.read_text() if path.exists() else ''}"
-        time.sleep(0.05)
+def wait_for(path: Path, text: str) -> None:
+    until(lambda: path.exists() and text in path.read_text())
 
 PLUGIN = "libopenvino_intel_cpu_plugin"
 """A library that a process maps when it compiles a model."""
@@ -106,8 +103,8 @@ def test_validate_gives_the_same_figures_when_a_worker_is_killed_in_the_middle(
     address, processes = cluster
     annotations = data / "coco" / "validation" / "instances.json"
     assert measure(bundle, annotations, tmp_path / "here.json").wait() == 0
-    relative = (Path(os.path.relpath(path)) for path in (bundle, annotations))
-    run = measure(*relative, tmp_path / "there.json", "--scheduler", address)
+    relative = [Path(os.path.relpath(path)) for path in (bundle, annotations)]
+    run = measure(relative[0], relative[1], tmp_path / "there.json", "--scheduler", address)
     # the second worker has begun when it holds the plugin that runs the model, and is then far from the end
     wait_for_memory(processes[2].pid, PLUGIN, run)
     processes[2].send_signal(signal.SIGKILL)
@@ -133,13 +130,11 @@ def test_validate_says_so_when_the_scheduler_is_killed_in_the_middle(
     assert b"Traceback" not in said
 
 
-def wait_for_memory(process: int, path: str, run: subprocess.Popen[bytes], seconds: float = 60) -> None:
-    """Until a process has mapped a file; the run must not be over by then."""
-    end = time.monotonic() + seconds
-    while path not in Path(f"/proc/{process}/maps").read_text():
-        assert time.monotonic() < end
-        assert run.poll() is None
-        time.sleep(0.01)
+def wait_for_memory(process: int, path: str, run: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has mapped a file; the run must not be over by then."""
+    maps = Path(f"/proc/{process}/maps")
+    until(lambda: path in maps.read_text() or run.poll() is not None)
+    assert run.poll() is None
 
 
 @pytest.mark.system

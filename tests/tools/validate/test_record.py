@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from support.painted_model import write_painted_bundle, write_painted_dataset
 MEASURED = Accuracy(dataset="d", images=3, device="CPU", metrics={"map": 0.5}, thresholds=Thresholds())
 
 
-def test_record_writes_the_figures_and_changes_nothing_else(tmp_path, tiny_bundle):
+def test_record_writes_the_figures_and_changes_nothing_else(tmp_path: Path, tiny_bundle: Path) -> None:
     with bundles.create(tmp_path / "copy") as draft:
         (draft.directory / "golden").mkdir()
         for name in bundles.read(tiny_bundle).manifest.files:
@@ -30,7 +31,7 @@ def test_record_writes_the_figures_and_changes_nothing_else(tmp_path, tiny_bundl
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
 
 
-def test_record_replaces_what_was_measured_on_the_same_data(tmp_path):
+def test_record_replaces_what_was_measured_on_the_same_data(tmp_path: Path) -> None:
     write_painted_bundle(tmp_path / "bundle")
     bundle = record(bundles.read(tmp_path / "bundle"), MEASURED)
     better = msgspec.structs.replace(MEASURED, metrics={"map": 0.6})
@@ -39,14 +40,14 @@ def test_record_replaces_what_was_measured_on_the_same_data(tmp_path):
     assert bundle.manifest.accuracy == (better, other)
 
 
-def test_record_keeps_the_baseline_that_quantize_wrote(tmp_path):
+def test_record_keeps_the_baseline_that_quantize_wrote(tmp_path: Path) -> None:
     write_painted_bundle(tmp_path / "bundle")
     quantized = msgspec.structs.replace(MEASURED, baseline={"map": 0.55})
     bundle = record(record(bundles.read(tmp_path / "bundle"), quantized), MEASURED)
     assert bundle.manifest.accuracy == (quantized,)
 
 
-def test_record_keeps_what_another_run_has_recorded_meanwhile(tmp_path):
+def test_record_keeps_what_another_run_has_recorded_meanwhile(tmp_path: Path) -> None:
     write_painted_bundle(tmp_path / "bundle")
     before = bundles.read(tmp_path / "bundle")
     other = msgspec.structs.replace(MEASURED, dataset="e")
@@ -54,7 +55,7 @@ def test_record_keeps_what_another_run_has_recorded_meanwhile(tmp_path):
     assert record(before, MEASURED).manifest.accuracy == (other, MEASURED)
 
 
-def test_record_refuses_when_another_model_has_taken_the_bundles_place(tmp_path):
+def test_record_refuses_when_another_model_has_taken_the_bundles_place(tmp_path: Path) -> None:
     write_painted_bundle(tmp_path / "bundle")
     measured = bundles.read(tmp_path / "bundle")
     shutil.rmtree(measured.path)
@@ -64,7 +65,7 @@ def test_record_refuses_when_another_model_has_taken_the_bundles_place(tmp_path)
     assert bundles.read(measured.path).manifest.accuracy == ()
 
 
-def test_validate_records_when_asked(tmp_path, capsys):
+def test_validate_records_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_painted_bundle(tmp_path / "bundle")
     annotations = write_painted_dataset(tmp_path / "boxes", 3)
     file = tmp_path / "result.json"

@@ -42,7 +42,9 @@ def run(*arguments: object) -> int:
     return main([str(a) for a in arguments])
 
 
-def test_validate_finds_everything_in_painted_pictures(painted, tmp_path, capsys):
+def test_validate_finds_everything_in_painted_pictures(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "result.json"
     annotations = painted / "boxes" / "instances.json"
     assert run("validate", painted / "detector", "--annotations", annotations, "--json", file) == 0
@@ -66,7 +68,9 @@ def test_validate_finds_everything_in_painted_pictures(painted, tmp_path, capsys
 
 
 @pytest.mark.parametrize("precision", available_precisions("CPU"))
-def test_validate_computes_in_the_precision_that_is_asked_for(painted, tmp_path, precision):
+def test_validate_computes_in_the_precision_that_is_asked_for(
+    painted: Path, tmp_path: Path, precision: str
+) -> None:
     file = tmp_path / "result.json"
     annotations = painted / "boxes" / "instances.json"
     arguments = ("--annotations", annotations, "--precision", precision, "--json", file)
@@ -74,14 +78,16 @@ def test_validate_computes_in_the_precision_that_is_asked_for(painted, tmp_path,
     assert json.loads(file.read_text())["inference_precision"] == precision
 
 
-def test_validate_counts_classes(painted, tmp_path):
+def test_validate_counts_classes(painted: Path, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     listed = painted / "classes" / "labels.txt"
     assert run("validate", painted / "classifier", "--imagenet", listed, "--json", file) == 0
     assert json.loads(file.read_text())["metrics"] == {"top1": 1.0, "top5": 1.0}
 
 
-def test_validate_has_no_colour_on_stdout_and_nothing_on_stderr_when_piped(painted, capsys):
+def test_validate_has_no_colour_on_stdout_and_nothing_on_stderr_when_piped(
+    painted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("validate", painted / "detector", "--annotations", painted / "boxes" / "instances.json") == 0
     captured = capsys.readouterr()
     assert "\x1b" not in captured.out
@@ -107,7 +113,15 @@ def options(**given: object) -> list[str]:
         ("detector", {"imagenet": "classes/labels.txt", "json": "boxes/instances.json/x"}, 2, "be written"),
     ],
 )
-def test_validate_says_what_is_wrong(painted, monkeypatch, capsys, bundle, given, code, words):
+def test_validate_says_what_is_wrong(
+    painted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    bundle: str,
+    given: dict[str, str],
+    code: int,
+    words: str,
+) -> None:
     monkeypatch.chdir(painted)
     assert run("validate", bundle, *options(**given)) == code
     captured = capsys.readouterr()
@@ -115,7 +129,9 @@ def test_validate_says_what_is_wrong(painted, monkeypatch, capsys, bundle, given
     assert "Traceback" not in captured.err
 
 
-def test_validate_names_the_image_when_one_is_damaged(painted, tmp_path, capsys):
+def test_validate_names_the_image_when_one_is_damaged(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write_painted_dataset(tmp_path / "boxes", 3)
     (tmp_path / "boxes" / "images" / "002.png").write_bytes(b"no picture")
     assert run("validate", painted / "detector", "--annotations", file) == 3
@@ -131,7 +147,9 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return file
 
 
-def test_validate_names_the_image_when_its_annotations_are_for_another_size(painted, tmp_path, capsys):
+def test_validate_names_the_image_when_its_annotations_are_for_another_size(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = edited(tmp_path / "boxes", lambda d: d["images"][1].update(width=4000, height=3000))
     assert run("validate", painted / "detector", "--annotations", file) == 3
     error = capsys.readouterr().err
@@ -140,7 +158,9 @@ def test_validate_names_the_image_when_its_annotations_are_for_another_size(pain
 
 
 @pytest.mark.parametrize("left", [{"annotations": []}, {"iscrowd": 1}])
-def test_validate_refuses_annotations_that_hold_nothing_to_judge_by(painted, tmp_path, capsys, left):
+def test_validate_refuses_annotations_that_hold_nothing_to_judge_by(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], left: dict[str, int | list[Any]]
+) -> None:
     def change(document: dict[str, Any]) -> None:
         if "annotations" in left:
             document.update(left)
@@ -153,7 +173,7 @@ def test_validate_refuses_annotations_that_hold_nothing_to_judge_by(painted, tmp
 
 
 @pytest.mark.parametrize("offset", [-50, 10**13])
-def test_validate_takes_any_category_id(painted, tmp_path, offset):
+def test_validate_takes_any_category_id(painted: Path, tmp_path: Path, offset: int) -> None:
     def change(document: dict[str, Any]) -> None:
         for one in document["categories"]:
             one["id"] += offset
@@ -169,14 +189,16 @@ def test_validate_takes_any_category_id(painted, tmp_path, offset):
     assert sum(one["instances"] for one in found["classes"]) == len(objects)
 
 
-def test_validate_counts_no_crowd_as_an_instance(painted, tmp_path):
+def test_validate_counts_no_crowd_as_an_instance(painted: Path, tmp_path: Path) -> None:
     file = edited(tmp_path / "boxes", lambda d: [one.update(iscrowd=1) for one in d["annotations"][1:]])
     result = tmp_path / "result.json"
     assert run("validate", painted / "detector", "--annotations", file, "--json", result) == 0
     assert sum(one["instances"] for one in json.loads(result.read_text())["classes"]) == 1
 
 
-def test_validate_fails_when_a_byte_of_the_model_has_changed(tmp_path, capsys):
+def test_validate_fails_when_a_byte_of_the_model_has_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_painted_bundle(tmp_path / "bundle")
     weights = tmp_path / "bundle" / bundles.WEIGHTS
     content = bytearray(weights.read_bytes())
@@ -187,7 +209,9 @@ def test_validate_fails_when_a_byte_of_the_model_has_changed(tmp_path, capsys):
     assert "model.bin has sha256" in capsys.readouterr().err
 
 
-def test_validate_refuses_labels_that_contradict_the_dataset(painted, tmp_path, capsys):
+def test_validate_refuses_labels_that_contradict_the_dataset(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_painted_bundle(tmp_path / "bundle", labels=("blau", "green", "red"))
     assert run("validate", tmp_path / "bundle", "--annotations", painted / "boxes" / "instances.json") == 3
     error = capsys.readouterr().err
@@ -195,7 +219,7 @@ def test_validate_refuses_labels_that_contradict_the_dataset(painted, tmp_path, 
     assert "does not have: blue" in error
 
 
-def test_validate_judges_on_what_the_model_knows(painted, tmp_path):
+def test_validate_judges_on_what_the_model_knows(painted: Path, tmp_path: Path) -> None:
     """Of three classes the model names one; the others of the dataset do not count."""
     write_painted_bundle(tmp_path / "bundle", labels=("blue", "", ""))
     dataset = read_coco(painted / "boxes" / "instances.json")
@@ -205,7 +229,7 @@ def test_validate_judges_on_what_the_model_knows(painted, tmp_path):
     assert "knows 1 of the dataset's 3 categories" in result.note
 
 
-def test_compare_says_which_classes_and_pictures_lost(painted, tmp_path):
+def test_compare_says_which_classes_and_pictures_lost(painted: Path, tmp_path: Path) -> None:
     dataset = read_coco(painted / "boxes" / "instances.json")
     whole = bundles.read(painted / "detector")
     # the same model, whose labels are changed about: green and red are never right
@@ -223,7 +247,7 @@ def test_compare_says_which_classes_and_pictures_lost(painted, tmp_path):
     check_drop(comparison, 0.7)
 
 
-def test_a_drop_of_just_the_limit_is_within_it(painted):
+def test_a_drop_of_just_the_limit_is_within_it(painted: Path) -> None:
     """As of one picture of a hundred: 0.95 - 0.94 is a little more than 0.01 in floating point."""
     dataset = read_coco(painted / "boxes" / "instances.json")
     measured = validate(bundles.read(painted / "detector"), dataset)
@@ -238,7 +262,9 @@ def test_a_drop_of_just_the_limit_is_within_it(painted):
         check_drop(compare(having(0.94), having(0.9501), dataset), 0.01)
 
 
-def test_validate_with_baseline_gates_on_the_drop(painted, tmp_path, capsys):
+def test_validate_with_baseline_gates_on_the_drop(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_painted_bundle(tmp_path / "bundle", labels=("blue", "red", "green"))
     arguments = ("--annotations", painted / "boxes" / "instances.json", "--baseline", painted / "detector")
     file = tmp_path / "result.json"
@@ -252,13 +278,20 @@ def test_validate_with_baseline_gates_on_the_drop(painted, tmp_path, capsys):
     assert run("validate", painted / "detector", *arguments, "--max-drop", 0) == 0
 
 
-def test_a_gate_is_refused_when_nothing_can_be_lost(painted, tmp_path, capsys):
+def test_a_gate_is_refused_when_nothing_can_be_lost(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A model that finds nothing right becomes no worse, whatever is done to it."""
     content = json.loads((painted / "boxes" / "instances.json").read_text())
     for annotation in content["annotations"]:
         annotation["bbox"] = [1, 1, 2, 2]
     (tmp_path / "elsewhere.json").write_text(json.dumps(content))
-    words = ("--annotations", tmp_path / "elsewhere.json", "--images", painted / "boxes" / "images")
+    words: tuple[object, ...] = (
+        "--annotations",
+        tmp_path / "elsewhere.json",
+        "--images",
+        painted / "boxes" / "images",
+    )
     detector = painted / "detector"
     assert run("validate", detector, *words, "--baseline", detector) == 0
     assert run("validate", detector, *words, "--baseline", detector, "--max-drop", 0.1) == 3
@@ -270,7 +303,9 @@ def test_a_gate_is_refused_when_nothing_can_be_lost(painted, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_validate_refuses_a_baseline_whose_labels_are_others_before_the_work(painted, tmp_path, capsys):
+def test_validate_refuses_a_baseline_whose_labels_are_others_before_the_work(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_painted_bundle(tmp_path / "bundle", classifier=True, labels=("blue", "red", "green"))
     words = ("--imagenet", painted / "classes" / "labels.txt", "--baseline", tmp_path / "bundle")
     assert run("validate", painted / "classifier", *words) == 3
@@ -280,7 +315,9 @@ def test_validate_refuses_a_baseline_whose_labels_are_others_before_the_work(pai
 
 
 @pytest.mark.parametrize(("floor", "code"), [(0.9, 0), (1.0, 1)])
-def test_validate_fails_under_a_floor(painted, tmp_path, capsys, floor, code):
+def test_validate_fails_under_a_floor(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], floor: float, code: int
+) -> None:
     file = write_painted_dataset(tmp_path / "boxes", 12, seed=4)
     document = json.loads(file.read_text())
     document["annotations"].append({"id": 999, "image_id": 1, "category_id": 1, "bbox": [0, 0, 60, 60]})
@@ -289,7 +326,7 @@ def test_validate_fails_under_a_floor(painted, tmp_path, capsys, floor, code):
     assert ("Wanted: at least 1.0000" in capsys.readouterr().err) == bool(code)
 
 
-def test_check_floor_names_the_figure(painted):
+def test_check_floor_names_the_figure(painted: Path) -> None:
     result = validate(bundles.read(painted / "detector"), read_coco(painted / "boxes" / "instances.json"))
     check_floor(result, 0.99)
     with pytest.raises(GateError, match="on 8 images"):
@@ -300,14 +337,16 @@ def test_check_floor_names_the_figure(painted):
     ("own", "given", "iou"),
     [({}, None, 0.65), ({}, 0.5, 0.5), ({"nms": "diou", "iou": 0.5}, None, 0.5), ({"iou": 0.3}, None, 0.65)],
 )
-def test_validation_thresholds_keep_the_kind_of_nms(painted, own, given, iou):
+def test_validation_thresholds_keep_the_kind_of_nms(
+    painted: Path, own: dict[str, Any], given: float | None, iou: float
+) -> None:
     manifest = bundles.read(painted / "detector").manifest
     manifest = msgspec.structs.replace(manifest, thresholds=Thresholds(**own))
     chosen = validation_thresholds(manifest, iou=given)
     assert (chosen.confidence, chosen.iou, chosen.multi_label) == (0.001, iou, True)
 
 
-def test_validate_raises_what_a_reader_of_images_raises(painted, tmp_path):
+def test_validate_raises_what_a_reader_of_images_raises(painted: Path, tmp_path: Path) -> None:
     file = write_painted_dataset(tmp_path / "boxes", 2)
     dataset = read_coco(file)
     (tmp_path / "boxes" / "images" / "001.png").unlink()
@@ -315,7 +354,7 @@ def test_validate_raises_what_a_reader_of_images_raises(painted, tmp_path):
         validate(bundles.read(painted / "detector"), dataset)
 
 
-def test_validate_raises_when_the_dataset_is_of_the_other_kind(painted):
+def test_validate_raises_when_the_dataset_is_of_the_other_kind(painted: Path) -> None:
     with pytest.raises(UsageError, match="is for classification"):
         validate(bundles.read(painted / "classifier"), read_coco(painted / "boxes" / "instances.json"))
 
@@ -348,13 +387,15 @@ def peak_megabytes(folder: Path, bundle: Path, count: int) -> float:
     return int(ran.stdout.splitlines()[-1]) / 1024
 
 
-def test_validate_takes_no_more_memory_for_more_pictures(painted, tmp_path):
+def test_validate_takes_no_more_memory_for_more_pictures(painted: Path, tmp_path: Path) -> None:
     """Thirty more would be 170 megabytes."""
     few, many = (peak_megabytes(tmp_path / str(n), painted / "detector", n) for n in (10, 40))
     assert many - few < 20
 
 
-def test_validate_keeps_the_figures_when_the_bundle_may_not_be_written(painted, tmp_path, monkeypatch):
+def test_validate_keeps_the_figures_when_the_bundle_may_not_be_written(
+    painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(painted / "detector", tmp_path / "bundle")
 
     def refuse(*_: object, **__: object) -> None:
@@ -366,7 +407,7 @@ def test_validate_keeps_the_figures_when_the_bundle_may_not_be_written(painted, 
     assert json.loads((tmp_path / "x.json").read_text())["metrics"]["map"] == pytest.approx(1)
 
 
-def test_validate_records_in_the_bundle_that_a_link_means(painted, tmp_path):
+def test_validate_records_in_the_bundle_that_a_link_means(painted: Path, tmp_path: Path) -> None:
     shutil.copytree(painted / "detector", tmp_path / "real")
     (tmp_path / "link").symlink_to("real")
     words = ("--annotations", painted / "boxes" / "instances.json", "--record")
@@ -376,7 +417,9 @@ def test_validate_records_in_the_bundle_that_a_link_means(painted, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--fail-under", "--confidence", "--iou"])
-def test_validate_refuses_what_is_not_finite(painted, option, capsys):
+def test_validate_refuses_what_is_not_finite(
+    painted: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("--annotations", painted / "boxes" / "instances.json", option, "nan")
     assert run("validate", painted / "detector", *words) == 2
     assert "'nan' is not finite" in capsys.readouterr().err

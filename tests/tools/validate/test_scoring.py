@@ -31,7 +31,8 @@ def dataset(annotations: list[Annotation], images: int) -> BoxDataset:
 def made_up(seed: int, images: int = 12, clutter: int = 5) -> tuple[BoxDataset, list[Detections]]:
     """Boxes at random, and detections that find most of them roughly, with crowds and empty images."""
     rng = np.random.default_rng(seed)
-    annotations, found = [], []
+    annotations: list[Annotation] = []
+    found: list[Detections] = []
     for image in range(1, images + 1):
         boxes, scores, classes = [], [], []
         for _ in range(rng.integers(0, 6)):
@@ -60,7 +61,7 @@ LABELS = Labels(names=tuple(CATEGORIES.values()))
 
 
 @pytest.mark.parametrize(("seed", "clutter"), [(0, 5), (1, 5), (2, 1), (3, 30), (4, 600)])
-def test_score_boxes_equals_pycocotools_on_result_files(tmp_path, seed, clutter):
+def test_score_boxes_equals_pycocotools_on_result_files(tmp_path: Path, seed: int, clutter: int) -> None:
     truth, found = made_up(seed, clutter=clutter)
     score = score_boxes(truth, match_categories(LABELS, CATEGORIES), found, 0.5)
     document = {
@@ -102,7 +103,7 @@ def test_score_boxes_equals_pycocotools_on_result_files(tmp_path, seed, clutter)
     assert list(score.metrics.values()) == expected
 
 
-def test_score_boxes_counts_a_match_when_annotation_id_is_zero():
+def test_score_boxes_counts_a_match_when_annotation_id_is_zero() -> None:
     truth = dataset([Annotation(0, 1, 7, (10, 10, 40, 40))], 1)
     found = [detections([[10, 10, 50, 50]], [0.9], [2])]
     score = score_boxes(truth, match_categories(LABELS, CATEGORIES), found, 0.5)
@@ -110,7 +111,7 @@ def test_score_boxes_counts_a_match_when_annotation_id_is_zero():
     assert score.found == (1,)
 
 
-def test_score_boxes_gives_zero_when_nothing_is_found():
+def test_score_boxes_gives_zero_when_nothing_is_found() -> None:
     truth = dataset([Annotation(1, 1, 7, (10, 10, 40, 40))], 2)
     score = score_boxes(truth, match_categories(LABELS, CATEGORIES), [Detections.empty()] * 2, 0.5)
     assert score.metrics["map"] == 0.0
@@ -122,7 +123,7 @@ def test_score_boxes_gives_zero_when_nothing_is_found():
 
 
 @pytest.mark.parametrize(("confidence", "count"), [(0.3, 1), (0.31, 0)])
-def test_found_counts_objects_from_the_published_score_on(confidence, count):
+def test_found_counts_objects_from_the_published_score_on(confidence: float, count: int) -> None:
     truth = dataset([Annotation(1, 1, 7, (10, 10, 40, 40))], 1)
     found = [detections([[10, 10, 50, 50]], [0.30000001], [2])]
     score = score_boxes(truth, match_categories(LABELS, CATEGORIES), found, confidence)
@@ -140,7 +141,9 @@ def test_found_counts_objects_from_the_published_score_on(confidence, count):
     ],
     ids=["same", "other order and spelling", "unused indices", "a part", "more"],
 )
-def test_match_categories_goes_by_name(names, by_class, note):
+def test_match_categories_goes_by_name(
+    names: tuple[str, ...], by_class: tuple[int | None, ...], note: str
+) -> None:
     categories = match_categories(Labels(names=names), CATEGORIES)
     assert categories.by_class == by_class
     assert note in categories.note
@@ -157,19 +160,19 @@ def test_match_categories_goes_by_name(names, by_class, note):
     ],
     ids=["contradiction", "nothing in common", "doubled", "no names"],
 )
-def test_match_categories_refuses_names_that_contradict(names, words):
+def test_match_categories_refuses_names_that_contradict(names: tuple[str, ...], words: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         match_categories(Labels(names=names), CATEGORIES)
     for word in words:
         assert word in str(caught.value)
 
 
-def test_match_categories_shortens_long_lists():
+def test_match_categories_shortens_long_lists() -> None:
     with pytest.raises(DataError, match="and 5 more"):
         match_categories(Labels(names=tuple(f"thing {i}" for i in range(25))), CATEGORIES)
 
 
-def test_score_classes_counts_first_and_first_five():
+def test_score_classes_counts_first_and_first_five() -> None:
     pictures = tuple(Picture(Path(f"{i}.png"), truth) for i, truth in enumerate((0, 0, 6, 2)))
     truth = ClassDataset(Path("labels.txt"), pictures, tuple("abcdefg"))
     ranks = [(0, 1, 2, 3, 4, 5, 6), (1, 0, 2, 3, 4, 5, 6), (0, 1, 2, 3, 4, 6, 5), (2, 1, 0, 3, 4, 5, 6)]
