@@ -13,7 +13,17 @@ import zmq
 from qzd_client.curve import read_public, read_secret
 from qzd_client.errors import EndpointError
 
-__all__ = ["CONTROL", "DETECTIONS", "INFERENCE", "INGEST", "Keys", "connect", "milliseconds"]
+__all__ = [
+    "CONTROL",
+    "DETECTIONS",
+    "INFERENCE",
+    "INGEST",
+    "Keys",
+    "check_permission",
+    "connect",
+    "milliseconds",
+    "use_keys",
+]
 
 DETECTIONS = "tcp://127.0.0.1:5561"
 CONTROL = "ipc:///run/qzd/control"
@@ -56,12 +66,7 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
     DataError
         A key cannot be used.
     """
-    if endpoint.startswith("ipc:///") and _forbidden(Path(endpoint.removeprefix("ipc://"))):
-        raise EndpointError(
-            f"{endpoint}: permission denied",
-            wanted="a user in the group that the socket belongs to, `qzd` as a rule",
-            fix="`usermod -aG qzd USER` as root, and log in again; or ask as root",
-        )
+    check_permission(endpoint)
     made.setsockopt(zmq.LINGER, 0)
     made.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     made.setsockopt(zmq.IPV6, 1)
@@ -69,11 +74,8 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
     made.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
     made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
-    if keys is not None and not endpoint.startswith("ipc://"):
-        secret = read_secret(keys.secret)
-        made.setsockopt(zmq.CURVE_SECRETKEY, secret)
-        made.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(secret))
-        made.setsockopt(zmq.CURVE_SERVERKEY, read_public(keys.server))
+    if not endpoint.startswith("ipc://"):
+        use_keys(made, keys)
     try:
         made.connect(endpoint)
     except zmq.ZMQError as error:
@@ -83,6 +85,38 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
             fix="use an endpoint that the daemon binds",
         ) from error
     return made
+
+
+def use_keys(made: Socket, keys: Keys | None) -> None:
+    """Set the options of CURVE, if there are keys.
+
+    Raises
+    ------
+    DataError
+        A key cannot be used.
+    """
+    if keys is None:
+        return
+    secret = read_secret(keys.secret)
+    made.setsockopt(zmq.CURVE_SECRETKEY, secret)
+    made.setsockopt(zmq.CURVE_PUBLICKEY, zmq.curve_public(secret))
+    made.setsockopt(zmq.CURVE_SERVERKEY, read_public(keys.server))
+
+
+def check_permission(endpoint: str) -> None:
+    """Check that this user may connect to a socket in the file system.
+
+    Raises
+    ------
+    EndpointError
+        The user may not.
+    """
+    if endpoint.startswith("ipc:///") and _forbidden(Path(endpoint.removeprefix("ipc://"))):
+        raise EndpointError(
+            f"{endpoint}: permission denied",
+            wanted="a user in the group of the socket, usually `qzd`",
+            fix="run `usermod -aG qzd USER` as root and log in again, or run this command as root",
+        )
 
 
 def _forbidden(path: Path) -> bool:

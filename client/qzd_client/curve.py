@@ -84,6 +84,12 @@ def read_secret(path: Path) -> bytes:
     DataError
         The file is not there, is no key, or others may read it.
     """
+    if path.suffix == ".pub":
+        raise DataError(
+            f"{path}: it is the public half of a pair",
+            wanted="the secret half, NAME.key",
+            fix=f"use {path.with_suffix('.key')}",
+        )
     try:
         mode = path.stat().st_mode
     except OSError as error:

@@ -28,6 +28,7 @@ __all__ = [
     "Snapshot",
     "SnapshotEntry",
     "Status",
+    "StreamRates",
     "StreamStatus",
     "WhenBehind",
 ]
@@ -105,6 +106,20 @@ class Pong(Struct, frozen=True):
     """The uuid of this run, as in every message."""
 
 
+class StreamRates(Struct, frozen=True, kw_only=True):
+    """How a stream did in the last 10 seconds."""
+
+    fps: float
+    """Frames per second that were answered, whatever their outcome."""
+    latency_p50_ms: float | None
+    """From the capture of a frame until its message was sent; null if no frame was `ok`."""
+    latency_p99_ms: float | None
+    dropped: float
+    """Share of the frames that no model looked at, 0..1; `max_fps` drops them on purpose."""
+    last_frame_ns: int | None
+    """When the last answered frame was captured: wall clock, nanoseconds since 1970."""
+
+
 class StreamStatus(Struct, frozen=True, kw_only=True):
     """A stream, in the results of streams and status."""
 
@@ -126,6 +141,8 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
     """Frames that never came: gaps in timestamps that were even before."""
     whole_ns: int | None = None
     """Wall clock at which the last whole picture was captured."""
+    rates: StreamRates | None = None
+    """null from a daemon that is older than this field."""
 
 
 class SelfTestStatus(Struct, frozen=True, kw_only=True):
@@ -151,6 +168,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     thresholds: messages.UsedThresholds
     self_test: SelfTestStatus | None = None
     """None from a daemon that is older than this field."""
+    directory: str | None = None
+    """What swap takes: the bundle's directory below the model's `bundle`; null if that is a bundle itself."""
 
 
 class DeviceStatus(Struct, frozen=True):
@@ -181,6 +200,8 @@ class Status(Struct, frozen=True, kw_only=True):
     """To detections, of all subscribers."""
     streams: list[StreamStatus]
     models: list[ModelStatus]
+    problems: list[str] = []
+    """Why not everything in the configuration is served, for people; empty if everything is."""
 
 
 class SnapshotEntry(Struct, frozen=True):

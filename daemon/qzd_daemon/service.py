@@ -104,7 +104,14 @@ class Service:
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
         self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
         self._self_tests = SelfTests(self._engine)
-        operations = Operations(self._engine, self._publisher, self._listener, self.reload)
+        operations = Operations(
+            self._engine,
+            self._publisher,
+            self._listener,
+            self.reload,
+            lambda stream: self._monitor.rates.of(stream),
+            lambda: self._monitor.ready(),
+        )
         request_lanes = lambda: self._engine.request_lanes  # noqa: E731
         self._inference = Inference(
             config.inference, self._listener, self._publisher.epoch, request_lanes

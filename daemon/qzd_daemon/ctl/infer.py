@@ -34,7 +34,7 @@ def infer(target: Target, image: Path, model: str | None, draw: Path | None, as_
     Exits with 3 when the daemon does not know.
     """
     content, form, size = _read(image)
-    with InferenceClient(target.of("inference"), keys=target.keys) as caller:
+    with InferenceClient(target.reach("inference"), keys=target.keys) as caller:
         found = caller.infer(content, form, model=model, size=size)
     click.echo(messages.encode(found).decode() if as_json else _text(found))
     if found.outcome != "ok":

@@ -20,6 +20,7 @@ from qzd_daemon.ctl.recordings import record, replay
 from qzd_daemon.ctl.tail import tail
 from qzd_daemon.ctl.target import Target
 from qzd_ext import __version__
+from qzd_ext.command_line import report, usage_error
 from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, ResourceError, UsageError
 
 __all__ = ["cli", "main"]
@@ -101,15 +102,16 @@ def main() -> None:
     ):  # a label may have letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="qzdctl", standalone_mode=False))
     except click.exceptions.Abort:
         sys.exit(InterruptedByUser.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        sys.exit(report("qzdctl", usage_error(error)))
     except QzdError as error:
-        click.echo(f"qzdctl: {error}", err=True)
-        sys.exit(error.exit_code)
+        sys.exit(report("qzdctl", error))
     except UnicodeEncodeError:  # an argument that is not UTF-8
         click.echo("qzdctl: an argument is not UTF-8", err=True)
         sys.exit(UsageError.exit_code)

@@ -12,7 +12,9 @@ import click
 
 from qzd_client.connect import DETECTIONS
 from qzd_client.recording import Recorder
-from qzd_daemon.ctl.target import SILENCE_SECONDS, Target, report_silence
+from qzd_daemon.ctl.silence import reach_detections
+from qzd_daemon.ctl.tables import count as counted
+from qzd_daemon.ctl.target import Target
 from qzd_daemon.server.replay import Player
 from qzd_ext.errors import DataError, EndpointError, UsageError
 from qzd_ext.options import Finite
@@ -33,7 +35,6 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
     Stops at Ctrl-C.
     """
     end = time.monotonic() + seconds if seconds is not None else math.inf
-    endpoint = target.of("detections")
     try:
         lines = file.open("xb")
     except FileExistsError as error:
@@ -41,8 +42,10 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
     except OSError as error:
         raise UsageError(f"{file}: cannot be created: {error.strerror}", fix="choose another name") from error
     try:
-        with lines, Recorder(endpoint, target.keys, lines) as recorder:
-            _record(recorder, lines, endpoint, end, count)
+        with lines:
+            endpoint = reach_detections(target, end)
+            with Recorder(endpoint, target.keys, lines) as recorder:
+                _record(recorder, lines, endpoint, end, count)
     except OSError as error:
         raise DataError(
             f"{file}: cannot be written: {error.strerror}",
@@ -57,22 +60,19 @@ def record(target: Target, file: Path, seconds: float | None, count: int | None)
 
 def _record(recorder: Recorder, lines: IO[bytes], endpoint: str, end: float, count: int | None) -> None:
     """Record until `end`, or until `count` messages are written."""
-    recorded, silent_at = 0, time.monotonic() + SILENCE_SECONDS
+    recorded = 0
     try:
         while time.monotonic() < end and recorded != count:
             recorded += recorder.record(LOOK_SECONDS) is not None
-            if not recorded and time.monotonic() > silent_at:
-                report_silence(endpoint)
-                silent_at = math.inf
     finally:
         lines.flush()  # before the message below says that they are in the file
         if recorded:
-            click.echo(f"{recorded} messages in {lines.name}", err=True)
+            click.echo(f"{counted(recorded, 'message')} in {lines.name}", err=True)
     if not recorded:
         raise EndpointError(
             f"{endpoint}: nothing was received",
-            wanted="a running qzd that publishes there",
-            fix="start qzd, correct the endpoint, or give --key and --server-key if it asks for keys",
+            wanted="a heartbeat every second",
+            fix="record for longer, or see the daemon's log",
         )
 
 
@@ -100,7 +100,7 @@ def replay(file: Path, bind: tuple[str, ...], speed: float, fast: bool, loop: bo
             player.wait()
         while True:
             count = player.play(file, None if fast else speed)
-            click.echo(f"{count} messages sent", err=True)
+            click.echo(f"{counted(count, 'message')} sent", err=True)
             if not loop:
                 return
     finally:

@@ -11,14 +11,18 @@ import msgspec
 
 from qzd_client import messages
 from qzd_client.subscriber import Client, Detections, Event, Gap, ModelState, Restarted, Stale, StreamState
-from qzd_daemon.ctl.target import SILENCE_SECONDS, Target, coloured, printable, report_silence
+from qzd_client.text import printable
+from qzd_daemon.ctl.silence import Silence, reach_detections
+from qzd_daemon.ctl.tables import coloured
+from qzd_daemon.ctl.target import Target
 from qzd_ext.errors import UsageError
 from qzd_ext.options import Finite
 
 __all__ = ["tail"]
 
 RATE_SECONDS = 1.0
-SILENT_BEATS = 3  # missing heartbeats after which the daemon counts as silent
+LOOK_SECONDS = 0.25
+ENDS = ("ended", "failed", "removed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class _Filter:
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option("--max-age", type=Finite(min=0), help="Mark frames older than this many seconds as stale.")
 @click.option("--snapshot", is_flag=True, help="Begin with the last message of each topic; needs control.")
-@click.option("--control", help="Use this control endpoint for --snapshot.")
+@click.option("--control", help="Use this control endpoint, to explain silence and for --snapshot.")
 @click.option("--rates", is_flag=True, help="Print only the rates of frames and boxes, every second.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
@@ -78,33 +82,56 @@ def tail(
     if rates and (count or as_json):
         raise UsageError("--rates is text, and goes on until Ctrl-C", fix="leave out --count and --json")
     say = _json_line if as_json else _text_line
-    if snapshot and control is None:
-        control = Target(None, None, None).of("control")
-    chosen = _Filter(models, labels, min_score, found)
-    endpoint = target.of("detections")
+    chosen, ends = _Filter(models, labels, min_score, found), _Ends(streams)
+    endpoint = reach_detections(target)
+    asked = Target(control, target.key, target.server_key)
+    joined = asked.reach("control") if snapshot else None
     shown = 0
-    with Client(endpoint, streams=streams, control=control, keys=target.keys, max_age_s=max_age) as client:
+    with Client(endpoint, streams=streams, control=joined, keys=target.keys, max_age_s=max_age) as client:
+        same = control is not None or target.endpoint is None
+        silence = Silence(target, client, endpoint, streams, asked if same else None)
+        events = _events(client, silence)
         if rates:
-            _print_rates(client, endpoint, chosen)
-        for event in _events(client, endpoint):
-            if chosen.passes(event):
+            _print_rates(events, chosen)
+        for event in events:
+            if event is not None and chosen.passes(event):
                 click.echo(say(event))
+                ends.note(event)
                 shown += isinstance(event, Detections | Stale)
                 if shown == count:
                     return
 
 
-def _events(client: Client, endpoint: str) -> Iterator[Event]:
-    """Yield each event; say once that the daemon is not received."""
-    told = False
+def _events(client: Client, silence: Silence) -> Iterator[Event | None]:
+    """Yield each event, and None when nothing comes for a quarter of a second."""
     while True:
-        event = client.receive(SILENCE_SECONDS)
-        limit = max(SILENCE_SECONDS, SILENT_BEATS * client.heartbeat_s)
-        if event is not None:
-            yield event
-        elif not told and time.monotonic() - client.heard_at > limit:
-            report_silence(endpoint)
-            told = True
+        event = client.receive(LOOK_SECONDS)
+        if event is None:
+            silence.look()
+        else:
+            silence.event()
+        yield event
+
+
+class _Ends:
+    """Say when every stream that is followed has ended."""
+
+    def __init__(self, streams: tuple[str, ...]) -> None:
+        self._streams = set(streams)
+        self._ended: set[str] = set()
+
+    def note(self, event: Event) -> None:
+        """Take in an event."""
+        if not isinstance(event, StreamState) or event.stream not in self._streams:
+            return
+        if event.state not in ENDS:
+            self._ended.discard(event.stream)
+            return
+        self._ended.add(event.stream)
+        if self._ended == self._streams:
+            names = ", ".join(sorted(self._streams))
+            verb = "has" if len(self._streams) == 1 else "have"
+            click.echo(f"qzdctl: {names} {verb} ended; Ctrl-C stops waiting for more", err=True)
 
 
 @dataclass(slots=True)
@@ -117,11 +144,11 @@ class _Rate:
     ages_ms: list[float] = field(default_factory=list)
 
 
-def _print_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
+def _print_rates(events: Iterator[Event | None], chosen: _Filter) -> None:
     """Print one line per topic every second, until Ctrl-C."""
     rates: dict[str, _Rate] = {}
     began = time.monotonic()
-    for event in _tick(client, endpoint):
+    for event in events:
         if isinstance(event, Gap):
             rates.setdefault(event.topic, _Rate()).lost += event.lost
         elif isinstance(event, Detections | Stale) and chosen.passes(event):
@@ -135,14 +162,6 @@ def _print_rates(client: Client, endpoint: str, chosen: _Filter) -> None:
                 click.echo(_rate_line(topic, rate, spent))
             rates = {topic: _Rate() for topic in rates if topic.startswith(messages.DETECTIONS)}
             began = time.monotonic()
-
-
-def _tick(client: Client, endpoint: str) -> Iterator[Event | None]:
-    """Yield as `_events`, and None when nothing comes for a quarter of a second."""
-    first = next(_events(client, endpoint))
-    yield first
-    while True:
-        yield client.receive(RATE_SECONDS / 4)
 
 
 def _rate_line(topic: str, rate: _Rate, seconds: float) -> str:

@@ -1,27 +1,26 @@
-"""Choose the daemon that a command talks to, and format what it prints."""
+"""Choose the daemon that a command talks to, and say what is wrong when it cannot be reached."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import click
-
 from qzd_client import connect
 from qzd_client.connect import Keys
-from qzd_ext.errors import UsageError
+from qzd_client.probe import NothingListensError, SilentError, probe
+from qzd_ext.command_line import report
+from qzd_ext.errors import EndpointError, UsageError
 
-__all__ = ["SILENCE_SECONDS", "Target", "coloured", "printable", "report_silence", "table"]
+__all__ = ["Socket", "Target"]
 
-SILENCE_SECONDS = 3.0  # a new subscriber gets a heartbeat well within it
+Socket = Literal["detections", "control", "inference"]
 
-COLOURS = {
-    **dict.fromkeys(("ok", "running", "loaded", "swapped", "rolled_back"), "green"),
-    **dict.fromkeys(("ended", "waiting", "connecting", "connected", "skipped", "stale", "removed"), "yellow"),
-    **dict.fromkeys(("failed", "error", "damaged", "reconnecting", "stalled"), "red"),
+LOCAL: dict[Socket, tuple[str, ...]] = {
+    "detections": ("ipc:///run/qzd/detections", connect.DETECTIONS),
+    "control": (connect.CONTROL, "tcp://127.0.0.1:5562"),
+    "inference": (connect.INFERENCE, "tcp://127.0.0.1:5563"),
 }
 
 
@@ -32,20 +31,13 @@ class Target:
     Attributes
     ----------
     endpoint : str or None
-        None: the default of the socket that the command needs.
+        None: QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, else the local endpoints in turn.
     key, server_key : Path or None
     """
 
     endpoint: str | None
     key: Path | None
     server_key: Path | None
-
-    def of(self, socket: Literal["detections", "control", "inference"]) -> str:
-        """Return --endpoint, else QZD_DETECTIONS, QZD_CONTROL or QZD_INFERENCE, else the default."""
-        default: str = getattr(connect, socket.upper())
-        if self.endpoint is not None:  # an empty one is a mistake, never the default daemon
-            return self.endpoint
-        return os.environ.get(f"QZD_{socket.upper()}") or default
 
     @property
     def keys(self) -> Keys | None:
@@ -56,31 +48,47 @@ class Target:
             raise UsageError("only one of --key and --server-key is given", wanted="both or neither")
         return Keys(self.key, self.server_key)
 
+    def candidates(self, socket: Socket) -> tuple[str, ...]:
+        """Return the endpoints that a command may use, the best first."""
+        if self.endpoint is not None:  # an empty one is a mistake, never the default daemon
+            return (self.endpoint,)
+        given = os.environ.get(f"QZD_{socket.upper()}")
+        return (given,) if given else LOCAL[socket]
 
-def report_silence(endpoint: str) -> None:
-    """Print that nothing is received, and what may be the cause."""
-    click.echo(f"qzdctl: nothing is received from {endpoint}", err=True)
-    click.echo("  To fix: start qzd, or give one of its [publish] bind as --endpoint, and", err=True)
-    click.echo("  --key and --server-key if it asks for keys", err=True)
+    def reach(self, socket: Socket) -> str:
+        """Return the first endpoint at which a daemon answers, within a second.
+
+        Raises
+        ------
+        EndpointError
+            There is none; it says why.
+        """
+        errors: list[EndpointError] = []
+        endpoints = self.candidates(socket)
+        for endpoint in endpoints:
+            try:
+                probe(endpoint, self.keys, subscribe=socket == "detections")
+                return endpoint
+            except SilentError as error:
+                report("qzdctl", error)
+                return endpoint
+            except EndpointError as error:
+                errors.append(error)
+        raise _combined(endpoints, errors)
+
+    def why_unreachable(self, socket: Socket) -> EndpointError | None:
+        """Return why no daemon can be reached now; None if one can."""
+        try:
+            self.reach(socket)
+        except EndpointError as error:
+            return error
+        return None
 
 
-def printable(text: str) -> str:
-    """Escape control characters: a reason may hold a file name that others chose."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def coloured(word: str) -> str:
-    """Colour a state; click leaves it plain if the output is not a terminal."""
-    return click.style(word, fg=COLOURS.get(word))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format rows in columns that are as wide as their widest cell."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(click.unstyle(row[i])) for row in cells) for i in range(len(head))]
-    lines = ["  ".join(_padded(c, w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
-
-
-def _padded(cell: str, width: int) -> str:
-    return cell + " " * (width - len(click.unstyle(cell)))
+def _combined(endpoints: tuple[str, ...], errors: list[EndpointError]) -> EndpointError:
+    """Return the error that says most: one of a peer that answers, else that nothing listens at all."""
+    telling = [error for error in errors if not isinstance(error, NothingListensError)]
+    if telling or len(errors) == 1:
+        return (telling or errors)[0]
+    text = f"nothing listens on {' or '.join(endpoints)}"
+    return EndpointError(text, wanted=errors[0].wanted, fix=errors[0].fix)

@@ -29,7 +29,7 @@ from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.engine.scheduler import Scheduler
 from qzd_daemon.engine.stream import Stream
-from qzd_daemon.engine.versions import Versions, find_version
+from qzd_daemon.engine.versions import Versions, directory_of, find_version
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
 from qzd_ext.errors import QzdError, UsageError
@@ -60,6 +60,8 @@ class Engine:
         Models whose last self-test failed while they served.
     tested_at : dict of str to float
         `time.monotonic()` of each model's last self-test, passed or not.
+    loading : dict
+        When the load of each model that is being loaded began, monotonic seconds by name.
     swaps : Counter
         Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` if the old one stayed.
     """
@@ -74,6 +76,7 @@ class Engine:
         self._versions = Versions()
         self.failed_tests: set[str] = set()
         self.tested_at: dict[str, float] = {}
+        self.loading: dict[str, float] = {}
         self.swaps = collections.Counter(swapped=0, rolled_back=0, refused=0)
         self._changing = threading.RLock()  # for the whole of a change; a model may take minutes to compile
         self._in_use = threading.Lock()  # only while a change is carried out, or a model tested
@@ -99,6 +102,11 @@ class Engine:
     def request_lanes(self) -> dict[str, RequestLane]:
         """Return the request lane of each model, by name."""
         return {name: scheduler.request_lane for name, scheduler in self._schedulers.copy().items()}
+
+    def directory_of(self, name: str, served: LoadedModel) -> str | None:
+        """Return what `swap` takes for this bundle; None if the model's `bundle` is a bundle itself."""
+        model = self._config.models.get(name)
+        return directory_of(model, served.detector.bundle.path) if model else None
 
     def apply(self, config: Config) -> None:
         """Serve what a configuration asks for; models and streams that stay the same run on.
@@ -278,7 +286,11 @@ class Engine:
 
     def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> LoadedModel:
         cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
-        served = models.load(name, model, cache_dir)
+        self.loading[name] = time.monotonic()
+        try:
+            served = models.load(name, model, cache_dir)
+        finally:
+            del self.loading[name]
         if cache_dir is not None:
             prune(cache_dir, config.service.cache_max_mb * 2**20)
         undo.callback(served.detector.close)

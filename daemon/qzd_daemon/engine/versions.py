@@ -8,9 +8,10 @@ from pathlib import Path
 
 from qzd_daemon.config.schema import ModelConfig
 from qzd_daemon.engine import models
+from qzd_ext.bundle import MANIFEST
 from qzd_ext.errors import QzdError, UsageError
 
-__all__ = ["Versions", "find_version"]
+__all__ = ["Versions", "directory_of", "find_version"]
 
 
 def find_version(name: str, model: ModelConfig, version: str) -> Path:
@@ -23,12 +24,27 @@ def find_version(name: str, model: ModelConfig, version: str) -> Path:
     """
     path = Path(model.bundle) / version
     if version in ("", "..") or "/" in version or not os.path.lexists(path):
+        known = ", ".join(_versions(model))
         raise UsageError(
-            f"model {name}: there is no bundle {path}",
-            wanted="the name of a bundle's directory below the model's `bundle`",
-            fix="copy it there first",
+            f"model {name}: there is no version {version!r} in {model.bundle}",
+            wanted=f"one of {known}" if known else "a directory of numbered bundles",
+            fix=f"copy the bundle to {path} first",
         )
     return path
+
+
+def directory_of(model: ModelConfig, path: Path) -> str | None:
+    """Return what `find_version` takes for a bundle; None if the model's `bundle` is a bundle itself."""
+    return path.name if path.parent == Path(model.bundle).resolve() else None
+
+
+def _versions(model: ModelConfig) -> list[str]:
+    """Return the names of the bundles in a model's directory, numbers in their order."""
+    try:
+        found = [path.parent.name for path in Path(model.bundle).glob(f"*/{MANIFEST}")]
+    except OSError:
+        return []
+    return sorted(found, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
 
 
 class Versions:

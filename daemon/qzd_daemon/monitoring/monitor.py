@@ -13,6 +13,7 @@ from qzd_daemon.engine.engine import Engine
 from qzd_daemon.monitoring.health import Health
 from qzd_daemon.monitoring.http import Http
 from qzd_daemon.monitoring.metrics import Metrics, Reading
+from qzd_daemon.monitoring.rates import Rates
 from qzd_daemon.transport.listener import Listener
 
 __all__ = ["Monitor"]
@@ -34,6 +35,7 @@ class Monitor:
     Attributes
     ----------
     metrics : Metrics
+    rates : Rates
     endpoint : str or None
         The address of the HTTP server.
 
@@ -55,6 +57,7 @@ class Monitor:
         self._reported_frames = 0
         registry = CollectorRegistry()
         self.metrics = Metrics(registry, self._read)
+        self.rates = Rates()
         self._http = Http(config.listen, registry, self.live, self.ready) if config.listen else None
         self.endpoint = self._http.address if self._http else None
 
@@ -71,6 +74,7 @@ class Monitor:
     def sent(self, message: messages.Message) -> None:
         """Take in a message that the publisher has sent."""
         self.metrics.observe(message)
+        self.rates.observe(message)
         self._health.observe(message)
 
     def enter(self, phase: str | None) -> None:
@@ -93,10 +97,14 @@ class Monitor:
     def ready(self) -> list[str]:
         """Return why something in the configuration is not served; empty if everything is."""
         if self._phase is not None:
-            return [self._phase]
+            return [self._phase, *self._compiling()]
         limits = {stream.name: stream.config.max_down_s for stream in self._engine.streams}
         failed = [f"model {name}: its last self-test failed" for name in sorted(self._engine.failed_tests)]
         return self.live() + failed + self._health.problems(limits)
+
+    def _compiling(self) -> list[str]:
+        now = time.monotonic()
+        return [f"compiling {name}, {now - at:.0f} s" for name, at in self._engine.loading.copy().items()]
 
     def status(self) -> str:
         """Return one line for people: what runs, its rate since the last line, and what is wrong."""

@@ -19,6 +19,7 @@ from qzd_client.requests import (
     Snapshot,
     SnapshotEntry,
     Status,
+    StreamRates,
     StreamStatus,
 )
 from qzd_daemon.config.load import NAME
@@ -51,6 +52,10 @@ class Operations:
     listener : Listener
     reload : callable
         Applies the configuration file again; returns the error that kept it from doing so.
+    rates : callable
+        Returns the rates of a stream by its name.
+    problems : callable
+        Returns why not everything in the configuration is served.
     """
 
     def __init__(
@@ -59,11 +64,15 @@ class Operations:
         publisher: Publisher,
         listener: Listener,
         reload: Callable[[], QzdError | None],
+        rates: Callable[[str], StreamRates],
+        problems: Callable[[], list[str]],
     ) -> None:
         self._engine = engine
         self._publisher = publisher
         self._listener = listener
         self._reload = reload
+        self._rates = rates
+        self._problems = problems
         self._started_ns = time.time_ns()
 
     def table(self) -> Mapping[str, Operation]:
@@ -101,6 +110,7 @@ class Operations:
             subscriptions=self._publisher.subscriptions,
             streams=self.streams(request),
             models=self.models(request),
+            problems=self._problems(),
         )
 
     def streams(self, _: Request) -> list[StreamStatus]:
@@ -118,6 +128,7 @@ class Operations:
                 undecodable=stream.tally.undecodable,
                 absent=stream.tally.absent,
                 whole_ns=stream.tally.whole_ns,
+                rates=self._rates(stream.name),
             )
             for stream in self._engine.streams
         ]
@@ -193,6 +204,7 @@ class Operations:
             labels=len(manifest.labels.names),
             thresholds=served.thresholds,
             self_test=SelfTestStatus(age_s=round(age, 1), passed=name not in self._engine.failed_tests),
+            directory=self._engine.directory_of(name, served),
         )
 
     def _name(self, request: Request) -> str:

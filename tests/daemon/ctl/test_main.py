@@ -77,7 +77,7 @@ def test_tail_when_json_is_asked_for_prints_the_messages(served: Daemon) -> None
 def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path, end: signal.Signals) -> None:
     tail = qzdctl("--endpoint", f"ipc://{tmp_path}/nobody", "tail")
     assert tail.stderr is not None
-    assert "nothing is received from" in tail.stderr.readline()
+    assert "nobody: nothing listens there" in tail.stderr.readline()
     tail.send_signal(end)
     tail.communicate(timeout=30)
     assert tail.returncode == 4

@@ -133,7 +133,7 @@ def test_swap_when_there_is_no_such_version_says_so(
     running: Running, versions: Path, clip: Path, version: str
 ) -> None:
     running.serve(config(versions, source=clip))
-    with pytest.raises(UsageError, match="there is no bundle"):
+    with pytest.raises(UsageError, match="there is no version"):
         running.engine.swap("tiny", version)
 
 
