@@ -76,8 +76,8 @@ def prepare(data: Path, bundles: Path) -> None:
     for name, file in MODELS.items():
         if not (bundles / f"{name}-int8").exists():
             subprocess.run([*TOOLS, "convert", data / "models" / file, "-o", bundles / name], check=True)
-            command = [*TOOLS, "quantize", bundles / name, "--annotations", calibration]
-            subprocess.run([*command, "-o", bundles / f"{name}-int8"], check=True)
+            command = [*TOOLS, "quantize", str(bundles / name), "--annotations", str(calibration)]
+            subprocess.run([*command, "-o", str(bundles / f"{name}-int8")], check=True)
 
 
 def write_raw(path: Path, video: Path, fps: float) -> Path:

@@ -23,6 +23,7 @@ from qzd_ext.detections import FloatArray, IntArray
 from qzd_ext.manifest import Thresholds
 
 EVERYTHING = 10**6
+OPENCV_NMS: Callable[..., object] = cv2.dnn.NMSBoxesBatched  # its stub knows only lists
 Boxes = tuple[FloatArray, FloatArray, IntArray]
 
 
@@ -50,7 +51,7 @@ def opencv_v8(case: Case, t: Thresholds) -> Callable[[], object]:
             scores, labels = best[anchors], values[4:, anchors].argmax(0)
         x, y, w, h = values[:4, anchors]
         boxes = np.stack([x - w / 2, y - h / 2, w, h], 1)
-        return cv2.dnn.NMSBoxesBatched(boxes, scores, labels.astype(np.int32), t.confidence, t.iou)
+        return OPENCV_NMS(boxes, scores, labels.astype(np.int32), t.confidence, t.iou)
 
     return call
 
@@ -118,7 +119,7 @@ def suppressing_opencv(found: Boxes) -> Callable[[], object]:
     """OpenCV's NMS, which takes corners and sizes."""
     boxes, scores, ids = found
     sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    return lambda: cv2.dnn.NMSBoxesBatched(sized, scores, ids, 0.0, 0.45)
+    return lambda: OPENCV_NMS(sized, scores, ids, 0.0, 0.45)
 
 
 def nms_rows() -> list[Row]:

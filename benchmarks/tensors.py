@@ -50,7 +50,7 @@ def x_case(data: Path | None) -> Case:
     tensors = _infer(data, "models/yolox_nano.onnx", spec, None, rgb=False, scale=1)
     if tensors is None:
         rng = np.random.default_rng(9)
-        boxes = rng.normal(0, 0.7, (3549, 4))
+        boxes = rng.normal(0, 0.7, (3549, 4)).astype(np.float32)
         return _case(m.Yolox(), spec, [_objects(rng, boxes)], real=False)
     return _case(m.Yolox(), spec, tensors)
 
@@ -239,7 +239,7 @@ def _infer(
     picture = cv2.imread(str(sorted((data / "coco/validation/images").glob("*.jpg"))[PICTURE]))
     assert picture is not None
     canvas = np.empty((spec.height, spec.width, 3), np.uint8)
-    prepare(picture, spec, canvas)
+    prepare(np.asarray(picture, np.uint8), spec, canvas)
     core = ov.Core()
     graph = core.read_model(data / model)
     if outputs is not None and outputs != ["output0"]:
