@@ -23,6 +23,7 @@ from qzd_daemon.server.inference import Inference
 from qzd_daemon.server.ingest import Ingest
 from qzd_daemon.server.operations import Operations
 from qzd_daemon.server.publisher import Publisher
+from qzd_daemon.system.memory import Memory, MemoryGuard, default_limit
 from qzd_daemon.system.signals import Signals
 from qzd_daemon.system.systemd import inherited_sockets, more_time, notify, watchdog_interval
 from qzd_daemon.transport.limits import fit_connections, raise_file_limit
@@ -100,7 +101,11 @@ class Service:
         """Make the parts and bind their sockets; nothing runs yet."""
         config = fit_connections(self._config, raise_file_limit())
         self._publisher = Publisher(config.publish, self._listener, lambda m: self._monitor.sent(m))
-        self._ingest = Ingest(config.ingest, self._listener)
+        limit_mb = config.service.memory_mb
+        memory = Memory(limit_mb << 20 if limit_mb else default_limit())
+        fillers = ("control", "inference", "ingest")
+        self._guard = MemoryGuard(memory, lambda: self._listener.disconnect(fillers, "memory"))
+        self._ingest = Ingest(config.ingest, self._listener, memory)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
         self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
         self._self_tests = SelfTests(self._engine)
@@ -114,7 +119,7 @@ class Service:
         )
         request_lanes = lambda: self._engine.request_lanes  # noqa: E731
         self._inference = Inference(
-            config.inference, self._listener, self._publisher.epoch, request_lanes
+            config.inference, self._listener, self._publisher.epoch, request_lanes, memory
         )
         self._control = Control(config.control, self._listener, operations.table())
         refused = {
@@ -129,6 +134,7 @@ class Service:
         log.info("control on %s", ", ".join(self._control.endpoints) or "no socket: [control] has no bind")
         log.info("HTTP on %s", self._monitor.endpoint or "no socket: [http] has no listen")
         self._listener.start()
+        self._guard.start()
         self._publisher.start()
         self._control.start()
         self._monitor.start()
@@ -261,6 +267,7 @@ class Service:
         self._control.close()
         self._publisher.close()
         self._monitor.close()
+        self._guard.close()
         self._listener.close()
         log.info("stopped")
         return drained

@@ -18,7 +18,7 @@ from qzd_client.requests import ImageFormat
 from qzd_ext.errors import UsageError
 from qzd_ext.geometry import Frame
 
-__all__ = ["NotAnImageError", "TooLargeError", "check_png", "read_image"]
+__all__ = ["NotAnImageError", "TooLargeError", "check_png", "frame_bytes", "read_image"]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_START = PNG_SIGNATURE + b"\x00\x00\x00\x0dIHDR"
@@ -108,6 +108,19 @@ def read_image(
     if sorted(image.shape[:2]) != sorted((size.width, size.height)):  # a photograph may be turned
         raise _not_one(form, f"it says that it is {size.width}x{size.height}, and is not")
     return np.asarray(image, np.uint8)
+
+
+def frame_bytes(form: Literal["jpeg", "png", "bgr"], data: bytes | memoryview) -> int:
+    """Return how many bytes an image takes when it is decoded; 0 for bgr, which is used where it lies.
+
+    Raises
+    ------
+    NotAnImageError
+        It does not begin as an image of this format.
+    """
+    if form == "bgr":
+        return 0
+    return 3 * (_png_size(data) if form == "png" else _jpeg_size(data)).pixels
 
 
 def _raw(data: bytes | memoryview, width: int | None, height: int | None, max_pixels: int) -> Frame:

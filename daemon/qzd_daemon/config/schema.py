@@ -279,6 +279,13 @@ class ServiceConfig(Table, frozen=True):
             description="After this long an inference under way is given up as an error.",
         ),
     ] = 30.0
+    memory_mb: Annotated[
+        Count | None,
+        Meta(
+            description="Memory of the process above which requests are refused and callers disconnected; "
+            "default: 80 % of the container's or the machine's."
+        ),
+    ] = None
     self_test_interval_s: Annotated[
         float,
         Meta(

@@ -19,10 +19,11 @@ from qzd_client.requests import ErrorBody, ImageHeader
 from qzd_daemon.config.schema import InferenceConfig
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.server.image_requests import STOPPING, PendingRequest, RequestServer
+from qzd_daemon.system.memory import NO_MEMORY, Memory
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import QzdError
-from qzd_ext.images import read_image
+from qzd_ext.images import frame_bytes, read_image
 
 __all__ = ["Inference"]
 
@@ -40,6 +41,8 @@ class Inference:
         The uuid of this run.
     request_lanes : callable
         The models that serve now, by name.
+    memory : Memory, optional
+        What decoded images must find room in.
 
     Attributes
     ----------
@@ -58,12 +61,14 @@ class Inference:
         listener: Listener,
         epoch: str,
         request_lanes: Callable[[], Mapping[str, RequestLane]],
+        memory: Memory | None = None,
     ) -> None:
         self._server = RequestServer("inference", config, listener, ImageHeader, self._take)
         self.refused: collections.Counter[str] = self._server.refused
         self._config = config
         self._epoch = epoch
         self._request_lanes = request_lanes
+        self._memory = memory or Memory()
         self._decoding: set[PendingRequest[ImageHeader]] = set()
         self._pool = ThreadPoolExecutor(min(config.queue, usable_cpus()), "qzd-image")
 
@@ -79,6 +84,9 @@ class Inference:
     def _take(self, asked: PendingRequest[ImageHeader]) -> ErrorBody | None:
         if len(self._server.pending | self._decoding) >= self._config.queue:
             return ErrorBody("busy", f"{self._config.queue} requests are in hand. To fix: ask again later")
+        with self._memory.reserve(0) as granted:
+            if not granted:
+                return NO_MEMORY
         longest = self._config.timeout_ms
         asked.deadline = time.monotonic() + min(asked.header.timeout_ms or longest, longest) / 1e3
         self._decoding.add(asked)
@@ -118,7 +126,13 @@ class Inference:
                 asked, ErrorBody("unknown_model", f"{found}. Wanted: one of {', '.join(request_lanes)}")
             )
             return
-        frame = read_image(header.format, asked.image, header.width, header.height, self._config.max_pixels)
+        with self._memory.reserve(frame_bytes(header.format, asked.image)) as granted:
+            if not granted:
+                self._refuse(asked, NO_MEMORY)
+                return
+            frame = read_image(
+                header.format, asked.image, header.width, header.height, self._config.max_pixels
+            )
         self._decoded(asked)
         cancel = request_lanes[name].submit(frame, lambda message: self._answer(asked, message))
         if cancel is None:

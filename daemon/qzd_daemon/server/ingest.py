@@ -9,6 +9,7 @@ from qzd_client.requests import ErrorBody, FrameHeader
 from qzd_daemon.config.schema import IngestConfig
 from qzd_daemon.server.image_requests import PendingRequest, RequestServer
 from qzd_daemon.sources.ingest import IngestRegistry, ReceivedFrame
+from qzd_daemon.system.memory import NO_MEMORY, Memory
 from qzd_daemon.transport.listener import Listener
 
 __all__ = ["Ingest"]
@@ -21,6 +22,8 @@ class Ingest:
     ----------
     config : IngestConfig
     listener : Listener
+    memory : Memory, optional
+        What decoded frames must find room in.
 
     Attributes
     ----------
@@ -36,8 +39,8 @@ class Ingest:
         An endpoint cannot be bound.
     """
 
-    def __init__(self, config: IngestConfig, listener: Listener) -> None:
-        self.registry = IngestRegistry(config.max_pixels)
+    def __init__(self, config: IngestConfig, listener: Listener, memory: Memory | None = None) -> None:
+        self.registry = IngestRegistry(config.max_pixels, memory)
         self._server = RequestServer("ingest", config, listener, FrameHeader, self._take)
         self.endpoints = self._server.endpoints
         self.refused: collections.Counter[str] = self._server.refused
@@ -58,5 +61,8 @@ class Ingest:
     def _take(self, asked: PendingRequest[FrameHeader]) -> ErrorBody | None:
         if self._stopping:
             return ErrorBody("stopping", "the daemon stops. To fix: send the frame again when it is back")
+        with self.registry.memory.reserve(0) as granted:
+            if not granted:
+                return NO_MEMORY
         answer = lambda said: self._server.answer(asked, said)  # noqa: E731
         return self.registry.give(ReceivedFrame(asked.header, asked.image, answer, time.time_ns()))

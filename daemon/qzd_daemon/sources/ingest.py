@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from qzd_client.requests import Accepted, ErrorBody, FrameHeader, WhenBehind
 from qzd_daemon.sources.frames import SourceFrame, SourceState
+from qzd_daemon.system.memory import NO_MEMORY, Memory
 from qzd_ext.errors import QzdError
 from qzd_ext.geometry import Frame
-from qzd_ext.images import read_image
+from qzd_ext.images import frame_bytes, read_image
 
 __all__ = ["IngestRegistry", "IngestSource", "ReceivedFrame"]
 
@@ -52,10 +53,13 @@ class IngestRegistry:
     ----------
     max_pixels : int
         Largest frame, width times height.
+    memory : Memory, optional
+        What decoded frames must find room in.
     """
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, memory: Memory | None = None) -> None:
         self.max_pixels = max_pixels
+        self.memory = memory or Memory()
         self._lock = threading.Lock()
         self._opened: collections.Counter[str] = collections.Counter()
         self._reading: dict[str, IngestSource] = {}
@@ -187,7 +191,10 @@ class IngestSource:
         header = received.header
         size = header.width, header.height
         try:
-            return read_image(header.format, received.image, *size, self._registry.max_pixels), None
+            with self._registry.memory.reserve(frame_bytes(header.format, received.image)) as granted:
+                if not granted:
+                    return None, NO_MEMORY
+                return read_image(header.format, received.image, *size, self._registry.max_pixels), None
         except QzdError as error:
             return None, ErrorBody(error.code, str(error))
         except Exception as error:  # one frame must not end the service of the others

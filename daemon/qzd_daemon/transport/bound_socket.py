@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
@@ -51,7 +52,7 @@ class BoundSocket:
         self.endpoints = endpoints
         self.connections = connections
         self._access = access
-        self._disconnect_later = threading.Event()
+        self._disconnect_later: collections.deque[str] = collections.deque()
         self._unbound: list[str] = []  # endpoints that something else has taken when they were let go of
         self._next_try = 0.0
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -96,16 +97,16 @@ class BoundSocket:
                 os.close(self._bell)
                 self.socket.close(linger=linger_ms)
 
-    def disconnect_later(self) -> None:
-        """Ask for a `refresh`, from any thread."""
-        self._disconnect_later.set()
+    def disconnect_later(self, scheme: str) -> None:
+        """Ask for `disconnect` at the owner's next `refresh`, from any thread."""
+        self._disconnect_later.append(scheme)
         self.wake()
 
     def refresh(self) -> None:
-        """If asked to, let go of every peer that came over TCP: each must show its key again."""
-        if self._disconnect_later.is_set():
-            self._disconnect_later.clear()
-            self.disconnect("tcp://")
+        """Disconnect peers if `disconnect_later` asked for it, and bind again what could not be bound."""
+        schemes = {self._disconnect_later.popleft() for _ in range(len(self._disconnect_later))}
+        for scheme in schemes:
+            self.disconnect(scheme)
         if self._unbound and time.monotonic() >= self._next_try:
             self._bind_again(0.0)
             if not self._unbound:

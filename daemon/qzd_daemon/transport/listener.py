@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -154,6 +154,14 @@ class Listener:
             log.warning("systemd listens on %s, which no `bind` names: whoever connects waits", endpoint)
         self._thread.start()
 
+    def disconnect(self, names: Collection[str], reason: str) -> None:
+        """Disconnect all peers of the sockets with these names; those that come back are welcome."""
+        for watch in self._watches:
+            name, total = watch.bound_socket.name, watch.connections.total
+            if name in names and total:
+                self.refused[name, reason] += total
+                watch.bound_socket.disconnect_later("")
+
     @property
     def endpoints(self) -> dict[str, list[str]]:
         """What is bound, by the socket's name."""
@@ -201,7 +209,7 @@ class Listener:
             return
         log.info("a key was taken back: every TCP peer must show its key again")
         for watch in self._watches:
-            watch.bound_socket.disconnect_later()
+            watch.bound_socket.disconnect_later("tcp://")
 
     def _answer_zap(self) -> None:
         """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""

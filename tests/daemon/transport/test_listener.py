@@ -311,7 +311,7 @@ def test_entrance_when_it_is_closed_wakes_nobody_who_has_its_file_number_now(tmp
     other = os.eventfd(0, os.EFD_NONBLOCK)
     os.dup2(other, bell)  # where they are the same file already, nothing
     bound_socket.wake()
-    bound_socket.disconnect_later()
+    bound_socket.disconnect_later("tcp://")
     with pytest.raises(BlockingIOError):
         os.eventfd_read(other)
     for file in {other, bell}:
