@@ -38,7 +38,8 @@ help: ## this list
 	@touch $@
 
 .venv/dev: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --editable ./client --editable '.[dev]'
+	$(BIN)/pip install --quiet 'pip>=25.1' # the first that knows --group
+	$(BIN)/pip install --quiet --editable ./client --editable '.[cluster]' --group dev
 	@touch $@ .venv/tools
 
 demo: .venv/tools ## the main job, from images to detections on a socket

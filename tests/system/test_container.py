@@ -108,9 +108,11 @@ def composed(image: str, models: Path, tmp_path: Path) -> Iterator[str]:
     compose = (Path(sys.executable).parent / "podman-compose", "-p", project)
     run(*compose, "up", "-d", cwd=tmp_path, env=environment)
     yield project
-    begin = time.monotonic()
+    run(*compose, "stop", cwd=tmp_path, env=environment)
+    codes = engine("ps", "--all", "--filter", f"name={project}", "--format", "{{.ExitCode}}").split()
     run(*compose, "down", "--volumes", cwd=tmp_path, env=environment)
-    assert time.monotonic() - begin < 9, "a container did not heed SIGTERM"
+    assert codes
+    assert "137" not in codes, "a container did not end by SIGTERM, and was killed"
 
 
 @pytest.fixture
@@ -183,9 +185,7 @@ def test_container_serves_the_demo_to_another_is_healthy_and_stops(
     assert labels <= set(LABELS)
     assert labels
     run(*ENGINE, "healthcheck", "run", name)
-    begin = time.monotonic()
     engine("stop", "--time", "25", name)
-    assert time.monotonic() - begin < 20
     state = json.loads(engine("inspect", name))[0]["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
     assert "stopped" in engine("logs", name)
