@@ -13,9 +13,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from qzd_client.requests import ImageFormat
 from qzd_ext.errors import UsageError
+from qzd_ext.exif import jpeg_orientation, turn
 from qzd_ext.geometry import Frame
 
 __all__ = ["NotAnImageError", "TooLargeError", "check_png", "frame_bytes", "read_image"]
@@ -24,6 +26,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_START = PNG_SIGNATURE + b"\x00\x00\x00\x0dIHDR"
 PNG_AROUND = 12  # bytes of a chunk beside its content: length, type, checksum
 PNG_ANIMATION, PNG_DATA, PNG_END = b"acTL", b"IDAT", b"IEND"
+PNG_DECODED = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", PNG_DATA, PNG_END)
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 PNG_PASSES = (  # of an interlaced one: the first column and row, and the steps to the next
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
@@ -99,14 +102,40 @@ def read_image(
     size = _png_size(data) if form == "png" else _jpeg_size(data)
     _check_size(size, max_pixels)
     _check_work(form, data, size)
+    image = _decode_png(data) if form == "png" else _decode_jpeg(bytes(data))
+    if sorted(image.shape[:2]) != sorted((size.width, size.height)):  # a photograph may be turned
+        raise _not_one(form, f"it says that it is {size.width}x{size.height}, and is not")
+    return image
+
+
+def _decode_jpeg(data: bytes) -> Frame:
+    """Decode a JPEG, and refuse one that libjpeg warns of: what it decodes then is partly made up.
+
+    OpenCV prints the warnings and goes on; it decodes CMYK, which libjpeg does not convert.
+    """
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
+            simplejpeg.decode_jpeg(data, "CMYK")
+            return _decode("jpeg", data)
+        return turn(simplejpeg.decode_jpeg(data, "BGR"), jpeg_orientation(data))
+    except ValueError as error:
+        raise _not_one("jpeg", f"it is damaged: {error}") from error
+
+
+def _decode_png(data: bytes | memoryview) -> Frame:
+    """Decode a PNG without the chunks that do not matter to its pixels: libpng prints warnings of them."""
+    _check_sums(data)
+    chunks = [data[at - 8 : at + length + 4] for kind, at, length in _chunks(data) if kind in PNG_DECODED]
+    return _decode("png", b"".join((PNG_SIGNATURE, *chunks)))
+
+
+def _decode(form: Literal["jpeg", "png"], data: bytes) -> Frame:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise _not_one(form, str(error.err)) from error
     if image is None:
         raise _not_one(form, "it is damaged")
-    if sorted(image.shape[:2]) != sorted((size.width, size.height)):  # a photograph may be turned
-        raise _not_one(form, f"it says that it is {size.width}x{size.height}, and is not")
     return np.asarray(image, np.uint8)
 
 
@@ -215,6 +244,17 @@ def check_png(data: bytes | memoryview) -> None:
     for kind, _, _ in _chunks(data):
         if kind == PNG_ANIMATION:
             raise _not_one("png", "it is animated")
+
+
+def _check_sums(png: bytes | memoryview) -> None:
+    """Check that a PNG has all its chunks, and that each has the content that it was written with."""
+    kind = b""
+    for kind, at, length in _chunks(png):
+        checksum = int.from_bytes(png[at + length : at + length + 4], "big")
+        if zlib.crc32(png[at - 4 : at + length]) != checksum:
+            raise _not_one("png", f"its chunk {kind!r} is damaged: the checksum is wrong")
+    if kind != PNG_END:
+        raise _not_one("png", "it is cut off")
 
 
 def _chunks(png: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:

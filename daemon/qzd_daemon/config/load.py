@@ -122,6 +122,8 @@ def _check_names(config: Config, path: Path) -> None:
         for model in stream.models:
             if model not in config.models:
                 raise _unknown_model(path, name, model, list(config.models))
+        if stream.watch and (stream.is_url or stream.loop):
+            raise _wrong_value(path, f"streams.{name}.watch", "only for directories, and not with `loop`")
         if len(set(stream.models)) != len(stream.models):
             raise _wrong_value(path, f"streams.{name}.model", "a model is named twice")
 

@@ -218,6 +218,10 @@ class StreamConfig(Table, frozen=True):
         bool, Meta(description="Try Intel's Quick Sync for video first; where it cannot, software does it.")
     ] = False
     loop: Annotated[bool, Meta(description="Read a file or directory over and over.")] = False
+    watch: Annotated[
+        bool,
+        Meta(description="Follow a directory: read each file that is written and closed, or moved in, once."),
+    ] = False
     rtsp_transport: Annotated[
         Literal["tcp", "udp"], Meta(description="How RTSP cameras send their video.")
     ] = "tcp"

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from qzd_daemon.config.schema import V4L2, StreamConfig
 from qzd_daemon.sources.cameras import Camera, DeviceCamera
-from qzd_daemon.sources.files import DirectorySource, FileSource
+from qzd_daemon.sources.directory import DirectorySource
+from qzd_daemon.sources.files import FileSource
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_daemon.sources.ingest import IngestRegistry, IngestSource
 from qzd_ext.errors import SourceError
@@ -80,7 +81,7 @@ def open_source(name: str, config: StreamConfig, registry: IngestRegistry) -> So
     path = Path(config.source)
     try:
         if path.is_dir():
-            return DirectorySource(path, loop=config.loop)
+            return DirectorySource(path, loop=config.loop, watch=config.watch)
         if path.is_file():
             path.open("rb").close()  # if the user may not, the video is not at fault
             return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
