@@ -20,6 +20,14 @@ from qzd_ext.errors import ConfigError
 __all__ = ["NAME", "read_config", "split_address"]
 
 BINDING_TABLES = ("publish", "control", "inference", "ingest")
+KINDS = {  # msgspec's names of TOML's types
+    "array": 'a list, as in ["one", "two"]',
+    "str": "text in quotes",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -81,12 +89,24 @@ def _convert_field(value: Any, hint: Any, path: Path, where: str) -> Any:
 
 
 def _unknown_key(path: Path, where: str, key: str, known: list[str]) -> ConfigError:
-    near = _nearest(key, known)
+    near, home = _nearest(key, known), _tables_with(key)
+    fix = f"did you mean {where}{near}?" if near else f"remove {where}{key}"
+    if home and (not near or near != key):
+        fix = f"move it to {' or '.join(home)}, where it belongs"
     return ConfigError(
-        f"{path}: unknown key {where}{key}",
-        wanted=f"one of {', '.join(sorted(known))}",
-        fix=f"did you mean {where}{near}?" if near else f"remove {where}{key}",
+        f"{path}: unknown key {where}{key}", wanted=f"one of {', '.join(sorted(known))}", fix=fix
     )
+
+
+def _tables_with(key: str) -> list[str]:
+    """Return the tables that know a key, as they are written in the file."""
+    tables = []
+    for field in msgspec.structs.fields(Config):
+        named = typing.get_origin(field.type) is dict
+        table = typing.get_args(field.type)[1] if named else field.type
+        if key in typing.get_type_hints(table):
+            tables.append(f"[{field.name}{'.NAME' if named else ''}]")
+    return tables
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
@@ -99,7 +119,14 @@ def _missing(path: Path, where: str, key: str) -> ConfigError:
 
 
 def _wrong_value(path: Path, where: str, text: str) -> ConfigError:
+    text = re.sub("`([a-z |]+)`", _in_words, text)
     return ConfigError(f"{path}: {where.rstrip('.') or 'the file'}: {text}", fix="correct the value")
+
+
+def _in_words(kinds: re.Match[str]) -> str:
+    """Turn msgspec's names of types, such as `float | null`, into those of TOML."""
+    known = [KINDS.get(kind, kind) for kind in kinds[1].split(" | ") if kind != "null"]
+    return " or ".join(known)
 
 
 def _check_names(config: Config, path: Path) -> None:

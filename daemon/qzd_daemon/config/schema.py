@@ -87,9 +87,9 @@ class InferenceConfig(Table, frozen=True):
     queue: Annotated[
         int, Meta(ge=1, description="Requests in hand at once; one more is answered `busy` at once.")
     ] = 16
-    max_image_bytes: Annotated[
-        int, Meta(ge=1024, le=MOST, description="Largest image, as it is sent.")
-    ] = 32 * 2**20
+    max_image_bytes: Annotated[int, Meta(ge=1024, le=MOST, description="Largest image, as it is sent.")] = (
+        32 * 2**20
+    )
     max_pixels: Annotated[
         int, Meta(ge=1, description="Largest image, width times height; known before it is decoded.")
     ] = 40_000_000
@@ -105,9 +105,9 @@ class IngestConfig(Table, frozen=True):
         tuple[str, ...], Meta(description="Endpoints, tcp://ADDRESS:PORT or ipc:///PATH; none: no frames.")
     ] = ()
     max_connections: Annotated[int, Meta(ge=1, le=MOST, description="Senders on one endpoint at once.")] = 64
-    max_image_bytes: Annotated[
-        int, Meta(ge=1024, le=MOST, description="Largest frame, as it is sent.")
-    ] = 32 * 2**20
+    max_image_bytes: Annotated[int, Meta(ge=1024, le=MOST, description="Largest frame, as it is sent.")] = (
+        32 * 2**20
+    )
     max_pixels: Annotated[
         int, Meta(ge=1, description="Largest frame, width times height; known before it is decoded.")
     ] = 40_000_000

@@ -9,7 +9,15 @@ import collections
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -89,6 +97,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry, snapshot: Snapshot) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series per counter that says only when qzd was started
         self.frames = self.faults = 0
         self._frames = Counter(
             "qzd_frames", "Frames answered, by outcome.", ("stream", "outcome"), registry=registry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from qzd_client import messages
 from qzd_daemon.monitoring.metrics import READ, Metrics, Reading
@@ -127,3 +128,10 @@ def test_count_a_reload_by_its_result(scrape: Scrape) -> None:
     scrape.metrics.reloaded(applied=False)
     assert scrape.value("qzd_reloads_total", result="refused") == 1
     assert scrape.value("qzd_reloads_total", result="applied") == 0
+
+
+def test_scrape_has_no_series_that_only_says_when_the_daemon_started(scrape: Scrape) -> None:
+    scrape.metrics.observe(frame())
+    assert "_created" not in generate_latest(scrape.registry).decode()
+    text = openmetrics(scrape.registry).decode()  # type: ignore[no-untyped-call]
+    assert "_created" not in text
