@@ -19,7 +19,7 @@ from qzd_ext.golden import TOLERANCES, compare, read_golden
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import Runner, RunOptions, Slot
 
-__all__ = ["Detector", "Result", "Timing"]
+__all__ = ["Detector", "Result", "Run", "Timing"]
 
 SELF_TEST_SECONDS = 60.0  # that a golden frame waits beside the frames that are served
 
@@ -41,10 +41,30 @@ class Result:
     timing: Timing
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A frame that a request runs with.
+
+    Attributes
+    ----------
+    slot : Slot
+    transform : Transform
+        How the frame lies in the request's input.
+    begin, prepared : float
+        `time.perf_counter()` before and after the frame was laid in.
+    """
+
+    slot: Slot
+    transform: Transform
+    begin: float
+    prepared: float
+
+
 class Detector:
     """A bundle's model on a device.
 
-    One thread may start frames; results come on the requests' own threads, in any order.
+    `acquire`, `begin`, `Slot.wait`, `result` and `release` are the steps of one frame, for a caller that has
+    threads of its own. `submit` does them all and reports results in the order of the frames.
 
     Parameters
     ----------
@@ -120,21 +140,58 @@ class Detector:
         slot = self._runner.acquire()
         assert slot is not None
         try:
-            begin = time.perf_counter()
-            transform = prepare(frame, self._input, slot.input)
-            prepared = time.perf_counter()
-            self._runner.infer(slot)
-            return self._decode(slot, transform, begin, prepared)
+            run = self._prepare(slot, frame)
+            slot.infer()
+            return self.result(run)
         finally:
             self._runner.release(slot)
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
-        """Wait for an idle request to `start`; None when `timeout` seconds passed without one."""
+        """Wait for an idle request; None after `timeout` seconds without one, and after `retire`."""
         return self._runner.acquire(timeout)
 
     def release(self, slot: Slot) -> None:
-        """Give back a request that was acquired and not started."""
+        """Give a request back that does not run."""
         self._runner.release(slot)
+
+    def retire(self) -> None:
+        """Wake everyone who waits in `acquire`; from now on it does not wait for a request."""
+        self._runner.retire()
+
+    def begin(self, slot: Slot, frame: Frame) -> Run:
+        """Lay a frame into an acquired request and start it.
+
+        Parameters
+        ----------
+        slot : Slot
+            From `acquire`; the caller releases it, after the run or after an error.
+        frame : (h, w, 3) uint8, BGR
+            Not needed any longer when this returns.
+
+        Raises
+        ------
+        DataError
+            The frame is not a picture.
+        DeviceError
+            The device refuses it.
+        """
+        run = self._prepare(slot, frame)
+        slot.start()
+        return run
+
+    def result(self, run: Run) -> Result:
+        """Decode what a run has found, once `run.slot.wait()` has returned.
+
+        Raises
+        ------
+        ModelError
+            The model's results cannot be decoded.
+        """
+        inferred = time.perf_counter()
+        found = self._decoder.decode(run.slot.outputs, run.transform, self.thresholds)
+        decoded = time.perf_counter()
+        preprocess, inference = run.prepared - run.begin, inferred - run.prepared
+        return Result(found, Timing(preprocess * 1e3, inference * 1e3, (decoded - inferred) * 1e3))
 
     def start(self, slot: Slot, frame: Frame, done: Callable[[Result | QzdError], None]) -> None:
         """Lay a frame into an acquired request and run it.
@@ -142,27 +199,24 @@ class Detector:
         Parameters
         ----------
         slot : Slot
-            From `acquire`; it is idle again when `done` has returned.
+            From `acquire`; it is released when `done` has returned.
         frame : (h, w, 3) uint8, BGR
-            Not needed any more when this returns.
+            Not needed any longer when this returns.
         done : callable
-            Called once with the result or with what went wrong, on another thread.
+            Called once with the result or the error, on another thread.
         """
-        begin = time.perf_counter()
         try:
-            transform = prepare(frame, self._input, slot.input)
+            run = self._prepare(slot, frame)
         except BaseException:
             self._runner.release(slot)
             raise
-        prepared = time.perf_counter()
         with self._changed:
             self._in_flight += 1
 
-        def finished(slot: Slot, fault: Exception | None) -> None:
-            outcome = self._outcome(slot, fault, transform, begin, prepared)
+        def finished(slot: Slot, fault: QzdError | None) -> None:
             try:
-                done(outcome)
-            finally:  # whoever waits for a request wants the GIL, which `done` should have first
+                done(fault or self._outcome(run))
+            finally:
                 self._runner.release(slot)
                 with self._changed:
                     self._in_flight -= 1
@@ -211,9 +265,9 @@ class Detector:
             found = f"no request of {','.join(self.devices)} came free for the self-test"
             raise DeviceError(found, fix="look at the device's driver log; its requests hang")
         try:
-            transform = prepare(frame, self._input, slot.input)
-            self._runner.infer(slot)
-            return self._decoder.decode(slot.outputs, transform, self.bundle.manifest.thresholds)
+            run = self._prepare(slot, frame)
+            slot.infer()
+            return self._decoder.decode(slot.outputs, run.transform, self.bundle.manifest.thresholds)
         finally:
             self._runner.release(slot)
 
@@ -233,19 +287,15 @@ class Detector:
             self._in_flight = 0  # those that were started are waited for as the runner is closed
         self.close()
 
-    def _outcome(
-        self, slot: Slot, fault: Exception | None, transform: Transform, begin: float, prepared: float
-    ) -> Result | QzdError:
-        try:
-            if fault is None:
-                return self._decode(slot, transform, begin, prepared)
-        except Exception as error:  # noqa: BLE001 - it must reach the caller, whatever it is
-            fault = error
-        return fault if isinstance(fault, QzdError) else DeviceError(f"{type(fault).__name__}: {fault}")
+    def _prepare(self, slot: Slot, frame: Frame) -> Run:
+        begin = time.perf_counter()
+        transform = prepare(frame, self._input, slot.input)
+        return Run(slot, transform, begin, time.perf_counter())
 
-    def _decode(self, slot: Slot, transform: Transform, begin: float, prepared: float) -> Result:
-        inferred = time.perf_counter()
-        found = self._decoder.decode(slot.outputs, transform, self.thresholds)
-        decoded = time.perf_counter()
-        timing = Timing((prepared - begin) * 1e3, (inferred - prepared) * 1e3, (decoded - inferred) * 1e3)
-        return Result(found, timing)
+    def _outcome(self, run: Run) -> Result | QzdError:
+        try:
+            return self.result(run)
+        except QzdError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - it must reach the caller, whatever it is
+            return DeviceError(f"{type(error).__name__}: {error}")

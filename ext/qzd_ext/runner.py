@@ -5,11 +5,11 @@ It knows neither frames nor boxes; a request's input and outputs are arrays.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,25 +90,19 @@ def available_precisions(device: str) -> list[InferencePrecision]:
     return _precisions(_device_name(device))
 
 
-Done = Callable[["Slot", Exception | None], None]
+Done = Callable[["Slot", QzdError | None], None]
 
 
 class Slot:
     """One infer request with its own input and output tensors."""
 
-    __slots__ = ("_request", "_results", "_running", "_runs", "_waiter", "index", "started_at")
+    __slots__ = ("_device", "_request", "_results", "index")
 
     def __init__(self, index: int, request: ov.InferRequest, device: str) -> None:
         self.index = index
-        self.started_at = 0.0
+        self._device = device
         self._request = request
         self._results = len(request.model_outputs)
-        self._running = False
-        self._runs: queue.SimpleQueue[tuple[Done, Exception | None] | None] = queue.SimpleQueue()
-        self._waiter = threading.Thread(
-            target=self._report_runs, args=(device,), name=f"qzd-infer-{index}", daemon=True
-        )
-        self._waiter.start()
 
     @property
     def input(self) -> Frame:
@@ -120,40 +114,50 @@ class Slot:
         """The request's own results, float32, in the model's order; valid until it is started again."""
         return tuple(self._request.get_output_tensor(i).data for i in range(self._results))
 
-    def _start(self, done: Done) -> None:
-        self.started_at = time.monotonic()
-        self._running = True
-        refused = None
+    def start(self) -> None:
+        """Start the request; its input is filled.
+
+        Raises
+        ------
+        DeviceError
+            The device refuses it.
+        """
         try:
             self._request.start_async()
         except RuntimeError as error:
-            refused = error
-        self._runs.put((done, refused))
+            raise _device_fault(self._device, error) from error
 
-    def _report_runs(self, device: str) -> None:
-        """Wait for each run and report it.
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the request has ended; False if it still runs after `timeout` seconds.
 
-        OpenVINO's own callbacks are not used: a request that failed never calls its Python callback, and a
+        OpenVINO's callbacks are not used: a request that failed never calls its Python callback, and a
         process that ends while OpenVINO's thread drops a callback is aborted.
-        """
-        while (run := self._runs.get()) is not None:
-            done, fault = run
-            if fault is None:
-                try:
-                    self._request.wait()
-                except RuntimeError as error:
-                    fault = error
-            self._running = False
-            try:
-                done(self, _device_fault(device, fault) if fault else None)
-            except Exception:
-                log.exception("a result was lost: whoever was to take it failed")
-            del run, done, fault  # a request that idles must not keep the last frame in memory
 
-    def _close(self) -> None:
-        self._runs.put(None)
-        self._waiter.join()
-        del self._request
+        Raises
+        ------
+        DeviceError
+            The device failed.
+        """
+        try:
+            if timeout is not None:
+                return bool(self._request.wait_for(int(timeout * 1e3)))
+            self._request.wait()
+        except RuntimeError as error:
+            raise _device_fault(self._device, error) from error
+        return True
+
+    def infer(self) -> None:
+        """Run the request and wait for it; its input is filled.
+
+        Raises
+        ------
+        DeviceError
+            The device failed.
+        """
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise _device_fault(self._device, error) from error
 
 
 class Runner:
@@ -197,9 +201,11 @@ class Runner:
                 fix="set the model's `requests` lower, or choose another device",
             ) from error
         self._slots = [Slot(i, request, options.device) for i, request in enumerate(requests)]
-        self._idle: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()  # None once it is retired
         for slot in self._slots:
             self._idle.put(slot)
+        self._started: queue.SimpleQueue[tuple[Slot, Done, QzdError | None] | None] = queue.SimpleQueue()
+        self._reporter: threading.Thread | None = None
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -229,40 +235,62 @@ class Runner:
             return None
 
     def acquire(self, timeout: float | None = None) -> Slot | None:
-        """Wait for an idle request; None when `timeout` seconds passed without one."""
+        """Wait for an idle request; None after `timeout` seconds without one, and after `retire`."""
         try:
-            return self._idle.get(timeout=timeout)
+            slot = self._idle.get(timeout=timeout)
         except queue.Empty:
             return None
+        if slot is None:
+            self._idle.put(None)  # for everyone else who waits
+        return slot
 
     def release(self, slot: Slot) -> None:
         """Give a request back to the pool."""
         self._idle.put(slot)
 
+    def retire(self) -> None:
+        """Wake everyone who waits in `acquire`; from now on it does not wait for a request."""
+        self._idle.put(None)
+
     def start(self, slot: Slot, done: Done) -> None:
-        """Run a request whose input is filled. `done` is called once, on another thread.
+        """Run a request whose input is filled, and call `done` once when it has ended, on another thread.
 
-        The slot stays taken until `release`; its outputs are valid until then.
+        Requests are reported in the order of their starts. The slot stays taken until `release`; its outputs
+        are valid until then.
         """
-        slot._start(done)
-
-    def infer(self, slot: Slot) -> None:
-        """Run a request whose input is filled, and wait for it.
-
-        Raises
-        ------
-        DeviceError
-            The device failed.
-        """
+        if self._reporter is None:
+            self._reporter = threading.Thread(target=self._report, name="qzd-infer", daemon=True)
+            self._reporter.start()
         try:
-            slot._request.infer()
-        except RuntimeError as error:
-            raise _device_fault(self.options.device, error) from error
+            slot.start()
+        except DeviceError as error:
+            self._started.put((slot, done, error))
+        else:
+            self._started.put((slot, done, None))
+
+    def _report(self) -> None:
+        while (started := self._started.get()) is not None:
+            slot, done, fault = started
+            if fault is None:
+                try:
+                    slot.wait()
+                except DeviceError as error:
+                    fault = error
+            try:
+                done(slot, fault)
+            except Exception:
+                log.exception("a result was lost: its receiver failed")
+            del started, slot, done, fault  # a thread that waits must not keep the last frame in memory
 
     def close(self) -> None:
-        """Wait for the requests under way, then let go of the device."""
+        """Wait for the requests in progress, then release the device."""
+        if self._reporter is not None:
+            self._started.put(None)
+            self._reporter.join()
         for slot in self._slots:
-            slot._close()
+            with contextlib.suppress(DeviceError):  # nobody waits for its result
+                slot.wait()
+            del slot._request
         self._slots.clear()
         self._idle = queue.SimpleQueue()
         del self._compiled

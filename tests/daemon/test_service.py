@@ -376,7 +376,7 @@ def test_daemon_when_the_device_hangs_stops_in_time_and_answers_for_its_frames(
         while (event := client.receive(0.5)) is not None:
             rest.append(event)
     assert [e.outcome for e in rest if isinstance(e, Detections)] == ["error", "skipped", "skipped"]
-    assert "frames were still under way" in process.log
+    assert "frames were still in progress" in process.log
 
 
 def test_daemon_when_the_device_hangs_leaves_the_watchdog_unfed(daemon: StartDaemon, stuck: str) -> None:

@@ -53,7 +53,7 @@ def seen(
         slot = runner.acquire()
         assert slot is not None
         prepare(decode(path.read_bytes()), bundle.manifest.input, slot.input)
-        runner.infer(slot)
+        slot.infer()
         results.append([np.array(output) for output in slot.outputs])
         runner.release(slot)
     runner.close()

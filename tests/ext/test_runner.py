@@ -73,7 +73,7 @@ def test_infer_raises_when_the_device_fails(fragile_model: Path) -> None:
     assert slot is not None
     _fill(slot, BAD)
     with pytest.raises(DeviceError, match="failed while running"):
-        runner.infer(slot)
+        slot.infer()
     runner.close()
 
 
@@ -186,7 +186,7 @@ def test_weights_in_eight_bits_are_restored_before_the_device_sees_them(tmp_path
     slot = runner.acquire()
     assert slot is not None
     slot.input[:] = 2
-    runner.infer(slot)
+    slot.infer()
     assert (slot.outputs[0] == 3).all()
     runner.close()
 

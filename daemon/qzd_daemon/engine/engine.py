@@ -32,6 +32,7 @@ from qzd_daemon.engine.stream import Stream
 from qzd_daemon.engine.versions import Versions, directory_of, find_version
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
+from qzd_daemon.system.threads import NamedThread
 from qzd_ext.errors import QzdError, UsageError
 
 __all__ = ["Engine"]
@@ -39,7 +40,7 @@ __all__ = ["Engine"]
 log = logging.getLogger(__name__)
 
 SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
-LOOK_UP_SECONDS = 0.01
+STOP_LOOK_SECONDS = 0.25  # how soon a stop is noticed while a removed stream is waited for
 
 
 class Engine:
@@ -133,6 +134,8 @@ class Engine:
             with self._at_work():
                 undo.pop_all()  # nothing can fail any more
                 self._config = config
+                for scheduler in self._schedulers.values():
+                    scheduler.timeout = config.service.inference_timeout_s
                 self._remove_streams(gone)
                 for name, served in loaded.items():
                     self._put(name, served, "swapped")
@@ -236,11 +239,6 @@ class Engine:
         now = time.monotonic()
         return [name for name, at in self.tested_at.copy().items() if 0 < interval <= now - at]
 
-    def give_up_late_frames(self) -> int:
-        """Answer for the frames that devices have been busy with too long; return how many."""
-        older_than = self._config.service.inference_timeout_s
-        return sum(scheduler.give_up(older_than) for scheduler in list(self._schedulers.values()))
-
     @property
     def hung(self) -> bool:
         """Return whether a model has no infer request left that answers."""
@@ -311,13 +309,14 @@ class Engine:
         self.failed_tests.discard(name)
         self.tested_at[name] = time.monotonic()
         if name in self._schedulers:
-            self._schedulers[name].swap(served, self._config.service.inference_timeout_s)
+            self._schedulers[name].swap(served)
             self.swaps[state] += 1
         else:
             state = "loaded"
             failed = functools.partial(self._device_failed, name)
             recovered = functools.partial(self._device_recovered, name)
-            self._schedulers[name] = Scheduler(name, served, failed, recovered)
+            timeout = self._config.service.inference_timeout_s
+            self._schedulers[name] = Scheduler(name, served, failed, recovered, timeout)
             self._schedulers[name].start()
         self._publish_state(name, served, state, reason)
 
@@ -349,7 +348,7 @@ class Engine:
         """Publish `removed` after a stream's last frame, and before any frame of a new source of its name."""
         end = time.monotonic() + self._config.service.inference_timeout_s
         for stream in streams:
-            while not stream.idle and not self._stopping.wait(LOOK_UP_SECONDS):
+            while not stream.wait_finished(STOP_LOOK_SECONDS) and not self._stopping.is_set():
                 if time.monotonic() > end:
                     self._skip_rest(stream)
             if not self._stopping.is_set():
@@ -365,9 +364,7 @@ class Engine:
 
     def _device_failed(self, name: str, served: LoadedModel) -> None:
         """Start a thread that loads another: the model's own thread has frames to finish."""
-        threading.Thread(
-            target=self._fall_back, args=(name, served), name=f"qzd-fallback-{name}", daemon=True
-        ).start()
+        NamedThread(f"qzd-fallback-{name}", functools.partial(self._fall_back, name, served)).start()
 
     def _fall_back(self, name: str, failed: LoadedModel) -> None:
         with self._changing:

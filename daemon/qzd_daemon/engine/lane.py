@@ -1,14 +1,10 @@
-"""A lane: one stream through one model, from a captured frame to its message, in frame order.
-
-Requests end in any order; a lane holds back what came early, so that every frame is published once and in
-its turn.
-"""
+"""A lane: one stream through one model, from a captured frame to its message."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +19,7 @@ from qzd_daemon.sources.open import SourceFrame
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
 
-__all__ = ["FrameJob", "Lane", "NoResult", "ResultSink", "make_message"]
+__all__ = ["FrameJob", "Lane", "NoResult", "ResultSink", "make_message", "send_message"]
 
 Publish = Callable[[str, messages.Message], None]
 
@@ -37,8 +33,9 @@ class FrameJob:
     Attributes
     ----------
     lane : ResultSink
+        Where its result goes.
     index : int
-        Counts what the source delivered, from 0.
+        Counts the frames that the source delivered, from 0.
     captured : SourceFrame
     """
 
@@ -49,14 +46,14 @@ class FrameJob:
 
 @dataclass(frozen=True, slots=True)
 class NoResult:
-    """Nothing is known of a frame, and why."""
+    """Nothing is known about a frame, and why."""
 
     outcome: messages.NoResultOutcome
     reason: str
 
 
 class ResultSink(Protocol):
-    """Where a frame comes from and its result goes: the `Lane` of a stream, or a `RequestLane`."""
+    """Where the result of a frame goes: the `Lane` of a stream, or a `RequestLane`."""
 
     @property
     def stream(self) -> str:
@@ -66,7 +63,19 @@ class ResultSink(Protocol):
     def finish(
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
     ) -> None:
-        """Hand on what became of it."""
+        """Send the result of a frame. Never raises.
+
+        Parameters
+        ----------
+        queued : QueuedItem
+            As it was taken out of its queue.
+        served : LoadedModel
+            The model that answered.
+        queue_ms : float
+            How long the frame waited for an idle infer request.
+        outcome : Result or NoResult
+            What was found, or why nothing is known.
+        """
         ...
 
 
@@ -81,7 +90,7 @@ class Lane:
         The model's.
     when_behind : "drop" or "wait"
     publish : callable
-        Takes a topic and a message; called in frame order, from any thread.
+        Takes a topic and a message; called in the order of the frames.
     """
 
     def __init__(
@@ -95,52 +104,35 @@ class Lane:
         self.stream = stream
         self.model = model
         self.queue: StreamQueue[FrameJob] = StreamQueue(fair_queue, when_behind)
-        self._topic = messages.detections_topic(stream, model)
-        self._publish = publish
-        self._lock = threading.Lock()
-        self._published = 0
-        self._early: dict[int, tuple[QueuedItem[FrameJob], LoadedModel, float, Result | NoResult]] = {}
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything that was put into the mailbox has been published."""
-        return self.queue.is_done(self._published)
+        self._publish = functools.partial(publish, messages.detections_topic(stream, model))
 
     def finish(
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
     ) -> None:
-        """Publish what became of a frame, as soon as all before it are published.
+        """Publish the result of a frame; `ResultSink.finish` has the parameters."""
+        send_message(self._publish, self.stream, queued, served, queue_ms, outcome)
+        self.queue.finish()
 
-        Parameters
-        ----------
-        queued : QueuedItem
-            As it was taken out of the lane's mailbox.
-        served : LoadedModel
-            The model that answered.
-        queue_ms : float
-            How long the frame waited for an idle request.
-        outcome : Result or NoResult
-            What was found, or why nothing is known.
-        """
-        with self._lock:
-            self._early[queued.order] = (queued, served, queue_ms, outcome)
-            while (ready := self._early.pop(self._published, None)) is not None:
-                self._publish_result(*ready)
-                self._published += 1
 
-    def _publish_result(
-        self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
-    ) -> None:
-        """Publish the result, or an error in its place: no frame may hold back those that follow."""
-        try:
-            self._publish(self._topic, make_message(self.stream, queued, served, queue_ms, outcome))
-        except Exception as error:
-            log.exception("stream %s: frame %d could not be published", self.stream, queued.item.index)
-            failed = NoResult(
-                "error", f"its message could not be made or sent: {type(error).__name__}: {error}"
-            )
-            with contextlib.suppress(Exception):  # then the publisher fails, which is logged above
-                self._publish(self._topic, make_message(self.stream, queued, served, queue_ms, failed))
+def send_message(
+    send: Callable[[messages.Detections], None],
+    stream: str,
+    queued: QueuedItem[FrameJob],
+    served: LoadedModel,
+    queue_ms: float,
+    outcome: Result | NoResult,
+) -> None:
+    """Make the message of a frame and send it. If that fails, send an error in its place.
+
+    A frame without a message would be missed for good: subscribers and callers wait for each one.
+    """
+    try:
+        send(make_message(stream, queued, served, queue_ms, outcome))
+    except Exception as error:
+        log.exception("stream %s: frame %d could not be sent", queued.item.lane.stream, queued.item.index)
+        reason = f"its message could not be made or sent: {type(error).__name__}: {error}"
+        with contextlib.suppress(Exception):  # then sending itself fails, which is logged above
+            send(make_message(stream, queued, served, queue_ms, NoResult("error", reason)))
 
 
 def make_message(
@@ -150,7 +142,7 @@ def make_message(
     queue_ms: float,
     outcome: Result | NoResult,
 ) -> messages.Detections:
-    """What became of a frame, as it is published; the parameters are those of `Lane.finish`."""
+    """Make the message of a frame; `ResultSink.finish` has the parameters."""
     captured = queued.item.captured
     height, width = captured.frame.shape[:2] if captured.frame is not None else (0, 0)
     stages = (0.0, 0.0, 0.0)
@@ -176,7 +168,7 @@ def make_message(
 
 
 def _found(found: Detections | Classes, served: LoadedModel) -> dict[str, Any]:
-    """The fields of a message that hold what was found."""
+    """Return the fields of a message that hold what was found."""
     label = served.detector.bundle.manifest.labels.name
     classes = found.class_ids.tolist()
     scores = _rounded(found.scores, 5)

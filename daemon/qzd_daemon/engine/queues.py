@@ -1,9 +1,10 @@
-"""What waits between the sources and a model: a mailbox a stream, and whose turn it is."""
+"""What waits between the sources and a model: one queue per stream, and whose turn it is."""
 
 from __future__ import annotations
 
 import collections
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,24 +19,21 @@ WAITING_FRAMES = 2  # of a source that is pushed back: one is taken while the ne
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueuedItem(Generic[T]):
-    """An item of a mailbox.
+    """An item that was taken out of a queue.
 
     Attributes
     ----------
     item : T
     dropped_before : int
-        How many were dropped, or left out on purpose, since the one before it.
-    order : int
-        Counts what was taken out of the mailbox, from 0.
+        Number of items that were dropped, or left out on purpose, since the one before it.
     """
 
     item: T
     dropped_before: int
-    order: int
 
 
 class FairQueue(Generic[T]):
-    """The mailboxes of one model: the one that was served longest ago is next.
+    """The queues of one model: the one that was served longest ago is next.
 
     So busy streams take turns, and a quiet one, whose turn was long ago, never waits behind them.
     """
@@ -45,21 +43,29 @@ class FairQueue(Generic[T]):
         self.work = threading.Condition(self.lock)
         self.ready: list[StreamQueue[T]] = []
         self._turn = 0
-        self._closed = False
+        self._closed = self._woken = False
 
     def close(self) -> None:
-        """Wait for nothing any more; what waits can still be taken."""
+        """End every wait from now on; the items that wait can still be taken."""
         with self.lock:
             self._closed = True
             self.work.notify_all()
 
-    def wait(self, timeout: float) -> None:
-        """Wait until there is something to take, but no longer than so many seconds."""
+    def wake(self) -> None:
+        """End one `wait`, though there may be nothing to take."""
         with self.lock:
-            self.work.wait_for(lambda: self.ready or self._closed, timeout)
+            self._woken = True
+            self.work.notify_all()
+
+    def wait(self) -> bool:
+        """Wait until there is something to take, or `wake` is called; False if this is closed and empty."""
+        with self.lock:
+            self.work.wait_for(lambda: self.ready or self._closed or self._woken)
+            self._woken = False
+            return bool(self.ready) or not self._closed
 
     def take(self) -> QueuedItem[T] | None:
-        """The next item of the stream whose turn it is; None where none waits."""
+        """Return the next item of the stream whose turn it is; None if none waits."""
         with self.lock:
             if not self.ready:
                 return None
@@ -73,7 +79,7 @@ class FairQueue(Generic[T]):
 
 
 class StreamQueue(Generic[T]):
-    """What one stream has ready for one model.
+    """The items that one stream has ready for one model.
 
     Parameters
     ----------
@@ -82,26 +88,25 @@ class StreamQueue(Generic[T]):
     when_full : "drop" or "wait"
         drop: a new item replaces the one that waits. wait: `put` blocks until there is room.
     room : int
-        Items that may wait where `put` blocks.
+        Largest number of items that wait if `put` blocks.
     """
 
-    def __init__(
-        self, fair_queue: FairQueue[T], when_full: WhenBehind, room: int = WAITING_FRAMES
-    ) -> None:
+    def __init__(self, fair_queue: FairQueue[T], when_full: WhenBehind, room: int = WAITING_FRAMES) -> None:
         self._fair_queue = fair_queue
         self._wait = when_full == "wait"
         self._most = room
         self._items: collections.deque[tuple[T, int]] = collections.deque()  # with `dropped_before`
         self._room = threading.Condition(fair_queue.lock)
-        self._dropped = self._taken = self._served = 0
+        self._finished = threading.Condition(fair_queue.lock)
+        self._dropped = self._unfinished = self._served = 0
         self._closed = False
 
     def __len__(self) -> int:
-        """Items that wait."""
+        """Return the number of items that wait."""
         return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Hand an item over; False after `close`: it is not taken then."""
+        """Add an item; False after `close`: it is not added then."""
         with self._fair_queue.lock:
             if self._wait:
                 self._room.wait_for(lambda: self._closed or len(self._items) < self._most)
@@ -117,12 +122,12 @@ class StreamQueue(Generic[T]):
             return True
 
     def skip(self, count: int = 1) -> None:
-        """Count items that their stream left out on purpose."""
+        """Count items that their stream leaves out on purpose."""
         with self._fair_queue.lock:
             self._dropped += count
 
     def discard(self, item: T) -> bool:
-        """Take an item back; False when it is not here any more."""
+        """Remove an item; False if it does not wait here."""
         with self._fair_queue.lock:
             kept = [(other, dropped) for other, dropped in self._items if other is not item]
             if len(kept) == len(self._items):
@@ -131,28 +136,45 @@ class StreamQueue(Generic[T]):
             if not kept:
                 self._fair_queue.ready.remove(self)
             self._room.notify()
+            self._finished.notify_all()
             return True
 
     def empty(self) -> list[QueuedItem[T]]:
-        """Take all that waits, whoever's turn it is."""
+        """Take every item that waits, out of turn."""
         with self._fair_queue.lock:
             if self._items:
                 self._fair_queue.ready.remove(self)
             return [self._pop() for _ in range(len(self._items))]
 
     def close(self) -> None:
-        """Take nothing more; what waits can still be taken. A `put` that blocks returns."""
+        """Accept no more items; those that wait can still be taken. A `put` that blocks returns."""
         with self._fair_queue.lock:
             self._closed = True
             self._room.notify_all()
+            self._finished.notify_all()
 
-    def is_done(self, finished: int) -> bool:
-        """Whether nothing waits, and so many were taken as were `finished`."""
+    def finish(self) -> None:
+        """Note that an item that was taken is done."""
         with self._fair_queue.lock:
-            return not self._items and self._taken == finished
+            self._unfinished -= 1
+            self._finished.notify_all()
+
+    def wait_finished(self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until no item waits and all that were taken are done; return whether this is so.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds.
+        unless : callable
+            Ends the wait too; asked again at `close`.
+        """
+        with self._fair_queue.lock:
+            self._finished.wait_for(lambda: unless() or not (self._items or self._unfinished), timeout)
+            return not (self._items or self._unfinished)
 
     def _pop(self) -> QueuedItem[T]:
-        queued = QueuedItem(*self._items.popleft(), self._taken)
-        self._taken += 1
+        queued = QueuedItem(*self._items.popleft())
+        self._unfinished += 1
         self._room.notify()
         return queued

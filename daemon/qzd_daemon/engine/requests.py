@@ -1,4 +1,4 @@
-"""Requests through one model: in turn with its streams, in any order among themselves, each answered once."""
+"""Frames of callers: they go through a model in turn with its streams, and each is answered once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qzd_client import messages
-from qzd_daemon.engine.lane import FrameJob, NoResult, make_message
+from qzd_daemon.engine.lane import FrameJob, NoResult, send_message
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem, StreamQueue
 from qzd_daemon.sources.open import SourceFrame
@@ -22,13 +22,13 @@ Answer = Callable[[messages.Detections], None]
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class RequestJob(FrameJob):
-    """A frame with somebody who waits for what is in it."""
+    """A frame with a caller who waits for its result."""
 
     answer: Answer
 
 
 class RequestLane:
-    """Where frames are handed in that belong to no stream.
+    """Accepts frames that belong to no stream.
 
     Parameters
     ----------
@@ -39,39 +39,40 @@ class RequestLane:
     stream = "(a request)"
 
     def __init__(self, fair_queue: FairQueue[FrameJob]) -> None:
-        self._queue: StreamQueue[FrameJob] = StreamQueue(
-            fair_queue, "wait", room=sys.maxsize
-        )  # who asks keeps count
+        # `room` has no bound: the server that submits has one of its own
+        self._queue: StreamQueue[FrameJob] = StreamQueue(fair_queue, "wait", room=sys.maxsize)
 
     def submit(self, frame: Frame, answer: Answer) -> Callable[[], object] | None:
-        """Hand a frame in.
+        """Add a frame to the model's queue.
 
         Parameters
         ----------
         frame : (h, w, 3) uint8, BGR
         answer : callable
-            Called once, from any thread, unless it is cancelled before its turn.
+            Called once, on another thread, unless the request is cancelled before its turn.
 
         Returns
         -------
         callable or None
-            Cancels the request, as far as the model has not begun with it. None where the desk is closed: the
-            model serves no more.
+            Cancels the request, if the model has not begun with it. None if the model is no longer served.
         """
         asked = RequestJob(self, 0, SourceFrame(frame), answer)
         if not self._queue.put(asked):
             return None
-        waiting = weakref.ref(asked)  # `answer` may lead to what is returned: a ring would keep the frame
+        waiting = weakref.ref(
+            asked
+        )  # `answer` may lead to the returned callable: a cycle would keep the frame
         return lambda: (still := waiting()) is not None and self._queue.discard(still)
 
     def close(self) -> None:
-        """Take nothing more; what waits is still answered."""
+        """Accept no more frames; those that wait are still answered."""
         self._queue.close()
 
     def finish(
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
     ) -> None:
-        """Answer. Called by the scheduler, as `Lane.finish`."""
+        """Answer the caller; `ResultSink.finish` has the parameters."""
         asked = queued.item
         assert isinstance(asked, RequestJob)
-        asked.answer(make_message("", queued, served, queue_ms, outcome))
+        send_message(asked.answer, "", queued, served, queue_ms, outcome)
+        self._queue.finish()

@@ -1,23 +1,31 @@
-"""One thread a model: it waits for an idle request, then gives it the frame whose turn it is.
+"""Two threads per model: a starter gives frames to the device, a finisher takes the results in that order.
 
-The request comes first and the frame second, so that the frame is the newest there is.
+The starter waits for a frame, then for an idle infer request, and only then takes the frame whose turn it is,
+so that it is the newest one. The finisher waits for the requests in the order of their starts, and publishes.
+So each stream's frames are published in order, whatever ends first on the device.
+
+Everything else that happens to a model goes through the queue between the two threads as well, and so has its
+place in that order: a frame that needs no device, the change to another model, the end.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from qzd_client.requests import WhenBehind
 from qzd_daemon.engine.faults import DeviceFaults
-from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, Publish, ResultSink
+from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, Publish
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem
 from qzd_daemon.engine.requests import RequestLane
-from qzd_ext.detector import Result
+from qzd_daemon.system.threads import NamedThread
+from qzd_ext.detector import Result, Run
 from qzd_ext.errors import DeviceError, QzdError
 from qzd_ext.runner import Slot
 
@@ -25,22 +33,43 @@ __all__ = ["Scheduler"]
 
 log = logging.getLogger(__name__)
 
-LOOK_UP_SECONDS = 0.2  # how often a thread that waits looks whether it shall stop
+WAIT_SECONDS = 0.25  # of one wait for a device; in between, the finisher looks whether it was told to stop
+LOOK_SECONDS = 0.05  # how soon the end of a request that hung is noticed, before its model is closed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _UnderWay:
+class _Started:
     """A frame that a device is busy with."""
 
-    lane: ResultSink
     queued: QueuedItem[FrameJob]
     served: LoadedModel
     queue_ms: float
-    started: float
+    run: Run
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """A frame that needs no device: its outcome is known already."""
+
+    queued: QueuedItem[FrameJob]
+    served: LoadedModel
+    queue_ms: float
+    outcome: NoResult | QzdError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Swap:
+    """Another model for the next frame; `done` is set after the last frame of the one before."""
+
+    served: LoadedModel
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+_Step: TypeAlias = _Started | _Known | _Swap | None
 
 
 class Scheduler:
-    """Serves the streams of one model in turn.
+    """Serves the streams and requests of one model in turn.
 
     Parameters
     ----------
@@ -51,7 +80,9 @@ class Scheduler:
     failed : callable
         Called once, with the model that serves, when its device fails again and again.
     recovered : callable
-        Called after `keep_device`, when its device answers again.
+        Called after `keep_device`, when the device answers again.
+    timeout : float
+        Seconds that a device may take for a frame, from its start. Then the frame becomes an `error`.
     """
 
     def __init__(
@@ -60,165 +91,61 @@ class Scheduler:
         served: LoadedModel,
         failed: Callable[[LoadedModel], None],
         recovered: Callable[[LoadedModel], None],
+        timeout: float,
     ) -> None:
         self.name = name
         self.served = served
+        self.timeout = timeout
         self._failed = failed
         self._recovered = recovered
         self._faults = DeviceFaults()
         self._fair_queue: FairQueue[FrameJob] = FairQueue()
         self.request_lane = RequestLane(self._fair_queue)
-        self._given_up = 0  # frames of the present model whose requests have not come back
-        self._under_way: dict[QueuedItem[FrameJob], _UnderWay] = {}
-        self._next: LoadedModel | None = None
-        self._switched = threading.Event()
-        self._stopping = threading.Event()
-        self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name=f"qzd-model-{name}", daemon=True)
+        self._steps: queue.SimpleQueue[_Step] = queue.SimpleQueue()
+        self._in_order = threading.Lock()  # held from the taking of a frame until its step is queued
+        self._begun = self._done = 0  # frames that were taken, and those of them that were handed on
+        self._late: list[_Started] = []  # given up; their requests have not come back
+        self._next: _Swap | None = None
+        self._abandoned = self._ended = False
+        self._starter = NamedThread(f"qzd-start-{name}", self._start_frames)
+        self._finisher = NamedThread(f"qzd-finish-{name}", self._finish_frames)
 
     def lane(self, stream: str, when_behind: WhenBehind, publish: Publish) -> Lane:
-        """A way for a stream's frames through this model."""
+        """Return a lane for a stream's frames through this model."""
         return Lane(stream, self.name, self._fair_queue, when_behind, publish)
 
     def start(self) -> None:
         """Begin to serve."""
-        self._thread.start()
-
-    def swap(self, served: LoadedModel, timeout: float) -> None:
-        """Serve with another model from the next frame on, then let go of the one before.
-
-        No frame is lost or answered twice: those under way end on the model that they were started on.
-        Owned from here on; where this was stopped already, it is closed at once.
-        """
-        before = self.served
-        self._switched.clear()
-        self._next = served
-        while not self._switched.wait(LOOK_UP_SECONDS) and self._thread.is_alive():
-            pass
-        if not self._switched.is_set():  # it was stopped meanwhile, and `stop` lets go of the one before
-            served.detector.close()
-        elif not _close_detector(before, timeout):
-            log.error("model %s: the one before still has frames under way; it is left behind", self.name)
+        self._starter.start()
+        self._finisher.start()
 
     @property
     def hung(self) -> bool:
-        """Whether every request of the model is busy with a frame that was given up."""
-        return self._given_up >= self.served.detector.requests
+        """Return whether every request of the model is busy with a frame that was given up."""
+        return self._count_late(self.served) >= self.served.detector.requests
 
-    def give_up(self, older_than: float) -> int:
-        """Answer for the frames that a device has been busy with for so many seconds; returns how many."""
-        now = time.monotonic()
-        late = [u for u in list(self._under_way.values()) if now - u.started > older_than]
-        for frame in late:
-            reason = f"the device {frame.served.info.device} has not answered for {now - frame.started:.1f} s"
-            self._answer_for(frame, NoResult("error", reason))
-        return len(late)
+    def swap(self, served: LoadedModel) -> None:
+        """Serve with another model from the next frame on, then close the one before.
+
+        No frame is lost or answered twice: each ends on the model that it was started on. `served` is owned
+        from here on; if this scheduler has ended, it is closed at once.
+        """
+        before, swap = self.served, _Swap(served)
+        with self._in_order:
+            if self._ended:
+                served.detector.close()
+                return
+            self._next = swap
+        before.detector.retire()  # the starter may wait for one of its requests
+        self._fair_queue.wake()
+        swap.done.wait()  # for the frames in progress, each of which has its timeout
+        self._close(before, self.timeout)
 
     def skip(self, lane: Lane) -> None:
-        """Answer for the frames of a lane that wait, and for those that a device is busy with."""
-        gone = NoResult("skipped", "its stream was removed before it was done")
-        for queued in lane.queue.empty():
-            lane.finish(queued, self.served, 0.0, gone)
-        for frame in [u for u in list(self._under_way.values()) if u.lane is lane]:
-            self._answer_for(frame, gone)
-
-    def _answer_for(self, frame: _UnderWay, unknown: NoResult) -> None:
-        """In the place of its device, unless that has just answered."""
-        if self._under_way.pop(frame.queued, None) is not None:
-            self._given_up += frame.served is self.served
-            frame.lane.finish(frame.queued, frame.served, frame.queue_ms, unknown)
-
-    def ask_to_stop(self) -> None:
-        """Take nothing more; `stop` waits for what is there."""
-        self.request_lane.close()
-        self._stopping.set()
-        self._fair_queue.close()
-
-    def stop(self, timeout: float) -> bool:
-        """Finish the frames that wait and those under way, and let go of the model.
-
-        Returns
-        -------
-        bool
-            False when `timeout` seconds were not enough; the frames under way are then given up.
-        """
-        end = time.monotonic() + timeout
-        self.ask_to_stop()
-        if self._thread.ident is not None:
-            self._thread.join(self._time_until(end))
-        if not self._thread.is_alive() and _close_detector(self.served, self._time_until(end)):
-            return True
-        log.error("model %s: frames were still under way after %.1f s", self.name, max(0.0, timeout))
-        self._abandoned = True
-        self.give_up(0.0)
-        self._skip_waiting()
-        return False
-
-    def _time_until(self, end: float) -> float:
-        """Seconds; a few where no frame is left, and only threads have to see it."""
-        least = 0.0 if self._under_way or self._fair_queue.ready else LOOK_UP_SECONDS
-        return max(least, end - time.monotonic())
-
-    def _skip_waiting(self) -> None:
-        while (queued := self._fair_queue.take()) is not None:
-            queued.item.lane.finish(queued, self.served, 0.0, NoResult("skipped", "stopped before its turn"))
-
-    def _run(self) -> None:
-        while True:
-            self._switch()
-            slot = self.served.detector.acquire(LOOK_UP_SECONDS)
-            if self._abandoned:
-                return
-            if slot is None:
-                continue
-            queued = self._fair_queue.take()
-            if queued is not None:
-                self._start(slot, queued)
-                continue
-            self.served.detector.release(slot)
-            if self._stopping.is_set():
-                self._switch()
-                return
-            self._fair_queue.wait(LOOK_UP_SECONDS)  # without a request: a self-test may want it
-
-    def _switch(self) -> None:
-        """Between two frames, take the model that was put beside the one that serves."""
-        if self._next is not None:
-            self.served, self._next = self._next, None
-            self._given_up = 0
-            self._faults.reset()
-            self._switched.set()
-
-    def _start(self, slot: Slot, queued: QueuedItem[FrameJob]) -> None:
-        served = self.served
-        lane, captured = queued.item.lane, queued.item.captured
-        queue_ms = (time.perf_counter() - captured.ready) * 1e3
-        if captured.frame is None:
-            served.detector.release(slot)
-            reason = captured.reason or "the frame could not be decoded"
-            lane.finish(queued, served, queue_ms, NoResult("error", reason))
-            return
-        frame = _UnderWay(lane, queued, served, queue_ms, time.monotonic())
-        self._under_way[queued] = frame
-        try:
-            served.detector.start(slot, captured.frame, lambda outcome: self._done(frame, outcome))
-        except Exception as error:  # one frame must not end the model's service
-            log.exception("model %s: a frame of stream %s could not be started", self.name, lane.stream)
-            self._done(frame, DeviceError(f"{type(error).__name__}: {error}"))
-
-    def _done(self, frame: _UnderWay, outcome: Result | QzdError) -> None:
-        if self._under_way.pop(frame.queued, None) is None:  # it was given up, and is answered for
-            self._given_up -= frame.served is self.served
-            return
-        known = outcome if isinstance(outcome, Result) else NoResult("error", str(outcome))
-        frame.lane.finish(frame.queued, frame.served, frame.queue_ms, known)
-        if frame.served is not self.served:
-            return
-        if isinstance(outcome, DeviceError):
-            if self._faults.note_fault():
-                self._failed(frame.served)
-        elif self._faults.note_answer():
-            self._recovered(frame.served)
+        """Answer the frames of a lane that wait."""
+        with self._in_order:
+            for queued in lane.queue.empty():
+                self._skip(queued, "its stream was removed before it was done")
 
     def keep_device(self) -> None:
         """Keep the device that failed, since no other takes over; it may answer again."""
@@ -229,10 +156,186 @@ class Scheduler:
         if self._faults.pass_self_test():
             self._recovered(self.served)
 
+    def ask_to_stop(self) -> None:
+        """Accept nothing more; `stop` waits for the frames that are here."""
+        self.request_lane.close()
+        self._fair_queue.close()
 
-def _close_detector(served: LoadedModel, timeout: float) -> bool:
-    """Wait for a model's frames under way and close it; False when it is left as it is."""
-    if not served.detector.drain(max(0.0, timeout)):
-        return False
-    served.detector.close()
-    return True
+    def stop(self, timeout: float) -> bool:
+        """Finish the frames that wait and those in progress, then close the model.
+
+        Returns
+        -------
+        bool
+            False if `timeout` seconds were not enough: the frames that were left have been given up.
+        """
+        end = time.monotonic() + timeout
+        self.ask_to_stop()
+        gave_up = False
+        if self._finisher.ident is not None:
+            self._finisher.join(max(0.0, end - time.monotonic()))
+            gave_up = self._finisher.is_alive() and self._give_up()
+        return self._close(self.served, 0.0) and not gave_up
+
+    def _give_up(self) -> bool:
+        """End both threads without waiting for devices; return whether this gave up any frame."""
+        left = bool(self._fair_queue.ready) or self._begun > self._done
+        if left:
+            log.error("model %s: frames were still in progress at the end of the time to stop", self.name)
+        self._abandoned = True
+        self.served.detector.retire()  # the starter may wait for one of its requests
+        self._finisher.join(4 * WAIT_SECONDS)
+        return left
+
+    def _close(self, served: LoadedModel, timeout: float) -> bool:
+        """Close a model, unless its device hangs for so long: OpenVINO would wait for it without an end."""
+        end = time.monotonic() + timeout
+        while self._count_late(served):
+            if time.monotonic() >= end:
+                log.error("model %s: device %s hangs and is left behind", self.name, served.info.device)
+                return False
+            time.sleep(LOOK_SECONDS)
+        served.detector.close()
+        return True
+
+    def _count_late(self, served: LoadedModel) -> int:
+        return sum(frame.served is served for frame in self._late.copy())
+
+    # The starter.
+
+    def _start_frames(self) -> None:
+        while self._fair_queue.wait():
+            slot = self.served.detector.acquire()
+            with self._in_order:
+                if slot is not None and not self._start_next(slot):
+                    self.served.detector.release(slot)
+                self._switch()
+            if self._abandoned:
+                break
+        with self._in_order:
+            self._ended = True
+            self._switch()
+            while (queued := self._fair_queue.take()) is not None:
+                self._skip(queued, "stopped before its turn")
+        self._steps.put(None)
+
+    def _switch(self) -> None:
+        """Take the model that `swap` has put beside the one that serves."""
+        if self._next is not None:
+            swap, self._next = self._next, None
+            self.served = swap.served
+            self._faults.reset()
+            self._steps.put(swap)
+
+    def _start_next(self, slot: Slot) -> bool:
+        """Start the frame whose turn it is; return False if the request is not used."""
+        if self._next is not None or self._abandoned:
+            return False
+        queued = self._fair_queue.take()
+        if queued is None:  # it was cancelled meanwhile
+            return False
+        step = self._start(slot, queued)
+        self._begun += 1
+        self._steps.put(step)
+        return isinstance(step, _Started)
+
+    def _start(self, slot: Slot, queued: QueuedItem[FrameJob]) -> _Started | _Known:
+        served, captured = self.served, queued.item.captured
+        queue_ms = (time.perf_counter() - captured.ready) * 1e3
+        unknown: NoResult | QzdError
+        if captured.frame is None:
+            unknown = NoResult("error", captured.reason or "the frame could not be decoded")
+        else:
+            try:
+                return _Started(queued, served, queue_ms, served.detector.begin(slot, captured.frame))
+            except QzdError as error:
+                unknown = error
+            except Exception as error:  # one frame must not end the model's service
+                log.exception("model %s: a frame of stream %s failed", self.name, queued.item.lane.stream)
+                unknown = DeviceError(f"{type(error).__name__}: {error}")
+        return _Known(queued, served, queue_ms, unknown)
+
+    def _skip(self, queued: QueuedItem[FrameJob], reason: str) -> None:
+        self._begun += 1
+        self._steps.put(_Known(queued, self.served, 0.0, NoResult("skipped", reason)))
+
+    # The finisher.
+
+    def _finish_frames(self) -> None:
+        while (step := self._next_step()) is not None:
+            if isinstance(step, _Swap):
+                step.done.set()
+            elif isinstance(step, _Known):
+                self._hand_on(step, step.outcome)
+            else:
+                self._finish(step)
+            del step  # a thread that waits must not keep the last frame in memory
+        while self._late and not self._abandoned:
+            self._collect_late(WAIT_SECONDS)
+
+    def _next_step(self) -> _Step:
+        """Return the next step. While requests hang, look from time to time whether they have come back."""
+        while self._late:
+            self._collect_late(0.0)
+            try:
+                return self._steps.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
+                pass
+        return self._steps.get()
+
+    def _collect_late(self, timeout: float) -> None:
+        """Release the requests that have come back; wait so many seconds for each."""
+        self._late = [frame for frame in self._late if not self._release_if_back(frame, timeout)]
+
+    def _release_if_back(self, frame: _Started, timeout: float) -> bool:
+        try:
+            back = frame.run.slot.wait(timeout)
+        except DeviceError:
+            back = True
+        if back:
+            frame.served.detector.release(frame.run.slot)
+        return back
+
+    def _finish(self, frame: _Started) -> None:
+        detector, slot = frame.served.detector, frame.run.slot
+        try:
+            if not self._wait_for(frame):
+                late = time.perf_counter() - frame.run.prepared
+                reason = f"the device {frame.served.info.device} has not answered for {late:.1f} s"
+                self._late.append(frame)
+                self._hand_on(frame, NoResult("error", reason))
+                return
+            outcome: Result | QzdError = detector.result(frame.run)
+        except QzdError as error:
+            outcome = error
+        except Exception as error:  # one frame must not end the model's service
+            log.exception("model %s: the results of a frame could not be decoded", self.name)
+            outcome = DeviceError(f"{type(error).__name__}: {error}")
+        self._hand_on(frame, outcome)
+        detector.release(
+            slot
+        )  # now: the thread that waits for it wants the GIL, which the message needs first
+
+    def _wait_for(self, frame: _Started) -> bool:
+        """Wait for a device; False if it has not answered in time, or this scheduler is abandoned."""
+        while True:
+            left = 0.0 if self._abandoned else frame.run.prepared + self.timeout - time.perf_counter()
+            if frame.run.slot.wait(min(max(left, 0.0), WAIT_SECONDS)):
+                return True
+            if left <= 0:
+                return False
+
+    def _hand_on(self, frame: _Started | _Known, outcome: Result | NoResult | QzdError) -> None:
+        known = NoResult("error", str(outcome)) if isinstance(outcome, QzdError) else outcome
+        frame.queued.item.lane.finish(frame.queued, frame.served, frame.queue_ms, known)
+        self._done += 1
+        if frame.served is self.served and not isinstance(outcome, NoResult):
+            self._judge(frame.served, outcome)
+
+    def _judge(self, served: LoadedModel, outcome: Result | QzdError) -> None:
+        """Count faults of the device; what is known of it without it says nothing."""
+        if isinstance(outcome, DeviceError):
+            if self._faults.note_fault():
+                self._failed(served)
+        elif self._faults.note_answer():
+            self._recovered(served)

@@ -14,11 +14,11 @@ from qzd_daemon.engine.lane import FrameJob, Lane, Publish
 from qzd_daemon.sources.frames import SourceFrame, SourceState, Tally
 from qzd_daemon.sources.open import Source
 from qzd_daemon.sources.pacing import Pace
+from qzd_daemon.system.threads import NamedThread
 from qzd_ext.errors import SourceError
 
 __all__ = ["Stream"]
 
-LOOK_UP_SECONDS = 0.01
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Stream:
         self._publish = publish
         self._ended = ended
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"qzd-stream-{name}", daemon=True)
+        self._thread = NamedThread(f"qzd-stream-{name}", self._run)
 
     @property
     def waiting(self) -> int:
@@ -88,10 +88,17 @@ class Stream:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    @property
-    def idle(self) -> bool:
-        """Whether all that it has handed over is published."""
-        return all(lane.idle for lane in self.lanes)
+    def wait_finished(self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until everything that it has handed over is published; return whether it is.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds, for each lane.
+        unless : callable
+            Ends the wait too; asked again at `stop`.
+        """
+        return all(lane.queue.wait_finished(timeout, unless) for lane in self.lanes)
 
     def _run(self) -> None:
         try:
@@ -152,8 +159,7 @@ class Stream:
 
     def _publish_last_state(self, state: StreamStateName, reason: str) -> None:
         """A stream has ended when its last frame is published, not when it was read."""
-        while not self.idle and not self._stopping.wait(LOOK_UP_SECONDS):
-            pass
+        self.wait_finished(unless=self._stopping.is_set)
         if not self._stopping.is_set():
             self._publish_state(state, reason)
 

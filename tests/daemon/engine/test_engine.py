@@ -338,7 +338,7 @@ def test_apply_when_a_removed_stream_has_a_frame_on_a_hung_device_skips_what_is_
     time.sleep(0.1)
     running.serve(replace(hasty, streams={}))
     said = [getattr(m, "outcome", None) or getattr(m, "state", "") for m in running.messages]
-    assert said == ["loaded", "running", "skipped", "skipped", "removed"]
+    assert said == ["loaded", "running", "error", "skipped", "removed"]
     assert running.stop(20)
     assert len(running.messages) == len(said)
 
@@ -552,12 +552,7 @@ def test_device_when_it_hangs_is_given_up_as_an_error_and_holds_up_no_other_fram
         config(bundle, "a", source=images, requests=2), service=ServiceConfig(inference_timeout_s=1)
     )
     running.serve(hasty)
-
-    def all_answered() -> bool:
-        running.engine.give_up_late_frames()
-        return len(running.of(messages.Detections)) == 4
-
-    until(all_answered)
+    running.wait(lambda: len(running.of(messages.Detections)) == 4)
     published = running.of(messages.Detections)
     assert [(m.frame, m.outcome) for m in published] == [(0, "ok"), (1, "error"), (2, "ok"), (3, "ok")]
     assert "has not answered for 1." in (published[1].reason or "")

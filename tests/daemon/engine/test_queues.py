@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from qzd_daemon.engine.queues import WAITING_FRAMES, FairQueue, QueuedItem, StreamQueue
 from support.waiting import until
@@ -44,20 +45,58 @@ def test_skip_when_an_item_waits_counts_for_the_next() -> None:
     second = fair_queue.take()
     assert first is not None
     assert second is not None
-    assert (first.item, first.dropped_before, first.order) == (1, 0, 0)
-    assert (second.item, second.dropped_before, second.order) == (3, 4, 1)
+    assert (first.item, first.dropped_before) == (1, 0)
+    assert (second.item, second.dropped_before) == (3, 4)
 
 
-def test_close_of_the_inbox_ends_every_wait_and_leaves_what_is_there() -> None:
+def test_wait_when_closed_or_woken_ends_and_leaves_what_waits() -> None:
     fair_queue: FairQueue[int] = FairQueue()
-    waiting = threading.Thread(target=lambda: fair_queue.wait(60))
-    waiting.start()
-    fair_queue.close()
-    waiting.join(20)
-    assert not waiting.is_alive()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(fair_queue.wait)
+        fair_queue.wake()
+        assert waiting.result(20)
+        waiting = pool.submit(fair_queue.wait)
+        fair_queue.close()
+        assert not waiting.result(20)
     assert fair_queue.take() is None
     StreamQueue(fair_queue, "drop").put(1)
+    assert fair_queue.wait()
     assert fair_queue.take() is not None
+
+
+def test_wait_finished_when_an_item_waits_or_was_taken_is_not_true_yet() -> None:
+    fair_queue: FairQueue[int] = FairQueue()
+    queue = StreamQueue(fair_queue, "wait")
+    assert queue.wait_finished(0)
+    queue.put(1)
+    assert not queue.wait_finished(0)
+    fair_queue.take()
+    assert not queue.wait_finished(0)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(queue.wait_finished, 60)
+        queue.finish()
+        assert waiting.result(20)
+
+
+def test_wait_finished_when_a_stop_closes_the_queue_ends() -> None:
+    queue = StreamQueue(FairQueue[int](), "wait")
+    stopping = threading.Event()
+    queue.put(1)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(queue.wait_finished, 60, stopping.is_set)
+        stopping.set()
+        queue.close()
+        assert not waiting.result(20)
+
+
+def test_discard_when_an_item_waits_removes_it_once() -> None:
+    fair_queue: FairQueue[object] = FairQueue()
+    queue, item = StreamQueue(fair_queue, "wait"), object()
+    queue.put(item)
+    assert queue.discard(item)
+    assert not queue.discard(item)
+    assert queue.wait_finished(0)
+    assert fair_queue.take() is None
 
 
 def test_empty_takes_all_that_waits_of_one_stream_in_order() -> None:
@@ -66,7 +105,7 @@ def test_empty_takes_all_that_waits_of_one_stream_in_order() -> None:
     for item in (1, 2):
         queue.put(item)
     other.put(3)
-    assert [(queued.item, queued.order) for queued in queue.empty()] == [(1, 0), (2, 1)]
+    assert [queued.item for queued in queue.empty()] == [1, 2]
     assert queue.empty() == []
     assert [queued.item for _ in range(2) if (queued := fair_queue.take())] == [3]
 
@@ -78,7 +117,7 @@ def test_put_when_waiting_blocks_until_there_is_room_and_loses_nothing() -> None
     producer.start()
 
     def take() -> QueuedItem[int] | None:
-        fair_queue.wait(5)
+        assert fair_queue.wait()
         return fair_queue.take()
 
     taken = [until(take) for _ in range(50)]

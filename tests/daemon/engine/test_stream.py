@@ -57,7 +57,7 @@ def test_stream_when_pictures_are_not_whole_counts_them_as_it_is_configured(
     stream = Stream("s", config, Damaged(), [lane], lambda *_: None, ended.set)
     stream.start()
     while len(jobs) < 3:
-        queue.wait(20)
+        assert queue.wait()
         jobs += [queued.item for queued in lane.queue.empty()]
     stream.stop()
     assert stream.join(20)

@@ -245,7 +245,7 @@ def test_infer_when_the_model_goes_meanwhile_is_told_at_once(
 def test_desk_when_a_request_is_answered_keeps_nothing_of_its_frame(tiny_bundle: Path) -> None:
     """A frame may have 120 MB, and the collector of garbage comes by only after hundreds of requests."""
     served = models.load("tiny", ModelConfig(bundle=str(tiny_bundle), device="CPU"), None)
-    scheduler = Scheduler("tiny", served, lambda _: None, lambda _: None)
+    scheduler = Scheduler("tiny", served, lambda _: None, lambda _: None, 30)
     scheduler.start()
     frame, answered, asked = FRAME.copy(), threading.Event(), dict[str, object]()
     kept = weakref.ref(frame)

@@ -67,7 +67,7 @@ def add_golden(
             slot = runner.acquire()
             assert slot is not None
             transform = prepare(frame, manifest.input, slot.input)
-            runner.infer(slot)
+            slot.infer()
             try:
                 found = decoder.decode(slot.outputs, transform, manifest.thresholds)
             except DeviceError as error:
