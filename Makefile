@@ -47,8 +47,9 @@ demo: .venv/tools ## the main job, from images to detections on a socket
 
 build: .venv/dev ## compile the extensions in place, where a source has changed
 
-lint: build ## style, import rules, stubs
+lint: build ## style, import rules, stubs, English
 	$(BIN)/ruff check
+	$(BIN)/python scripts/prose.py
 	$(BIN)/lint-imports
 	$(BIN)/python -m mypy.stubtest qzd_ext._arrays qzd_ext._nms qzd_ext._place qzd_ext._scan
 

@@ -66,12 +66,12 @@ class Heard:
 
     @property
     def rate(self) -> float:
-        """Messages a second."""
+        """Messages per second."""
         return sum(self.frames.values()) / self.seconds
 
 
 def prepare(data: Path, bundles: Path) -> None:
-    """Make the INT8 bundles that are not there yet."""
+    """Make the INT8 bundles that do not exist yet."""
     calibration = data / "coco/calibration/instances.json"
     for name, file in MODELS.items():
         if not (bundles / f"{name}-int8").exists():
@@ -131,7 +131,7 @@ def listen(bench: Bench, config: str) -> Heard:
 
 
 def app(bench: Bench, model: str, hint: str) -> Callable[[], float]:
-    """One run of benchmark_app; gives inferences a second, or the median latency in milliseconds."""
+    """Run benchmark_app once; returns inferences per second, or the median latency in milliseconds."""
 
     def run() -> float:
         options = RunOptions(hint="latency" if hint == "latency" else "throughput")
@@ -148,7 +148,7 @@ def in_turns(rounds: int, *runs: Callable[[], float]) -> list[float]:
 
 
 def throughput_rows(bench: Bench, model: str, h264_target: float) -> list[Row]:
-    """Frames a second that arrive at a subscriber, to benchmark_app's inferences."""
+    """Compare the frames per second that arrive at a subscriber with benchmark_app's inferences."""
     raw = write_raw(bench.work / "raw.nut", bench.video, 25)
     four = configuration(bench, model, {f"s{i}": looped(raw) for i in range(4)})
     file = configuration(bench, model, {"s": looped(bench.video)})
@@ -210,7 +210,7 @@ def latency_rows(bench: Bench) -> list[Row]:
     return [
         Row("ssd: benchmark_app -hint latency, median", theirs, unit="ms"),
         Row("ssd: frame ready to message received, p50 beyond that", p50 - theirs, 1.5, unit="ms"),
-        Row("ssd: resize and model alone, frames at the same pace, beyond that", bare - theirs, unit="ms"),
+        Row("ssd: resize and model only, frames at the same pace, beyond that", bare - theirs, unit="ms"),
         Row("ssd: frame ready to message received, p99 to p50", p99 / p50, 2.0),
     ]
 
@@ -295,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument(
-        "--bundles", type=Path, default=Path("build/bench"), help="made where they are not there"
+        "--bundles", type=Path, default=Path("build/bench"), help="where the INT8 bundles are, or are made"
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)

@@ -123,7 +123,7 @@ def suppressing_opencv(found: Boxes) -> Callable[[], object]:
 
 
 def nms_rows() -> list[Row]:
-    """NMS alone, of one class."""
+    """Time NMS without decoding, of one class."""
     rows = []
     for name, make in (("heavy overlap", heavy), ("no overlap", apart)):
         requests = {"ours": suppressing(make(10_000)), "OpenCV": suppressing_opencv(make(10_000))}
@@ -137,7 +137,7 @@ def nms_rows() -> list[Row]:
 
 
 def frames_a_second(call: Callable[[], object], threads: int, seconds: float) -> float:
-    """How many calls so many threads make together."""
+    """Count the calls that a number of threads make together."""
     counts = [0] * threads
     ready = threading.Barrier(threads + 1)
     end = [0.0]

@@ -4,7 +4,7 @@ For each model of QZD_DATA: accuracy of the three on all validation images throu
 throughput in turns in one process, and the time that quantizing takes beside a bare `nncf.quantize` call
 with the same parameters on the same images; of the modes without data accuracy and size. Times are
 processor time of this process, so that other programs on the machine do not count; a throughput is
-inferences a second of one core.
+inferences per second of one core.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Figures:
-    """One model: mAP or top-1, inferences a second, and seconds to quantize."""
+    """Measure one model: mAP or top-1, inferences per second, and seconds to quantize."""
 
     name: str
     accuracy: tuple[float, float, float]

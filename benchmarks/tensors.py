@@ -233,7 +233,7 @@ def _objects(rng: np.random.Generator, boxes: FloatArray) -> FloatArray:
 def _infer(
     data: Path | None, model: str, spec: m.Input, outputs: list[str] | None, *, rgb: bool, scale: float
 ) -> list[FloatArray] | None:
-    """A model's results for a picture of the validation set; None where they are not there."""
+    """Run a model on a picture of the validation set; returns None if the data are not available."""
     if data is None or not (data / model).exists():
         return None
     picture = cv2.imread(str(sorted((data / "coco/validation/images").glob("*.jpg"))[PICTURE]))

@@ -1,4 +1,4 @@
-"""What publishing costs: small messages a second, a hundred subscribers, and the time on the wire.
+"""What publishing costs: small messages per second, a hundred subscribers, and the time on the wire.
 
 Daemon, subscribers and publisher are processes of their own. What others do to the engine is the median of
 windows taken in turns, in one run of one daemon. A hundred subscribers on the daemon's own machine take CPU
@@ -84,7 +84,7 @@ def publish_small(endpoint: str) -> None:
 
 
 def rate_rows(work: Path) -> list[Row]:
-    """How many messages a second one subscriber receives and understands, and how many it lost."""
+    """Measure the messages per second that one subscriber receives and understands, and how many it lost."""
     rates, lost = [], 0
     for _ in range(3):
         endpoint = f"ipc://{work}/small"
@@ -170,7 +170,7 @@ class Window:
     cpu_fps: float
     """Frames for each second that the daemon ran on a CPU, which does not depend on what else runs."""
     sending: float
-    """Part of the daemon's CPU time that libzmq's thread took, which alone works for each subscriber."""
+    """Part of the daemon's CPU time in libzmq's thread, the only one that works for each subscriber."""
     others: float
     """CPUs that the subscribers took."""
 
@@ -262,18 +262,18 @@ def crowd_rows(shared: Crowd, apart: Crowd | None) -> list[Row]:
         Row("its frames a CPU second, 100 subscribers to one", shared.ratio(cpu_fps), 0.95, "higher"),
     ]
     if apart is not None:
-        name = "its frames a second, 100 to one, they on other CPUs"
+        name = "its frames per second, 100 to one, they on other CPUs"
         rows.append(Row(name, apart.ratio(fps), 0.95, "higher"))
     return [
         *rows,
-        Row("its frames a second, 100 to one, all on the same CPUs", shared.ratio(fps), better="higher"),
+        Row("its frames per second, 100 to one, all on the same CPUs", shared.ratio(fps), better="higher"),
         Row("CPUs that the 100 take", statistics.median(w.others for w in shared.crowded), unit="1"),
         Row("growth of memory, first half of the rounds to the second", shared.growth_mb, 4.0, unit="MB"),
     ]
 
 
 def sending_added(crowd: Crowd) -> float:
-    """Hardly disturbed by what else the machine does, other than frames a second."""
+    """Hardly disturbed by what else the machine does, other than frames per second."""
     many, one = (statistics.median(w.sending for w in windows) for windows in (crowd.crowded, crowd.alone))
     return many - one
 
@@ -291,9 +291,9 @@ def subscribe_one(endpoint: str) -> None:
 
 
 def latency_rows(work: Path, data: Path, load: float, given: argparse.Namespace) -> list[Row]:
-    """From the end of decoding to the message's arrival, at `load` frames a second of all cameras together.
+    """From the end of decoding to the message's arrival, at `load` frames per second of all cameras together.
 
-    One camera alone would need each frame before the last is done: its messages wait for their turn, which
+    A single camera would need each frame before the last is done: its messages wait for their turn, which
     is the model's time and not the wire's.
     """
     late: list[float] = []

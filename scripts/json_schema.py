@@ -93,7 +93,7 @@ def _describe(part: dict[str, Any], kind: type[msgspec.Struct], *, asked: bool) 
             field.pop("default", None)
         if name in help_of and "description" not in field:
             field["description"] = help_of[name]
-    if not asked:  # whatever the daemon writes is always there, but for what may be unset
+    if not asked:  # the daemon always writes a field, except one that may be unset
         absent = {name for name, hint in hints.items() if msgspec.UnsetType in typing.get_args(hint)}
         part["required"] = [name for name in part["properties"] if name not in absent]
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from support.processes import Daemon
 from support.tiny_model import write_tiny_bundle
 
-# a busy machine is no failure: no test here asserts a time
+# a busy machine is not a failure: no test asserts a time
 settings.register_profile("qzd", deadline=None)
 settings.load_profile("qzd")
 
@@ -25,16 +25,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of real models, images and videos; skips where it is absent."""
+    """Return the folder of real models, images and videos; skip the test if it does not exist."""
     path = Path(os.environ.get("QZD_DATA", ROOT / ".." / "shared" / "data")).resolve()
     if not path.is_dir():
-        pytest.skip(f"no real models and images: {path} is not there (set QZD_DATA)")
+        pytest.skip(f"no real models and images: {path} does not exist (set QZD_DATA)")
     return path
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a real model that compiles in milliseconds; see `tiny`."""
+    """Return a bundle of a real model that compiles in milliseconds; see `support.tiny_model`."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 

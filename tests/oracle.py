@@ -1,4 +1,4 @@
-"""What the kernels must give, in plain NumPy and double precision, from the definitions alone.
+"""What the kernels must give, in plain NumPy and double precision, only from the definitions.
 
 Nothing here is shared with the kernels: it is slow, sees every value, and decides in the obvious order.
 Sources: the box coder of the TensorFlow Object Detection API; YOLOv3 (Redmon and Farhadi, 2018), YOLOv4

@@ -1,4 +1,4 @@
-"""Print when a person is at the gate, and when nobody is any more, with a hold-off against flicker.
+"""Print when a person is at the gate, and when nobody is there any longer, with a hold-off against flicker.
 
 python presence.py STREAM LABEL [ENDPOINT]
 

@@ -1,6 +1,6 @@
 """The demo's detector: a small anchor-free network with one output.
 
-Here lives the network alone; train.py teaches and exports it. Both need torch, and nothing else in qzd does.
+Only the network is here; train.py trains and exports it. Both need torch, and nothing else in qzd does.
 """
 
 # mypy: disable-error-code="misc, untyped-decorator"

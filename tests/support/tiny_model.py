@@ -79,7 +79,7 @@ def _fault(fault: Fault, frame: ov.Node, means: ov.Node, count: int) -> ov.Node:
 
 
 def _busy(rounds: ov.Node) -> ov.Node:
-    """So many rounds of a loop over a vector that stays zero."""
+    """Loop for a number of rounds over a vector that stays zero."""
     vector = ops.parameter([4096], ov.Type.f32)
     body = ov.Model([ops.constant(True), ops.sin(vector)], [vector], "body")
     loop = ops.loop(ops.squeeze(rounds, np.array([0])), ops.constant(True))

@@ -14,7 +14,7 @@ T = TypeVar("T")
 def until(
     condition: Callable[[], T | Literal[False] | None], seconds: float = 60, *, pause: float = 0.01
 ) -> T:
-    """Ask until the condition gives something true, and return that; fail after so many seconds."""
+    """Ask until the condition gives something true, and return that; fail after `seconds`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"not within {seconds} s, but {value!r}"

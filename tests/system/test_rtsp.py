@@ -88,7 +88,7 @@ def test_daemon_when_its_camera_dies_and_comes_back_goes_on(
 ) -> None:
     process = daemon(CONFIG.format(bundle=tiny_bundle, port=camera.port, transport=transport)).ready()
     with Client(process.endpoint) as client:
-        read_until(client, state("reconnecting"))  # the camera is not there yet, which is no failure
+        read_until(client, state("reconnecting"))  # the camera does not exist yet, which is not a failure
         camera.start()
         first = read_until(client, frames(30))
         camera.kill()

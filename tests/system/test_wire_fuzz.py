@@ -119,7 +119,7 @@ def odd_frames(chance: random.Random) -> Iterator[list[bytes]]:
 
 
 def flood(endpoint: str, inputs: Iterator[list[bytes]], count: int) -> int:
-    """Send so many; returns how many were answered."""
+    """Send a number of messages; returns how many were answered."""
     answered = 0
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 1000

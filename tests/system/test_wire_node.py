@@ -1,4 +1,4 @@
-"""A subscriber in Node.js, written from the protocol alone, with every message held against its schema."""
+"""A subscriber in Node.js, written only from the protocol, with every message held against its schema."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class LossyProxy:
-    """Hands messages on, but for some detections: the gap that must be noticed."""
+    """Hands on all messages except some detections: the gap that must be noticed."""
 
     def __init__(self, upstream: str) -> None:
         self._context = zmq.Context()

@@ -1,4 +1,4 @@
-"""Images sent to a real daemon: the same boxes as elsewhere, and an answer to everything that is no image."""
+"""Images sent to a real daemon: the same boxes as elsewhere, and an answer if it is not an image."""
 
 from __future__ import annotations
 

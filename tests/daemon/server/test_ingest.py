@@ -90,7 +90,7 @@ def dealer(served: Daemon) -> Iterator[zmq.Socket[bytes]]:
 
 
 def receive(client: Client, count: int, stream: str = "every") -> list[Detections]:
-    """So many frames of a stream."""
+    """Receive a number of frames of a stream."""
     found: list[Detections] = []
     while len(found) < count:
         event = client.receive(20)
@@ -241,7 +241,7 @@ SLOW_CONFIG = CONFIG.replace('device = "CPU"', 'device = "CPU"\nrequests = 1')
 
 
 def flood(endpoint: str, stream: str, count: int) -> list[dict[str, Any]]:
-    """Send so many at once, without waiting for answers; returns the answers."""
+    """Send a number of frames at once, without waiting for answers; returns the answers."""
     header = json.dumps({"schema": "qzd.ingest/1", "stream": stream, "format": "png"}).encode()
     answers: list[dict[str, Any]] = []
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:

@@ -49,7 +49,7 @@ def publisher(listener: Listener) -> Iterator[Publisher]:
 def client(publisher: Publisher) -> Iterator[Client]:
     with Client(publisher.endpoints[0]) as client:
         assert publisher.wait_for_subscriptions(1, 5)
-        assert client.receive(0.2) is None  # a heartbeat is no event, but it has come
+        assert client.receive(0.2) is None  # a heartbeat is not an event, but it has come
         yield client
 
 

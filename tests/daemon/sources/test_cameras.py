@@ -77,7 +77,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _send_sound(handler: _Handler) -> None:
-    """Ten pictures with sound, then sound alone for half a minute."""
+    """Ten pictures with sound, then only sound for half a minute."""
     handler.send_response(200)
     handler.end_headers()
     options = {"flush_packets": "1", "max_interleave_delta": "1"}
@@ -135,7 +135,7 @@ def server() -> Iterator[MjpegServer]:
 
 
 def watch(camera: Camera, until: int) -> list[SourceFrame | SourceState]:
-    """What comes until so many frames are there."""
+    """Return what comes until there is a number of frames."""
     stopping = threading.Event()
     items: list[SourceFrame | SourceState] = []
     for item in camera.frames(stopping):

@@ -1,4 +1,4 @@
-"""Decoding in hardware that is not there, and by a decoder that is."""
+"""Decoding in hardware that does not exist, and by a decoder that does."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def ir(folder: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["m.onnx.data", "n" * 200])
 def test_read_source_hashes_the_files_that_hold_an_onnx_models_tensors(tmp_path: Path, name: str) -> None:
-    """Whoever has done with a model must see that its weights are others."""
+    """The hash of the weights shows that they were changed after the model was converted."""
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [3, 5], weights.tobytes(), raw=True)
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, s]) for n, s in (("x", 3), ("y", 5))]
     node = helper.make_node("MatMul", ["x", "w"], ["y"])

@@ -64,7 +64,7 @@ def entry(mirror: Mirror) -> Entry:
 
 
 def download_half(mirror: Mirror, entry: Entry, directory: Path) -> None:
-    """The archive comes; the labels are not there until this is over."""
+    """Download only the archive: the server has no labels until this is over."""
     labels = mirror.files.pop("tiny/labels.txt")
     with pytest.raises(DataError, match="HTTP 404"):
         download("tiny", entry, directory, patience=QUICK)

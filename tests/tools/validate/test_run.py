@@ -369,7 +369,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def peak_megabytes(folder: Path, bundle: Path, count: int) -> float:
-    """Of a process that validates with so many large pictures, all of them the same."""
+    """Measure a process that validates with a number of large pictures, all of them the same."""
     (folder / "images").mkdir(parents=True)
     cv2.imwrite(str(folder / "images" / "0.png"), np.zeros((1200, 1600, 3), np.uint8))
     for index in range(1, count):
