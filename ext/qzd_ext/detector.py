@@ -14,7 +14,7 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes, Detections
 from qzd_ext.errors import DeviceError, ModelError, QzdError
-from qzd_ext.geometry import Frame, Transform, prepare
+from qzd_ext.geometry import Frame, Picture, Transform, prepare
 from qzd_ext.golden import TOLERANCES, compare, read_golden
 from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import Runner, RunOptions, Slot
@@ -125,7 +125,7 @@ class Detector:
         """The devices that really execute the model."""
         return self._runner.devices
 
-    def detect(self, frame: Frame) -> Result:
+    def detect(self, frame: Frame | Picture) -> Result:
         """Find what is in one frame, and wait for it.
 
         Parameters
@@ -158,14 +158,14 @@ class Detector:
         """Wake everyone who waits in `acquire`; from now on it does not wait for a request."""
         self._runner.retire()
 
-    def begin(self, slot: Slot, frame: Frame) -> Run:
+    def begin(self, slot: Slot, frame: Frame | Picture) -> Run:
         """Lay a frame into an acquired request and start it.
 
         Parameters
         ----------
         slot : Slot
             From `acquire`; the caller releases it, after the run or after an error.
-        frame : (h, w, 3) uint8, BGR
+        frame : (h, w, 3) uint8, BGR, or Picture
             Not needed any longer when this returns.
 
         Raises
@@ -287,7 +287,7 @@ class Detector:
             self._in_flight = 0  # those that were started are waited for as the runner is closed
         self.close()
 
-    def _prepare(self, slot: Slot, frame: Frame) -> Run:
+    def _prepare(self, slot: Slot, frame: Frame | Picture) -> Run:
         begin = time.perf_counter()
         transform = prepare(frame, self._input, slot.input)
         return Run(slot, transform, begin, time.perf_counter())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -16,10 +17,28 @@ import numpy.typing as npt
 from qzd_ext.errors import DataError
 from qzd_ext.manifest import Input
 
-__all__ = ["Frame", "Transform", "fit", "prepare"]
+__all__ = ["Frame", "Picture", "Transform", "fit", "prepare", "size_of"]
 
 Frame = npt.NDArray[np.uint8]
 """(height, width, 3) uint8, BGR."""
+
+
+class Picture(Protocol):
+    """A picture that is not converted to BGR yet."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
+
+    def to_bgr(self) -> Frame:
+        """Convert the whole picture."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +116,12 @@ def _transform(width: int, height: int, layout: _Layout) -> Transform:
     return Transform(width, height, scale_x, scale_y, x, y)
 
 
-def prepare(frame: Frame, spec: Input, out: Frame) -> Transform:
+def prepare(frame: Frame | Picture, spec: Input, out: Frame) -> Transform:
     """Lay a frame into a model's input tensor, in place.
 
     Parameters
     ----------
-    frame : (h, w, 3) uint8, BGR
+    frame : (h, w, 3) uint8, BGR, or Picture
     spec : Input
         Size, way of resizing, anchor and pad value.
     out : (spec.height, spec.width, 3) uint8, C-contiguous
@@ -118,20 +137,35 @@ def prepare(frame: Frame, spec: Input, out: Frame) -> Transform:
     DataError
         The frame is of another form: OpenCV would write it elsewhere, and leave `out` as it was.
     """
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise DataError(f"a frame is {frame.dtype} {frame.shape}", wanted="uint8 (height, width, 3), BGR")
-    height, width = frame.shape[:2]
+    width, height = size_of(frame)
+    pixels = frame if isinstance(frame, np.ndarray) else frame.to_bgr()
     layout = _layout(width, height, spec)
     right, bottom = layout.x + layout.scaled[0], layout.y + layout.scaled[1]
     if spec.resize == "stretch":
-        cv2.resize(frame, layout.scaled, dst=out, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels, layout.scaled, dst=out, interpolation=cv2.INTER_LINEAR)
     elif spec.resize == "letterbox":
         out[: layout.y] = out[bottom:] = spec.pad
         out[layout.y : bottom, : layout.x] = out[layout.y : bottom, right:] = spec.pad
         inside = out[layout.y : bottom, layout.x : right]
-        cv2.resize(frame, layout.scaled, dst=inside, interpolation=cv2.INTER_LINEAR)
+        cv2.resize(pixels, layout.scaled, dst=inside, interpolation=cv2.INTER_LINEAR)
     else:
-        region = frame[layout.top :, layout.left :][: layout.region[1], : layout.region[0]]
+        region = pixels[layout.top :, layout.left :][: layout.region[1], : layout.region[0]]
         scaled = cv2.resize(region, layout.scaled, interpolation=cv2.INTER_LINEAR)
         out[:] = scaled[-layout.y :, -layout.x :][: spec.height, : spec.width]
     return _transform(width, height, layout)
+
+
+def size_of(frame: Frame | Picture) -> tuple[int, int]:
+    """Return width and height in pixels.
+
+    Raises
+    ------
+    DataError
+        An array is not a frame.
+    """
+    if not isinstance(frame, np.ndarray):
+        return frame.width, frame.height
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise DataError(f"a frame is {frame.dtype} {frame.shape}", wanted="uint8 (height, width, 3), BGR")
+    height, width = frame.shape[:2]
+    return width, height

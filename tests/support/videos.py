@@ -10,9 +10,10 @@ import av
 import cv2
 import numpy as np
 
+from qzd_daemon.sources.frames import SourceFrame
 from qzd_ext.geometry import Frame
 
-__all__ = ["cut", "read_frames", "write_clip"]
+__all__ = ["cut", "pixels", "read_frames", "write_clip"]
 
 
 def write_clip(
@@ -55,3 +56,10 @@ def cut(path: Path, share: float) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path
+
+
+def pixels(captured: SourceFrame) -> Frame:
+    """The whole frame that a source delivered, in BGR."""
+    frame = captured.frame
+    assert frame is not None, captured.reason
+    return frame if isinstance(frame, np.ndarray) else frame.to_bgr()

@@ -144,7 +144,7 @@ def make_message(
 ) -> messages.Detections:
     """Make the message of a frame; `ResultSink.finish` has the parameters."""
     captured = queued.item.captured
-    height, width = captured.frame.shape[:2] if captured.frame is not None else (0, 0)
+    width, height = captured.size
     stages = (0.0, 0.0, 0.0)
     if isinstance(outcome, Result):
         timing = outcome.timing

@@ -12,13 +12,11 @@ import av
 import av.container
 import av.error
 import av.logging
-import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from qzd_daemon.sources.cadence import Cadence
 from qzd_daemon.sources.damage import DamageTracker, LostPicture, Messages, Packet
 from qzd_daemon.sources.frames import SourceFrame
-from qzd_ext.geometry import Frame
+from qzd_ext.pictures import VideoPicture
 
 __all__ = ["decode_frames"]
 
@@ -107,13 +105,12 @@ class _Pictures:
     def __init__(self, tracker: DamageTracker, cadence: Cadence) -> None:
         self._tracker = tracker
         self._cadence = cadence
-        self._reformatter = VideoReformatter()  # keeps FFmpeg's conversion tables between frames
 
     def deliver(self, picture: av.VideoFrame) -> Iterable[SourceFrame]:
         """The frame of a picture, after those that are lost before it."""
         yield from map(_lost, self._tracker.lost_before(picture))
         reason, absent = self._tracker.judge(picture), self._absent(picture.time)
-        yield SourceFrame(to_bgr(picture, self._reformatter), reason, picture.time, absent=absent)
+        yield SourceFrame(VideoPicture(picture), reason, picture.time, absent=absent)
 
     def _absent(self, time: float | None) -> int:
         last = self._cadence.last
@@ -125,18 +122,3 @@ class _Pictures:
 def _lost(picture: LostPicture) -> SourceFrame:
     reason, time = picture
     return SourceFrame(None, reason, time)
-
-
-def to_bgr(picture: av.VideoFrame, reformatter: VideoReformatter) -> Frame:
-    """Return the picture's pixels as FFmpeg laid them out: a view of its buffer, whose rows may have padding.
-
-    A picture that is to be shown turned, as telephones record, is turned as players turn it, by quarters.
-    """
-    plane = reformatter.reformat(picture, format="bgr24", threads=1).planes[0]
-    if plane.line_size < 0:  # bgr24 already, and bottom-up: PyAV's plane begins with the last row
-        upright = reformatter.reformat(picture, format="rgb24", threads=1)
-        plane = reformatter.reformat(upright, format="bgr24", threads=1).planes[0]
-    rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
-    frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-    quarters = round(picture.rotation / 90)
-    return np.ascontiguousarray(np.rot90(frame, quarters)) if quarters else frame

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from qzd_client.messages import SourceStateName
-from qzd_ext.geometry import Frame
+from qzd_ext.geometry import Frame, Picture, size_of
 
 __all__ = ["SourceFrame", "SourceState", "Tally"]
 
@@ -17,7 +17,8 @@ class SourceFrame:
 
     Attributes
     ----------
-    frame : (h, w, 3) uint8 BGR, or None
+    frame : (h, w, 3) uint8 BGR, or Picture, or None
+        A picture is converted only when a model takes it.
     reason : str or None
         Why there is no frame; with a frame, why it is not whole.
     pts_s : float or None
@@ -34,7 +35,7 @@ class SourceFrame:
         Frames before this one that never came, by the video's own clock.
     """
 
-    frame: Frame | None
+    frame: Frame | Picture | None
     reason: str | None = None
     pts_s: float | None = None
     file: str | None = None
@@ -47,6 +48,11 @@ class SourceFrame:
     def whole(self) -> bool:
         """Whether there is a frame, and nothing is known to be wrong with it."""
         return self.frame is not None and self.reason is None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels; 0 and 0 without a frame."""
+        return size_of(self.frame) if self.frame is not None else (0, 0)
 
     def as_of_now(self) -> SourceFrame:
         """Return the same, captured now: a frame of a file is captured when it is played, not decoded."""

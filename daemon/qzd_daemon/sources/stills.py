@@ -12,12 +12,11 @@ from typing import Literal
 import av
 import av.error
 import av.logging
-from av.video.reformatter import VideoReformatter
 
-from qzd_daemon.sources.decode import to_bgr
 from qzd_daemon.sources.ffmpeg import MAX_PIXELS, limit_pixels
 from qzd_ext.geometry import Frame
 from qzd_ext.images import NotAnImageError, read_image
+from qzd_ext.pictures import VideoPicture
 
 __all__ = ["read_still"]
 
@@ -75,7 +74,7 @@ def _decode(content: bytes, name: str) -> Frame:
     if said or picture is None or picture.is_corrupt:
         reason = " ".join(said[0][2].split()) if said else "there is no whole picture in it"
         raise NotAnImageError(f"cannot be decoded: {reason}")
-    return to_bgr(picture, VideoReformatter())
+    return VideoPicture(picture).to_bgr()
 
 
 def _first_picture(content: bytes, name: str) -> av.VideoFrame | None:

@@ -20,6 +20,7 @@ from qzd_daemon.config.schema import StreamConfig
 from qzd_daemon.sources.cameras import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Camera, DeviceCamera, Pause
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from support.tiny_model import COLOURS, paint
+from support.videos import pixels
 
 BOUNDARY = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
 
@@ -159,18 +160,16 @@ def camera(url: str, timeout_s: float = 5) -> Camera:
 def test_camera_when_it_sends_delivers_its_pictures(server: MjpegServer) -> None:
     items = watch(camera(server.url), 10)
     assert states(items) == ["connecting", "running"]
-    frames = [item.frame for item in items if isinstance(item, SourceFrame)]
-    assert all(frame is not None and frame.shape == (64, 64, 3) for frame in frames)
-    colours = [int(np.argmax(frame[28, 28])) for frame in frames if frame is not None]
+    frames = [pixels(item) for item in items if isinstance(item, SourceFrame)]
+    assert all(frame.shape == (64, 64, 3) for frame in frames)
+    colours = [int(np.argmax(frame[28, 28])) for frame in frames]
     assert all(after == (before + 1) % 3 for before, after in itertools.pairwise(colours))
 
 
 def test_camera_when_its_resolution_changes_delivers_the_new_one(server: MjpegServer) -> None:
     server.grows_at = 10
     items = watch(camera(server.url), 17)
-    sides = [
-        item.frame.shape[0] for item in items if isinstance(item, SourceFrame) and item.frame is not None
-    ]
+    sides = [item.size[1] for item in items if isinstance(item, SourceFrame) and item.frame is not None]
     assert states(items) == ["connecting", "running"]
     assert sides == sorted(sides)
     assert set(sides) == {64, 128}

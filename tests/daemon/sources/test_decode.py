@@ -12,6 +12,7 @@ from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.frames import SourceFrame
 from qzd_daemon.sources.hardware import decoder
 from support.video_damage import CODECS, alter, lose_ts_packets, moving_squares, write_video
+from support.videos import pixels
 
 COUNT = 60
 FRAMES = moving_squares(COUNT)
@@ -41,9 +42,9 @@ def number(frame: SourceFrame) -> int:
 
 def wrong(frames: list[SourceFrame], clean: list[SourceFrame]) -> list[int]:
     """Numbers of the pictures that are called whole, and are not those of the undamaged video."""
-    expected = {number(f): f.frame for f in clean}
+    expected = {number(f): pixels(f) for f in clean}
     assert len(expected) == COUNT
-    return [number(f) for f in frames if f.whole and not np.array_equal(f.frame, expected[number(f)])]  # type: ignore[arg-type]
+    return [number(f) for f in frames if f.whole and not np.array_equal(pixels(f), expected[number(f)])]
 
 
 def told(frames: list[SourceFrame]) -> int:

@@ -22,7 +22,7 @@ try:
     with av.open(sys.argv[1], format="mpjpeg") as container:
         decode = decoder(container, "camera", hardware=False)
         for frame in decode_frames(container, decode):
-            print("refused" if frame.frame is None else frame.frame.shape)
+            print("refused" if frame.frame is None else frame.size)
 except av.error.FFmpegError as error:
     print("refused", type(error).__name__)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
@@ -50,7 +50,7 @@ def _jpeg(side: int) -> bytes:
 
 def test_a_picture_within_the_limit_is_decoded(tmp_path: Path) -> None:
     said, _ = _read(_multipart(tmp_path / "a", _jpeg(6000)))
-    assert set(said) == {"(6000, 6000, 3)"}
+    assert set(said) == {"(6000, 6000)"}
 
 
 @pytest.mark.parametrize("side", [6400, 16000], ids=["just above", "sixteen thousand"])
@@ -62,5 +62,5 @@ def test_a_picture_beyond_the_limit_is_refused(tmp_path: Path, side: int) -> Non
 
 def test_a_part_that_claims_gigabytes_is_not_allocated(tmp_path: Path) -> None:
     said, taken = _read(_multipart(tmp_path / "a", _jpeg(64), 2_000_000_000))
-    assert "(64, 64, 3)" not in said[1:]
+    assert "(64, 64)" not in said[1:]
     assert taken < 100

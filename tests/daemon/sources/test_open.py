@@ -20,7 +20,7 @@ from qzd_daemon.sources.open import Source, SourceFrame, SourceState
 from qzd_daemon.sources.open import open_source as open_stream
 from qzd_ext.errors import SourceError
 from support.tiny_model import encode, paint
-from support.videos import cut, write_clip
+from support.videos import cut, pixels, write_clip
 
 FRAMES = [paint((i % 8, i // 8, "green")) for i in range(40)]
 
@@ -39,7 +39,7 @@ def test_frames_of_a_file_are_those_that_opencv_reads(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     video = cv2.VideoCapture(str(clip))
     for captured in read(open_source(str(clip))):
-        np.testing.assert_array_equal(video.read()[1], captured.frame)
+        np.testing.assert_array_equal(video.read()[1], pixels(captured))
     assert not video.read()[0]
     video.release()
 
@@ -101,7 +101,7 @@ def test_frames_of_a_file_that_is_shown_turned_are_those_that_opencv_reads(
     clip.write_bytes(content)
     video = cv2.VideoCapture(str(clip))
     for captured in read(open_source(str(clip))):
-        np.testing.assert_array_equal(video.read()[1], captured.frame)
+        np.testing.assert_array_equal(video.read()[1], pixels(captured))
     video.release()
 
 
@@ -114,7 +114,7 @@ def test_frames_of_a_file_whose_lines_go_from_the_bottom_up_are_upright(tmp_path
     struct.pack_into("<iHHI", content, header + 8, -height, planes, bits, 0)
     clip.write_bytes(content)
     for captured, frame in zip(read(open_source(str(clip))), FRAMES[:3], strict=True):
-        np.testing.assert_array_equal(captured.frame, frame)
+        np.testing.assert_array_equal(pixels(captured), frame)
 
 
 @pytest.mark.parametrize(
