@@ -134,6 +134,10 @@ class Accuracy(_Table, frozen=True, kw_only=True):
     thresholds: Thresholds
     baseline: dict[str, float] = {}
     """The same metrics of the model that this one was quantized from."""
+    change: dict[str, tuple[float, float]] = {}
+    """95 % interval of a metric's difference from the baseline's, by a bootstrap over the images."""
+    agreement: dict[str, float] = {}
+    """`value` and standard `error` of the agreement with the baseline's own boxes or classes, 0..1."""
     inference_precision: str = ""
     """What the device computed in; empty in bundles that were made before this was recorded."""
 

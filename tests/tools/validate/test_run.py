@@ -237,7 +237,7 @@ def test_compare_says_which_classes_and_pictures_lost(painted: Path, tmp_path: P
     before = validate(whole, dataset)
     after = validate(bundles.read(tmp_path / "bundle"), dataset)
     comparison = compare(after, before, dataset)
-    assert comparison.drop == pytest.approx(2 / 3, abs=0.01)
+    assert comparison.drop.value == pytest.approx(2 / 3, abs=0.01)
     assert {c.label for c, change in comparison.classes if change < -0.9} == {"green", "red"}
     assert all(was > now for _, was, now in comparison.pictures)
     losses = [was - now for _, was, now in comparison.pictures]
@@ -423,3 +423,55 @@ def test_validate_refuses_what_is_not_finite(
     words = ("--annotations", painted / "boxes" / "instances.json", option, "nan")
     assert run("validate", painted / "detector", *words) == 2
     assert "'nan' is not finite" in capsys.readouterr().err
+
+
+def test_validate_measures_agreement_without_labels(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, images = tmp_path / "result.json", painted / "boxes" / "images"
+    words = ("validate", painted / "detector", "--baseline", painted / "detector", "--images", images)
+    assert run(*words, "--max-disagreement", 0, "--certainty", 0.99, "--json", file) == 0
+    assert "agreement with what the baseline finds on 8 images: 1.0000" in capsys.readouterr().out
+    found = json.loads(file.read_text())["agreement"]
+    assert (found["value"], found["error"], found["images"]) == (1.0, 0.0, 8)
+
+
+def test_validate_fails_when_models_disagree(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = bundles.read(painted / "detector").manifest
+    thresholds = msgspec.structs.replace(manifest.thresholds, max_candidates=1)
+    with bundles.create(worse := tmp_path / "worse") as draft:
+        for name in (bundles.MODEL, bundles.WEIGHTS):
+            shutil.copy(painted / "detector" / name, draft.directory)
+        draft.manifest = msgspec.structs.replace(manifest, thresholds=thresholds)
+    images = painted / "boxes" / "images"
+    words = ("validate", worse, "--baseline", painted / "detector", "--images", images)
+    assert run(*words, "--max-disagreement", 0.05) == 1
+    assert "the models disagree by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--max-disagreement", 0.1), "--max-disagreement without --baseline"),
+        (("--certainty", 0.9), "--certainty without a gate"),
+    ],
+)
+def test_validate_refuses_a_gate_without_what_it_needs(
+    painted: Path, capsys: pytest.CaptureFixture[str], given: tuple[object, ...], words: str
+) -> None:
+    annotations = painted / "boxes" / "instances.json"
+    assert run("validate", painted / "detector", "--annotations", annotations, *given) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_validate_gives_differences_their_intervals(painted: Path, tmp_path: Path) -> None:
+    file, annotations = tmp_path / "result.json", painted / "boxes" / "instances.json"
+    detector = painted / "detector"
+    words = ("validate", detector, "--annotations", annotations, "--baseline", detector)
+    assert run(*words, "--max-drop", 0, "--certainty", 0.95, "--json", file) == 0
+    document = json.loads(file.read_text())
+    same = {"value": 0.0, "low": 0.0, "high": 0.0, "error": 0.0, "images": 8}
+    assert document["changes"] == {"map": same, "map50": same}
+    assert document["agreement"]["value"] == 1.0

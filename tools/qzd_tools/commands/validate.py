@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from qzd_tools.commands import BUNDLE, DIRECTORY, FILE, json_option, precision_o
 if TYPE_CHECKING:
     from qzd_ext.manifest import Manifest
     from qzd_tools.data.coco import Dataset
+    from qzd_tools.validate.bootstrap import Interval
     from qzd_tools.validate.gates import Comparison
     from qzd_tools.validate.run import Validation
 
@@ -42,6 +44,8 @@ WORST_CLASSES = 5  # shown to a person; all of them go into the JSON
 @click.option("--baseline", type=BUNDLE, help="Compare with this bundle, class by class.")
 @click.option("--fail-under", type=FRACTION, help="Exit with 1 where mAP or top-1 is below this.")
 @click.option("--max-drop", type=FRACTION, help="Exit with 1 where it is below the baseline's by more.")
+@click.option("--max-disagreement", type=FRACTION, help="Fail if it disagrees with the baseline by more.")
+@click.option("--certainty", type=Finite(0.5, 0.9999), help="Let gates hold only with this certainty.")
 @click.option("--record", "recorded", is_flag=True, help="Write the figures into the bundle.")
 @json_option
 def command(
@@ -59,24 +63,38 @@ def command(
     baseline: Path | None,
     fail_under: float | None,
     max_drop: float | None,
+    max_disagreement: float | None,
+    certainty: float | None,
     recorded: bool,
     json_file: Path | None,
 ) -> None:
     """Measure BUNDLE on a dataset, through the code that the daemon runs.
 
     Boxes are judged by pycocotools: mAP, by IoU, size and class. Classes are judged by top-1 and top-5.
+    With --baseline, differences have their intervals. --images and --baseline without labels measure how well
+    BUNDLE agrees with the baseline.
     """
     from qzd_ext import bundle as bundles
     from qzd_ext.runner import RunOptions
+    from qzd_tools.data.images import list_images
     from qzd_tools.validate import gates
     from qzd_tools.validate import run as validation
 
-    if max_drop is not None and baseline is None:
-        raise UsageError("--max-drop without --baseline", fix="name the bundle to compare with")
+    _check_gates(baseline, max_drop, max_disagreement, certainty)
     ours = bundles.read(bundle)
     theirs = bundles.read(baseline) if baseline else None
-    dataset = dataset_for(ours.manifest, annotations, imagenet, images)
     options = RunOptions(device=device, threads=threads, precision=precision)
+    if theirs is not None and images is not None and annotations is None and imagenet is None:
+        if max_drop is not None or fail_under is not None or recorded:
+            raise UsageError("a gate on accuracy, or --record, without labels", fix="add --annotations FILE")
+        found = validation.agree(ours, theirs, list_images(images), options)
+        say(_describe_agreement(found))
+        digests = {"bundle": ours.digest, "baseline": theirs.digest}
+        write_json(json_file, {"agreement": _interval(found)} | digests)
+        if max_disagreement is not None:
+            gates.check_agreement(found, max_disagreement, certainty)
+        return
+    dataset = dataset_for(ours.manifest, annotations, imagenet, images)
     if theirs is not None:
         validation.judge_for(theirs, dataset)  # one that does not fit is refused before the work
 
@@ -93,7 +111,9 @@ def command(
         comparison = gates.compare(result, before, dataset)
         say(_describe_comparison(before, comparison))
         document["baseline"] = before.as_json()
-        document["drop"] = comparison.drop
+        document["drop"] = comparison.drop.value
+        document["changes"] = {name: _interval(one) for name, one in comparison.changes.items()}
+        document["agreement"] = _interval(comparison.agreement)
         document["lost"] = [{"file": f, "before": b, "now": n} for f, b, n in comparison.pictures]
     try:
         if recorded:
@@ -104,7 +124,26 @@ def command(
         gates.check_floor(result, fail_under)
     if comparison is not None and max_drop is not None:
         gates.check_baseline(before)
-        gates.check_drop(comparison, max_drop)
+        gates.check_drop(comparison, max_drop, certainty)
+    if comparison is not None and max_disagreement is not None:
+        gates.check_agreement(comparison.agreement, max_disagreement, certainty)
+
+
+def _check_gates(
+    baseline: Path | None, max_drop: float | None, max_disagreement: float | None, certainty: float | None
+) -> None:
+    given = {"--max-drop": max_drop, "--max-disagreement": max_disagreement}
+    gates = [option for option, value in given.items() if value is not None]
+    if gates and baseline is None:
+        raise UsageError(f"{gates[0]} without --baseline", fix="name the bundle to compare with")
+    if certainty is not None and not gates:
+        raise UsageError("--certainty without a gate", fix="add --max-drop or --max-disagreement")
+
+
+def _interval(one: Interval) -> dict[str, float | int | None]:
+    """An interval for JSON, which has no NaN."""
+    figures = {"value": one.value, "low": one.low, "high": one.high, "error": one.error}
+    return {name: None if math.isnan(v) else v for name, v in figures.items()} | {"images": one.images}
 
 
 def _record(result: Validation) -> str:
@@ -169,8 +208,19 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _describe_agreement(found: Interval) -> str:
+    if math.isnan(found.value):
+        return f"  the baseline finds nothing sure on {found.images} images to agree with"
+    how = f"{found.value:.4f}, standard error {found.error:.4f}"
+    return f"  agreement with what the baseline finds on {found.images} images: {how}"
+
+
 def _describe_comparison(before: Validation, comparison: Comparison, limit: int = 10) -> str:
-    lines = [f"baseline {before.bundle.manifest.name}: {before.score.main:.4f}, drop {comparison.drop:+.4f}"]
+    drop = f"drop {comparison.drop.value:+.4f}"
+    lines = [f"baseline {before.bundle.manifest.name}: {before.score.main:.4f}, {drop}"]
+    for name, found in comparison.changes.items():
+        lines.append(f"  {name:<10} {found.value:+.4f}, 95 % from {found.low:+.4f} to {found.high:+.4f}")
+    lines.append(_describe_agreement(comparison.agreement))
     for one, change in comparison.classes[:limit]:
         lines.append(f"  {one.label:<20} {change:+.4f}  ({one.instances} instances)")
     if comparison.pictures:

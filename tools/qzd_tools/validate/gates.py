@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from qzd_ext.errors import DataError, GateError
 from qzd_tools.data.coco import Dataset
+from qzd_tools.validate.bootstrap import Interval
 from qzd_tools.validate.run import Validation
 from qzd_tools.validate.scoring import ClassScore
 
-__all__ = ["Comparison", "check_baseline", "check_drop", "check_floor", "compare"]
+__all__ = ["Comparison", "check_agreement", "check_baseline", "check_drop", "check_floor", "compare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +20,27 @@ class Comparison:
 
     Attributes
     ----------
-    drop : float
-        By which the main figure fell; negative where it rose.
+    drop : Interval
+        By which the main figure fell; negative if it rose.
+    changes : dict of str to Interval
+        Of mAP and AP50, or of top-1 and top-5.
+    agreement : Interval
+        With what the baseline found in the same images; NaN if it found nothing sure.
     classes : list of (ClassScore, float)
         The baseline's classes with their change in `ap` or `top1`, worst first.
     pictures : list of (str, int, int)
         File, objects that the baseline found, objects found now; those that lost, worst first.
     """
 
-    drop: float
+    drop: Interval
+    changes: dict[str, Interval]
+    agreement: Interval
     classes: list[tuple[ClassScore, float]]
     pictures: list[tuple[str, int, int]]
 
 
 def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> Comparison:
-    """What changed from a baseline that was measured on the same dataset.
+    """Compare with a baseline that was measured on the same dataset.
 
     Raises
     ------
@@ -50,8 +58,12 @@ def compare(validation: Validation, baseline: Validation, dataset: Dataset) -> C
     changes = [(b, (a.metrics[key] or 0) - (b.metrics[key] or 0)) for a, b in pairs if b.instances]
     counts = zip(dataset.pictures, theirs.found, ours.found, strict=True)
     lost = [(p.path.name, before, now) for p, before, now in counts if now < before]
+    intervals = validation.change_from(baseline)
+    change = next(iter(intervals.values()))
     return Comparison(
-        validation.drop_from(baseline),
+        Interval(validation.drop_from(baseline), change.error, change.images),
+        intervals,
+        validation.agreement_with(baseline),
         sorted(changes, key=lambda change: change[1]),
         sorted(lost, key=lambda picture: picture[2] - picture[1]),
     )
@@ -76,13 +88,61 @@ def check_baseline(baseline: Validation) -> None:
         )
 
 
-def check_drop(comparison: Comparison, limit: float) -> None:
-    """Raise GateError where the main figure fell by more than a limit, with the classes that lost most."""
-    if comparison.drop <= limit:
+def check_drop(comparison: Comparison, limit: float, certainty: float | None = None) -> None:
+    """Raise GateError if the main figure fell by more than a limit, with the classes that lost most.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    limit : float
+    certainty : float, optional
+        With which the true drop must be within the limit, 0..1. Without it, the measured drop is compared.
+    """
+    drop = comparison.drop
+    if drop.value > limit:
+        changes = comparison.classes[:8]
+        worst = [f"{c.label} {change:+.3f} ({c.instances})" for c, change in changes if change < 0]
+        raise GateError(
+            f"accuracy fell by {drop.value:.4f}; classes that lost most (instances): {', '.join(worst)}",
+            wanted=f"at most {limit:.4f}",
+            fix="pass more calibration images, validation data and --max-drop, or another --mode",
+        )
+    if certainty is not None:
+        _check_certain("accuracy fell", drop, limit, certainty)
+
+
+def check_agreement(agreement: Interval, limit: float, certainty: float | None = None) -> None:
+    """Raise GateError if two models disagree by more than a limit; `certainty` is as for `check_drop`.
+
+    Raises
+    ------
+    DataError
+        The baseline found nothing to agree with.
+    """
+    if math.isnan(agreement.value):
+        raise DataError(
+            f"the baseline finds nothing on {agreement.images} images, so there is nothing to agree with",
+            wanted="images that show what the model detects",
+        )
+    disagreement = Interval(1 - agreement.value, agreement.error, agreement.images)
+    if disagreement.value > limit:
+        raise GateError(
+            f"the models disagree by {disagreement.value:.4f} on {agreement.images} images",
+            wanted=f"at most {limit:.4f}",
+            fix="pass more calibration images, leave more layers in float, or choose another --mode",
+        )
+    if certainty is not None:
+        _check_certain("the models disagree", disagreement, limit, certainty)
+
+
+def _check_certain(what: str, measured: Interval, limit: float, certainty: float) -> None:
+    bound = measured.upper(certainty)
+    if bound <= limit:
         return
-    worst = [f"{c.label} {change:+.3f} ({c.instances})" for c, change in comparison.classes[:8] if change < 0]
+    needed = measured.images_needed(limit, certainty)
+    more = "" if needed is None else f"measure on some {needed} images; "
     raise GateError(
-        f"accuracy fell by {comparison.drop:.4f}; classes that lost most (instances): {', '.join(worst)}",
-        wanted=f"at most {limit:.4f}",
-        fix="pass more calibration images, validation data and --max-drop, or another --mode",
+        f"{what} by {measured.value:.4f} on {measured.images} images, which leaves {bound:.4f} possible",
+        wanted=f"at most {limit:.4f} with a certainty of {certainty:g}",
+        fix=f"{more}or accept less certainty",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,15 +16,18 @@ from qzd_ext.bundle import Bundle
 from qzd_ext.errors import DataError, UsageError
 from qzd_ext.manifest import Accuracy, Manifest, Thresholds
 from qzd_ext.runner import RunOptions
-from qzd_tools.data.coco import BoxDataset, ClassDataset, Dataset
+from qzd_tools.data.coco import BoxDataset, ClassDataset, Dataset, Picture
+from qzd_tools.validate.agreement import agreement
+from qzd_tools.validate.bootstrap import Interval, difference
 from qzd_tools.validate.dask import predict_on_cluster
-from qzd_tools.validate.predict import predict
+from qzd_tools.validate.predict import Predictions, predict
 from qzd_tools.validate.scoring import Categories, Score, match_categories, score_boxes, score_classes
 
 __all__ = [
     "CONFIDENCE",
     "MAX_DETECTIONS",
     "Validation",
+    "agree",
     "judge_for",
     "validate",
     "validation_thresholds",
@@ -55,6 +60,8 @@ class Validation:
         For reading, inference and decoding; without the judging.
     note : str
         What of the dataset or model was left out; may be empty.
+    found : list of Detections or Classes
+        By picture.
     """
 
     bundle: Bundle
@@ -66,9 +73,10 @@ class Validation:
     thresholds: Thresholds
     seconds: float
     note: str
+    found: Predictions
 
     def accuracy(self, baseline: Validation | None = None) -> Accuracy:
-        """The entry of a manifest's `[[accuracy]]`."""
+        """Make the entry of a manifest's `[[accuracy]]`."""
         return Accuracy(
             dataset=self.dataset,
             images=self.images,
@@ -76,8 +84,30 @@ class Validation:
             metrics=_known(self.score),
             thresholds=self.thresholds,
             baseline=_known(baseline.score) if baseline else {},
+            change={name: (one.low, one.high) for name, one in self.change_from(baseline).items()},
+            agreement=self._agreement_record(baseline),
             inference_precision=self.precision,
         )
+
+    def change_from(self, baseline: Validation | None) -> dict[str, Interval]:
+        """Give the change of the two main figures from a baseline's on the same images; empty without one."""
+        if baseline is None:
+            return {}
+        names = ("map", "map50") if "map" in self.score.metrics else ("top1", "top5")
+        return dict(zip(names, difference(self.score.sample, baseline.score.sample), strict=False))
+
+    def agreement_with(self, baseline: Validation) -> Interval:
+        """Compare with what a baseline found in the same images; NaN if it has other labels."""
+        ours, theirs = self.bundle.manifest, baseline.bundle.manifest
+        if ours.labels.names != theirs.labels.names:
+            return Interval(math.nan, math.nan, self.images)
+        return agreement(self.found, baseline.found, ours)
+
+    def _agreement_record(self, baseline: Validation | None) -> dict[str, float]:
+        if baseline is None:
+            return {}
+        found = self.agreement_with(baseline)
+        return {} if math.isnan(found.value) else {"value": found.value, "error": found.error}
 
     def drop_from(self, baseline: Validation) -> float:
         """By which the main figure fell; rounded, since 0.9 - 0.89 is a little more than 0.01."""
@@ -167,7 +197,32 @@ def validate(
     found, ran = predict(*work) if scheduler is None else predict_on_cluster(scheduler, *work)
     seconds = time.perf_counter() - begin
     score = judge(found)
-    return Validation(bundle, score, len(found), dataset.digest, *ran, thresholds, seconds, note)
+    return Validation(bundle, score, len(found), dataset.digest, *ran, thresholds, seconds, note, found)
+
+
+def agree(
+    bundle: Bundle, baseline: Bundle, images: Sequence[Path], options: RunOptions = RunOptions()
+) -> Interval:
+    """Run two bundles over images without labels and compare what they find.
+
+    Raises
+    ------
+    DataError
+        They have other labels, or an image cannot be read.
+    DeviceError, ModelError
+        A model cannot be run.
+    """
+    if bundle.manifest.labels.names != baseline.manifest.labels.names:
+        raise DataError(
+            f"{bundle.path} and {baseline.path} have other labels",
+            wanted="two bundles of one model, with the same labels in the same order",
+        )
+    pictures = [Picture(path, 0) for path in images]
+    found, reference = (
+        predict(one, pictures, validation_thresholds(one.manifest), options, one.manifest.name)[0]
+        for one in (bundle, baseline)
+    )
+    return agreement(found, reference, bundle.manifest)
 
 
 def judge_for(bundle: Bundle, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:

@@ -16,6 +16,7 @@ from qzd_ext.detections import Classes, Detections
 from qzd_ext.errors import DataError
 from qzd_ext.manifest import Labels
 from qzd_tools.data.coco import BoxDataset, ClassDataset, normalized
+from qzd_tools.validate.bootstrap import ClassSample, Sample, matches_of
 
 __all__ = ["Categories", "ClassScore", "Score", "match_categories", "score_boxes", "score_classes"]
 
@@ -72,6 +73,8 @@ class Score:
     classes : tuple of ClassScore
     found : tuple of int
         By picture: objects found at IoU 0.5 with a score that is published, or 1 where top-1 is right.
+    sample : BoxSample or ClassSample
+        What `bootstrap` resamples; its classes are those of `classes`.
     curve : tuple of float
         Precision at IoU 0.5 for recalls 0, 0.01, ... 1, the mean of the classes; empty for a classifier.
     """
@@ -79,6 +82,7 @@ class Score:
     metrics: dict[str, float | None]
     classes: tuple[ClassScore, ...]
     found: tuple[int, ...]
+    sample: Sample
     curve: tuple[float, ...] = ()
 
     @property
@@ -158,7 +162,8 @@ def score_boxes(
         evaluation.summarize()
     figures = {name: _or_none(value) for name, value in zip(STATISTICS, evaluation.stats, strict=True)}
     found_by_picture = _objects_found(evaluation, confidence)
-    return Score(figures, _class_scores(dataset, evaluation), found_by_picture, _curve(evaluation))
+    classes = _class_scores(dataset, evaluation)
+    return Score(figures, classes, found_by_picture, matches_of(evaluation), _curve(evaluation))
 
 
 @contextlib.contextmanager
@@ -281,4 +286,6 @@ def score_classes(dataset: ClassDataset, found: Sequence[Classes]) -> Score:
     for number in sorted(set(truth)):
         hits = [hit for hit, t in zip(first, truth, strict=True) if t == number]
         scores.append(ClassScore(dataset.names[number], number, len(hits), {"top1": float(np.mean(hits))}))
-    return Score({"top1": float(np.mean(first)), "top5": float(np.mean(five))}, tuple(scores), tuple(first))
+    figures: dict[str, float | None] = {"top1": float(np.mean(first)), "top5": float(np.mean(five))}
+    sample = ClassSample(np.array(first, bool), np.array(five, bool))
+    return Score(figures, tuple(scores), tuple(first), sample)
