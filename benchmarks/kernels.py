@@ -59,8 +59,11 @@ def opencv_v8(case: Case, t: Thresholds) -> Callable[[], object]:
 def decode_rows(data: Path | None) -> list[Row]:
     """Whole decodes, from tensors to detections in the frame."""
     rows = []
-    serving, validation = Thresholds(), Thresholds(
-        confidence=0.001, iou=0.65, multi_label=True, max_candidates=EVERYTHING, max_detections=EVERYTHING
+    serving, validation = (
+        Thresholds(),
+        Thresholds(
+            confidence=0.001, iou=0.65, multi_label=True, max_candidates=EVERYTHING, max_detections=EVERYTHING
+        ),
     )
     v8 = v8_case(data)
     requests = {"ours": decoding(v8, serving), "pass": passing(v8), "OpenCV": opencv_v8(v8, serving)}

@@ -14,7 +14,7 @@ __all__ = ["FairQueue", "QueuedItem", "StreamQueue"]
 
 T = TypeVar("T")
 
-WAITING_FRAMES = 2  # of a source that is pushed back: one is taken while the next is decoded
+WAITING_FRAMES = 4  # of a source that is pushed back; it goes on when half of them are left
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,5 +176,6 @@ class StreamQueue(Generic[T]):
     def _pop(self) -> QueuedItem[T]:
         queued = QueuedItem(*self._items.popleft())
         self._unfinished += 1
-        self._room.notify()
+        if len(self._items) <= self._most // 2:  # wake a source for several frames, not for each
+            self._room.notify()
         return queued
