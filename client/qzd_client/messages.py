@@ -105,6 +105,8 @@ class ModelInfo(Struct, frozen=True):
     """The devices that really execute, separated by commas."""
     inference_precision: str = ""
     """What the device computes in where the model is not quantized: f32, f16 or bf16."""
+    signer: str = ""
+    """The name of the key that has signed the bundle; empty if the daemon asks for no signatures."""
 
 
 class StageTimes(Struct, frozen=True):

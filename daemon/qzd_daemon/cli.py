@@ -21,8 +21,9 @@ from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import open_source
 from qzd_daemon.system.logs import LogFormat, set_up_logging
 from qzd_daemon.system.malloc import share_arenas
+from qzd_daemon.system.secrets import forbid_dumps
 from qzd_ext import __version__, bundle
-from qzd_ext.errors import InterruptedByUser, QzdError
+from qzd_ext.errors import InterruptedByUser, QzdError, ResourceError
 
 __all__ = ["main"]
 
@@ -56,6 +57,7 @@ def main(
     Exit codes: 0 done, 1 a self-test failed, 2 wrong usage or configuration, 3 a file, model, device or
     socket could not be used, 4 interrupted.
     """
+    forbid_dumps()
     signal.signal(signal.SIGINT, _end)
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end the process
@@ -67,15 +69,25 @@ def main(
         else:
             set_up_logging(log_level, log_format)
             _serve(path, config, until_idle)
-    except QzdError as error:
-        click.echo(f"qzd: {error}", err=True)
-        sys.exit(error.exit_code)
+    except Exception as error:  # whatever it is, the process ends with its message and exit code
+        log.debug("qzd ends", exc_info=error)
+        _end_with(error)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Say what happened and end at once: no thread that is left may go on serving."""
+    known = isinstance(error, QzdError)
+    click.echo(f"qzd: {error if known else f'{type(error).__name__}: {error}'}", err=True)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(error.exit_code if isinstance(error, QzdError) else ResourceError.exit_code)
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    """At once, until `Service` heeds signals: what is imported may swallow an exception, as OpenVINO does.
+    """End at once, until `Service` handles signals: an exception may be swallowed by what is imported.
 
-    As process 1 of a container the default of SIGTERM would not even be heeded.
+    As process 1 of a container the default of SIGTERM would do nothing.
     """
     os._exit(InterruptedByUser.exit_code if number == signal.SIGINT else 0)
 
@@ -97,8 +109,9 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
 
 def _check(config: Config) -> None:
     """What can be known without a device and without a port."""
+    keys = Path(config.security.bundle_keys) if config.security.bundle_keys else None
     for model in config.models.values():
-        bundle.read(Path(model.bundle))
+        bundle.read(Path(model.bundle), keys=keys)
     registry = IngestRegistry(config.ingest.max_pixels)
     for name, stream in config.streams.items():
         open_source(name, stream, registry).close()

@@ -26,6 +26,7 @@ from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.system.memory import Memory, MemoryGuard, default_limit
 from qzd_daemon.system.signals import Signals
 from qzd_daemon.system.systemd import inherited_sockets, more_time, notify, watchdog_interval
+from qzd_daemon.system.threads import NamedThread
 from qzd_daemon.transport.limits import fit_connections, raise_file_limit
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import ConfigError, InterruptedByUser, QzdError, ResourceError
@@ -66,6 +67,7 @@ class Service:
         self._reading = False  # the sources; not before its subscribers are there
         self._stopping = threading.Event()
         self._reloading = threading.Lock()
+        self._reload_asked = threading.Semaphore(0)
         self._next_status = 0.0
 
     def run(self) -> int:
@@ -133,6 +135,7 @@ class Service:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)
         log.info("control on %s", ", ".join(self._control.endpoints) or "no socket: [control] has no bind")
         log.info("HTTP on %s", self._monitor.endpoint or "no socket: [http] has no listen")
+        NamedThread("qzd-reload", self._reload_when_asked).start()
         self._listener.start()
         self._guard.start()
         self._publisher.start()
@@ -172,7 +175,7 @@ class Service:
         """Do what a word says; an exit code ends the service."""
         match word:
             case signal.SIGHUP:
-                self._reload()
+                self._reload_asked.release()
             case signal.Signals():
                 log.info("%s: stopping", word.name)
                 return InterruptedByUser.exit_code if word is signal.SIGINT else 0
@@ -193,17 +196,21 @@ class Service:
         return ResourceError.exit_code if faulty else 0
 
     def _tick(self) -> None:
-        """Tell the watchdog that this process works, as long as its devices answer."""
+        """Tell the watchdog that this process works, as long as its devices and threads do."""
         self._monitor.tick()
         if time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + STATUS_SECONDS
             notify(f"STATUS={self._monitor.status()}")
-        if watchdog_interval() is not None and not self._engine.hung:
+        if watchdog_interval() is not None and not self._monitor.live():
             notify("WATCHDOG=1")
 
-    def _reload(self) -> None:
-        """On a thread of its own: compiling must not delay a stop, nor the watchdog."""
-        threading.Thread(target=self.reload, name="qzd-reload", daemon=True).start()
+    def _reload_when_asked(self) -> None:
+        """Reload on a thread of its own: compiling must not delay a stop, nor the watchdog."""
+        while True:
+            self._reload_asked.acquire()
+            while self._reload_asked.acquire(blocking=False):  # any number of SIGHUPs are one
+                pass
+            self.reload()
 
     def reload(self) -> QzdError | None:
         """Read the configuration again and apply it; what cannot be used changes nothing.

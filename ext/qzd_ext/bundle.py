@@ -94,6 +94,8 @@ class Bundle:
         yc xc h w in 0..1, for the head `ssd`.
     golden : mapping of str to bytes
         The content of each file of golden/, by its path inside the bundle.
+    signer : str
+        The name of the key that has signed it; empty if signatures were not asked for.
     """
 
     path: Path
@@ -101,6 +103,7 @@ class Bundle:
     digest: str
     priors: FloatArray | None
     golden: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    signer: str = ""
 
     @property
     def model(self) -> Path:
@@ -148,7 +151,7 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def read(path: Path, *, check_ir: bool = True) -> Bundle:
+def read(path: Path, *, check_ir: bool = True, keys: Path | None = None) -> Bundle:
     """Read a bundle and check every hash.
 
     Parameters
@@ -158,15 +161,22 @@ def read(path: Path, *, check_ir: bool = True) -> Bundle:
     check_ir : bool
         Hash model.xml and model.bin too. A caller that goes on to `read_ir`, which hashes what it reads,
         saves a pass over them.
+    keys : Path, optional
+        A directory of minisign's public keys: the bundle must be signed with one of them. This is checked
+        before anything is parsed.
 
     Raises
     ------
+    DataError
+        The keys cannot be read.
     BundleError
-        It is missing, a file is missing, too large or has another content, or the manifest is wrong.
+        It is missing or not signed, the manifest is wrong, or a file is missing, too large or has another
+        content.
     """
     path = locate(path)
     with _readable_file(path, MANIFEST):
         text = read_file(path / MANIFEST, MAX_MANIFEST_BYTES)
+    signer = _check_signature(path, text, keys) if keys is not None else ""
     manifest = decode_manifest(text, str(path / MANIFEST))
     for name in (MODEL, WEIGHTS):
         if name not in manifest.files:
@@ -179,7 +189,7 @@ def read(path: Path, *, check_ir: bool = True) -> Bundle:
             _check_file(path, name, wanted)
     priors = kept.pop(PRIORS, None)
     parsed = _parse_priors(path, priors) if isinstance(manifest.head, Ssd) else None
-    return Bundle(path, manifest, f"sha256:{hashlib.sha256(text).hexdigest()}", parsed, kept)
+    return Bundle(path, manifest, f"sha256:{hashlib.sha256(text).hexdigest()}", parsed, kept, signer)
 
 
 def unsealed(directory: Path, manifest: Manifest, priors: FloatArray | None = None) -> Bundle:
@@ -228,6 +238,20 @@ def _readable_file(path: Path, name: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise _damaged(path, f"{name} cannot be read: {error.strerror}") from error
+
+
+def _check_signature(path: Path, text: bytes, keys: Path) -> str:
+    from qzd_ext import signature  # libsodium is loaded only if signatures are asked for
+
+    try:
+        content = read_file(path / signature.SIGNATURE, signature.MAX_BYTES)
+    except OSError as error:
+        raise BundleError(
+            f"{path}: not signed: {signature.SIGNATURE} cannot be read: {error.strerror}",
+            wanted="a bundle that is signed with a key of [security] bundle_keys",
+            fix="sign it with `qzd-tools sign BUNDLE --key FILE`",
+        ) from error
+    return signature.verify(text, content, signature.read_keys(keys), str(path))
 
 
 def _check_file(path: Path, name: str, wanted: str) -> None:

@@ -99,7 +99,7 @@ def test_daemon_when_connections_may_use_up_the_open_files_says_so(
 ) -> None:
     config = CONFIG.format(bundle=tiny_bundle, source=clip)
     process = daemon(config.replace("[publish]", f"[publish]\nmax_connections = {2**31 - 1}")).ready()
-    assert f"up to {2**31 + 255} are needed" in process.log
+    assert f"instead of {2**31 - 1}: only" in process.log
     assert process.stop() == 0
     process = daemon(config.replace("[publish]", "[publish]\nmax_connections = 1")).ready()
     assert "files may be open" not in process.log
@@ -397,3 +397,28 @@ def test_daemon_when_it_has_no_stream_is_idle_at_once(daemon: StartDaemon, tiny_
     config = CONFIG.format(bundle=tiny_bundle, source="none").partition("[streams")[0]
     process = daemon(config.replace("wait_for_subscribers = 1", ""), "--until-idle")
     assert process.wait() == 0
+
+
+def test_daemon_when_many_ask_for_a_reload_at_once_serves_on(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path
+) -> None:
+    process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip)).ready()
+    for _ in range(400):
+        process.process.send_signal(signal.SIGHUP)
+    process.forget_notices()
+    process.notice("READY=1")
+    threads = Path(f"/proc/{process.process.pid}/task")
+    assert len(list(threads.iterdir())) < 100
+    assert process.stop() == 0
+
+
+def test_daemon_with_too_few_files_says_so_and_ends(tmp_path: Path, tiny_bundle: Path, clip: Path) -> None:
+    (tmp_path / "qzd.toml").write_text(
+        CONFIG.format(bundle=tiny_bundle, source=clip).replace("ENDPOINT", f"ipc://{tmp_path}/detections")
+    )
+    words = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); import sys; \
+sys.argv = ['qzd', '--config', {str(tmp_path / 'qzd.toml')!r}]; from qzd_daemon.cli import main; main()"
+    done = run_python(words)
+    assert done.returncode == 3
+    assert "only 64 files may be open" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -12,7 +12,9 @@ import openvino as ov
 from msgspec import Struct
 
 from qzd_ext import bundle as bundles
+from qzd_ext import signature
 from qzd_ext.errors import BundleError, QzdError
+from qzd_ext.files import read_file
 from qzd_ext.manifest import Manifest, decode_manifest
 from qzd_tools.convert.formats.read import read_source
 from qzd_tools.convert.run import ConvertOptions, convert
@@ -60,6 +62,8 @@ class Inspection(Struct, frozen=True, kw_only=True):
     """Whether every file of a bundle has the hash that its manifest says; None for other sources."""
     problem: str = ""
     """Why the hashes are wrong, or why convert could not make a bundle."""
+    signed_with: str = ""
+    """The number of the key that a bundle's signature names, which is not checked here."""
 
 
 def inspect_bundle(path: Path) -> Inspection:
@@ -85,8 +89,17 @@ def inspect_bundle(path: Path) -> Inspection:
     size = sum((path / name).stat().st_size for name in (bundles.MODEL, bundles.WEIGHTS))
     return msgspec.structs.replace(
         _inspection(path, "bundle", graph, size), manifest=manifest, digest=digest,
-        why=manifest.provenance.notes, verified=not problem, problem=problem,
+        why=manifest.provenance.notes, verified=not problem, problem=problem, signed_with=_signed_with(path),
     )  # fmt: skip
+
+
+def _signed_with(path: Path) -> str:
+    try:
+        return signature.key_number(read_file(path / signature.SIGNATURE, signature.MAX_BYTES))
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"nothing readable: {error}"
 
 
 def inspect_source(paths: Sequence[Path], options: ConvertOptions) -> Inspection:

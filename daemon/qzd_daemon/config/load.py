@@ -272,6 +272,8 @@ def _resolve(config: Config, base: Path) -> Config:
             server_key=str(base / server_key),
             authorized_keys=str(base / security.authorized_keys),
         )
+    if security.bundle_keys is not None:
+        security = replace(security, bundle_keys=str(base / security.bundle_keys))
     if service.cache_dir is not None:
         service = replace(service, cache_dir=str(base / service.cache_dir))
     return replace(

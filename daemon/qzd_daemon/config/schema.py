@@ -135,6 +135,10 @@ class SecurityConfig(Table, frozen=True):
     authorized_keys: Annotated[
         str | None, Meta(description="Directory of the public keys (*.pub) that may connect.")
     ] = None
+    bundle_keys: Annotated[
+        str | None,
+        Meta(description="Directory of minisign's public keys (*.pub); a bundle must be signed with one."),
+    ] = None
     insecure: Annotated[
         bool, Meta(description="Serve anyone on TCP addresses other than loopback, without keys.")
     ] = False

@@ -128,6 +128,7 @@ def models_text(models: list[ModelStatus]) -> str:
             f"{m.input[0]}x{m.input[1]}",
             f"{m.thresholds.confidence:g}",
             m.model.digest.removeprefix("sha256:")[:12],
+            printable(m.model.signer or "-"),
             _self_test_text(m.self_test),
             PurePath(m.bundle),
         )
@@ -135,7 +136,7 @@ def models_text(models: list[ModelStatus]) -> str:
     ]
     head = (
         *("model", "version", "made as", "precision", "runs on", "computes in"),
-        *("requests", "input", "confidence", "digest", "self-test", "bundle"),
+        *("requests", "input", "confidence", "digest", "signer", "self-test", "bundle"),
     )
     return table(head, rows)
 

@@ -32,13 +32,15 @@ from qzd_daemon.engine.stream import Stream
 from qzd_daemon.engine.versions import Versions, directory_of, find_version
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
-from qzd_daemon.system.threads import NamedThread
+from qzd_daemon.system.threads import NamedThread, reserve_threads
 from qzd_ext.errors import QzdError, UsageError
 
 __all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
+STREAM_THREADS = 2  # its own, and one of FFmpeg
+MODEL_THREADS = 2
 SOURCE_STOP_SECONDS = 2.0  # for all sources together; one that hangs in C code is left behind
 STOP_LOOK_SECONDS = 0.25  # how soon a stop is noticed while a removed stream is waited for
 
@@ -130,6 +132,8 @@ class Engine:
             new_streams = _differing(config.streams, before.streams)
             opened = {name: self._open(name, stream, undo) for name, stream in new_streams.items()}
             loaded = {name: self._load(name, model, config, undo) for name, model in new_models.items()}
+            with reserve_threads(STREAM_THREADS * len(opened) + MODEL_THREADS * len(loaded)):
+                pass  # they are started again below, when nothing may fail
             gone = [name for name in before.streams if name in new_streams or name not in config.streams]
             with self._at_work():
                 undo.pop_all()  # nothing can fail any more
@@ -284,9 +288,10 @@ class Engine:
 
     def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> LoadedModel:
         cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
+        bundle_keys = Path(config.security.bundle_keys) if config.security.bundle_keys else None
         self.loading[name] = time.monotonic()
         try:
-            served = models.load(name, model, cache_dir)
+            served = models.load(name, model, cache_dir, bundle_keys)
         finally:
             del self.loading[name]
         if cache_dir is not None:

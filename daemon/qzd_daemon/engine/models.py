@@ -57,7 +57,9 @@ def locate(config: ModelConfig) -> Path:
     return bundle.locate(Path(config.bundle)).resolve()
 
 
-def load(name: str, config: ModelConfig, cache_dir: Path | None) -> LoadedModel:
+def load(
+    name: str, config: ModelConfig, cache_dir: Path | None, bundle_keys: Path | None = None
+) -> LoadedModel:
     """Read a bundle, compile it, and run its golden frames on the device that will serve it.
 
     The first device of the configuration that passes is chosen.
@@ -69,7 +71,7 @@ def load(name: str, config: ModelConfig, cache_dir: Path | None) -> LoadedModel:
     GateError
         Its last device finds other boxes than the bundle's golden ones.
     """
-    found = bundle.read(locate(config), check_ir=False)  # the detector reads and hashes it
+    found = bundle.read(locate(config), check_ir=False, keys=bundle_keys)  # the detector hashes it
     *others, last = (config.device, *config.fallback)
     for device in others:
         try:
@@ -104,7 +106,7 @@ def _load_on(
     manifest = found.manifest
     executes = ",".join(detector.devices)
     identity = (name, manifest.version, found.digest, manifest.precision)
-    info = messages.ModelInfo(*identity, executes, detector.precision)
+    info = messages.ModelInfo(*identity, executes, detector.precision, found.signer)
     log.info(
         "model %s: %s version %s (%s) runs on %s in %s with %d requests",
         *(name, manifest.name, manifest.version, manifest.precision),

@@ -70,9 +70,16 @@ class Stream:
         return sum(len(lane.queue) for lane in self.lanes)
 
     def start(self) -> None:
-        """Begin to read; nothing happens where it has begun already."""
-        if self._thread.ident is None:
+        """Begin to read; nothing happens if it has begun already. Without a thread it has failed."""
+        if self._thread.ident is not None or self.finished:
+            return
+        try:
             self._thread.start()
+        except RuntimeError as error:
+            self._source.close()
+            self.failed = self.finished = True
+            self._publish_state("failed", f"{error}: raise TasksMax= or --pids-limit")
+            self._ended()
 
     def stop(self) -> None:
         """Ask the thread to end; `join` waits for it. It says nothing more."""

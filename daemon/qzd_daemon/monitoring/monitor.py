@@ -92,6 +92,8 @@ class Monitor:
         silent = time.monotonic() - self._ticked
         if self._phase is None and silent > STALLED_SECONDS:
             problems.append(f"the main loop has been busy for {silent:.0f} s")
+        for name in self._listener.stalled(STALLED_SECONDS):
+            problems.append(f"the thread of the {name} socket has been busy for {STALLED_SECONDS:.0f} s")
         return problems
 
     def ready(self) -> list[str]:

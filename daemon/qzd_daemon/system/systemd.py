@@ -26,13 +26,13 @@ def notify(*fields: str) -> None:
         return
     if address.startswith("@"):  # an abstract socket
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.settimeout(PATIENCE_SECONDS)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(PATIENCE_SECONDS)
             sender.connect(address)
             sender.sendall("\n".join(fields).encode())
-        except OSError:
-            return  # nobody listens any more, or reads: what there is to do is done all the same
+    except OSError:
+        return  # nobody listens or reads, or no file can be opened: the work goes on all the same
 
 
 def watchdog_interval() -> float | None:
@@ -59,12 +59,14 @@ def more_time(most: float) -> Iterator[None]:
                 return
 
     thread = threading.Thread(target=ask, name="qzd-more-time", daemon=True)
-    thread.start()
+    with contextlib.suppress(RuntimeError):  # no thread can be started: systemd may then lose patience
+        thread.start()
     try:
         yield
     finally:
         done.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
 
 
 def inherited_sockets() -> dict[str, int]:

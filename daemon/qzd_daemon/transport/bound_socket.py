@@ -22,6 +22,7 @@ __all__ = ["BoundSocket"]
 log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 0.1
+LOOK_MS = 1000  # how often its owner shows that it is alive
 LAST_SECONDS = 1.0  # for messages that wait, unread, when an owner stops
 LEFT_MS = 50  # what is on its way when an owner stops comes within this time, on a busy machine too
 REBIND_SECONDS = 0.1  # the old listener is closed by another thread, a moment later
@@ -37,6 +38,8 @@ class BoundSocket:
     endpoints : tuple of str
         What is bound, with the ports that were chosen for `:*`.
     connections : Connections
+    seen_at : float or None
+        `time.monotonic()` at which its owner last came back to it; None before the first time.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class BoundSocket:
         self.socket = bound
         self.endpoints = endpoints
         self.connections = connections
+        self.seen_at: float | None = None
         self._access = access
         self._disconnect_later: collections.deque[str] = collections.deque()
         self._unbound: list[str] = []  # endpoints that something else has taken when they were let go of
@@ -67,7 +71,8 @@ class BoundSocket:
         if self._unbound:
             longest = round(REBIND_PAUSE_SECONDS * 1e3)
             milliseconds = longest if milliseconds is None else min(milliseconds, longest)
-        self._poller.poll(milliseconds)
+        longest = LOOK_MS if milliseconds is None else min(milliseconds, LOOK_MS)
+        self._poller.poll(longest)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         self.refresh()
@@ -104,6 +109,7 @@ class BoundSocket:
 
     def refresh(self) -> None:
         """Disconnect peers if `disconnect_later` asked for it, and bind again what could not be bound."""
+        self.seen_at = time.monotonic()
         schemes = {self._disconnect_later.popleft() for _ in range(len(self._disconnect_later))}
         for scheme in schemes:
             self.disconnect(scheme)

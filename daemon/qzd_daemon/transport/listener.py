@@ -117,6 +117,7 @@ class Listener:
         self._zap.bind(ZAP_ENDPOINT)
         self._watches: list[_Watch] = []
         self._said: dict[str, float] = {}
+        self._seen_at: float | None = None
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="qzd-door")
 
@@ -162,6 +163,12 @@ class Listener:
                 self.refused[name, reason] += total
                 watch.bound_socket.disconnect_later("")
 
+    def stalled(self, seconds: float) -> list[str]:
+        """Name the sockets whose owners have not come back to them for this long."""
+        before = time.monotonic() - seconds
+        seen = {watch.bound_socket.name: watch.bound_socket.seen_at for watch in self._watches}
+        return [name for name, at in {**seen, "ZAP": self._seen_at}.items() if at is not None and at < before]
+
     @property
     def endpoints(self) -> dict[str, list[str]]:
         """What is bound, by the socket's name."""
@@ -193,6 +200,7 @@ class Listener:
             poller.register(monitor, zmq.POLLIN)
         self._read_keys()
         while True:
+            self._seen_at = time.monotonic()
             ready = dict(poller.poll(LOOK_MS))
             if self._stop in ready:
                 return

@@ -60,7 +60,7 @@ def test_guard_when_memory_is_used_up_disconnects_until_it_is_not(
     guard.start()
     try:
         assert not disconnected.acquire(timeout=0.1)
-        memory.limit = memory.used - MIB
+        memory.limit = memory.used // 2
         assert disconnected.acquire(timeout=10)
         assert disconnected.acquire(timeout=10)
         memory.limit = memory.used + 500 * MIB

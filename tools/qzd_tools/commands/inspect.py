@@ -52,6 +52,8 @@ def _describe(found: Inspection, layers: bool = False) -> str:
         lines.append(f"  digest      {found.digest}")
     if found.verified is not None:
         lines.append("  verified    " + ("yes, every file has its hash" if found.verified else "NO"))
+    if found.signed_with:
+        lines.append(f"  signed with {found.signed_with}")
     for title, tensors in (("input", found.inputs), ("output", found.outputs)):
         lines += [f"  {title:<11} {tensor.name}: {tensor.type} {tensor.shape}" for tensor in tensors]
     if found.manifest is not None:
