@@ -53,7 +53,7 @@ class Bench:
     rounds: int
 
     def bundle(self, model: str) -> Path:
-        """A model's INT8 bundle."""
+        """Return a model's INT8 bundle."""
         return self.bundles / ("demo/models/parts-int8" if model == DEMO else f"{model}-int8")
 
 
@@ -94,7 +94,7 @@ def prepare(data: Path, bundles: Path, models: Iterable[str]) -> None:
 
 
 def write_raw(path: Path, video: Path, fps: float) -> Path:
-    """The first frames of a video, decoded beforehand: reading them costs no more than a copy."""
+    """Decode the first frames of a video beforehand: reading them costs no more than a copy."""
     with av.open(str(video)) as source, av.open(str(path), "w", format="nut") as sink:
         stream = sink.add_stream("rawvideo", rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height = source.streams.video[0].width, source.streams.video[0].height
@@ -107,7 +107,7 @@ def write_raw(path: Path, video: Path, fps: float) -> Path:
 
 
 def configuration(bench: Bench, model: str, streams: dict[str, str], *, model_keys: str = "") -> str:
-    """A configuration; each stream is given by its keys beside `model`."""
+    """Make a configuration; each stream is given by its keys beside `model`."""
     tables = [f'[streams.{name}]\nmodel = "m"\n{keys}' for name, keys in streams.items()]
     return "\n".join(
         [
@@ -120,7 +120,7 @@ def configuration(bench: Bench, model: str, streams: dict[str, str], *, model_ke
 
 
 def looped(source: Path, keys: str = 'when_behind = "wait"') -> str:
-    """The keys of a stream that reads a file over and over."""
+    """Return the keys of a stream that reads a file over and over."""
     return f'source = "{source}"\nloop = true\n{keys}'
 
 
@@ -158,25 +158,25 @@ def app(bench: Bench, model: str, hint: str) -> Callable[[], float]:
 
 
 def rounds(count: int, *runs: Callable[[], float]) -> list[list[float]]:
-    """The values of each run, taken in turns, so that what disturbs one disturbs all."""
+    """Return the values of each run, taken in turns, so that what disturbs one disturbs all."""
     taken = [[run() for run in runs] for _ in range(count)]
     return [list(values) for values in zip(*taken, strict=True)]
 
 
 def in_turns(count: int, *runs: Callable[[], float]) -> list[float]:
-    """The median of each run, taken in turns."""
+    """Return the median of each run, taken in turns."""
     return [statistics.median(values) for values in rounds(count, *runs)]
 
 
 def plain_loop(bench: Bench, model: str, video: Path) -> tuple[float, float]:
-    """One run of the plain loop: frames per second, and milliseconds of CPU time per frame."""
+    """Run the plain loop once; returns frames per second, and milliseconds of CPU time per frame."""
     command = [*PLAIN_LOOP, str(bench.bundle(model)), str(video), str(bench.seconds)]
     rate, cpu_ms = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return float(rate), float(cpu_ms)
 
 
 def throughput_rows(bench: Bench, model: str, raw_target: float, h264_target: float) -> list[Row]:
-    """Frames per second that arrive at a subscriber, to benchmark_app's inferences and to the plain loop."""
+    """Compare the frames per second at a subscriber with benchmark_app's and the plain loop's."""
     raw = write_raw(bench.work / "raw.nut", bench.video, 25)
     four = configuration(bench, model, {f"s{i}": looped(raw) for i in range(4)})
     file = configuration(bench, model, {"s": looped(bench.video)})

@@ -20,7 +20,7 @@ QZD = (sys.executable, "-c", "from qzd_daemon.cli import main; main()")
 
 @contextmanager
 def daemon(work: Path, config: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A qzd process with a configuration, which is written to `work`; stopped and awaited at the end."""
+    """Run qzd with a configuration, which is written to `work`; stop it and wait at the end."""
     path = work / "qzd.toml"
     path.write_text(config)
     command = [*QZD, "--config", str(path), "--log-level", "warning"]

@@ -122,7 +122,7 @@ def dataset_for(bundle: Bundle, data: Path) -> Dataset:
 
 
 def rows(found: Figures) -> list[Row]:
-    """The figures of one model beside their targets."""
+    """Return the figures of one model beside their targets."""
     float_, defaults, ours = found.accuracy
     unit = "top-1" if found.classifier else "mAP"
     limit = CLASSIFIER_DROP if found.classifier else DROP
@@ -145,7 +145,7 @@ def rows(found: Figures) -> list[Row]:
 
 
 def table(figures: list[Figures]) -> str:
-    """The figures as a Markdown table."""
+    """Return the figures as a Markdown table."""
     titles = ["model", "FP32", "NNCF defaults", "int8", "int8-weights", "fp16"]
     titles += ["speed beside NNCF", "beside FP32", "time beside NNCF", "size", "int8-weights", "fp16"]
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]

@@ -54,7 +54,7 @@ def medians(
 
 
 def machine() -> dict[str, object]:
-    """What the figures were taken on."""
+    """Describe the machine that the figures were measured on."""
     flags: set[str] = set()
     cpu = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():

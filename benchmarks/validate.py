@@ -34,7 +34,7 @@ TARGET = 1.15
 
 
 def results(bundle: Bundle, dataset: BoxDataset) -> list[dict[str, Any]]:
-    """What is found, as pycocotools reads it from a results file."""
+    """Detect, and write what pycocotools reads from a results file."""
     manifest = bundle.manifest
     thresholds = validation_thresholds(manifest)
     found, _ = predict(bundle, dataset.pictures, thresholds, RunOptions(), "results")
@@ -52,7 +52,7 @@ def results(bundle: Bundle, dataset: BoxDataset) -> list[dict[str, Any]]:
 
 
 def evaluation_seconds(annotations: Path, entries: list[dict[str, Any]]) -> float:
-    """What pycocotools takes from its files to its figures."""
+    """Time pycocotools from its files to its figures."""
     begin = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
@@ -64,7 +64,7 @@ def evaluation_seconds(annotations: Path, entries: list[dict[str, Any]]) -> floa
 
 
 def measure(bundle: Bundle, annotations: Path, rounds: int, seconds: float) -> list[Row]:
-    """The medians of the rounds."""
+    """Return the medians of the rounds."""
     dataset = read_coco(annotations)
     entries = results(bundle, dataset)
     allowed, taken, ratios = [], [], []

@@ -70,7 +70,7 @@ loop = true
 
 
 def publish_small(endpoint: str) -> None:
-    """A process of its own: the daemon's publisher, with the smallest message there is."""
+    """Publish the smallest message there is, with the daemon's publisher, in a process of its own."""
     listener = Listener()
     publisher = Publisher(PublishConfig(bind=(endpoint,), send_hwm=MANY, linger_ms=20_000), listener)
     listener.start()
@@ -104,7 +104,7 @@ def rate_rows(work: Path) -> list[Row]:
 
 @contextmanager
 def child(function: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A function of this file in another process."""
+    """Run a function of this file in another process."""
     process = subprocess.Popen([sys.executable, __file__, "--child", function, *arguments])
     try:
         yield process
@@ -114,7 +114,7 @@ def child(function: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def subscribe_many(endpoint: str) -> None:
-    """A process of its own: some read all, some never, some come and go. All at once, until it is ended."""
+    """Subscribe many times, in a process of its own: some read all, some never, some come and go."""
     context = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 4096)
     steady = [subscriber(context, endpoint) for _ in range(STEADY)]
@@ -134,7 +134,7 @@ def subscribe_many(endpoint: str) -> None:
 
 
 def subscriber(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, hwm: int = 1000) -> zmq.Socket[bytes]:
-    """A plain SUB socket for everything."""
+    """Connect a plain SUB socket that subscribes to everything."""
     one = context.socket(zmq.SUB)
     one.setsockopt(zmq.RCVHWM, hwm)
     one.subscribe(messages.PREFIX)
@@ -188,13 +188,13 @@ def measure(caller: ControlClient, pid: int, subscribers: int, seconds: float) -
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has spent on CPUs, in user and kernel mode, as proc(5) has it."""
+    """Return what a process has spent on CPUs, in user and kernel mode, as proc(5) has it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def sending_seconds(pid: int) -> float:
-    """What of it libzmq's own threads have spent; other threads come and go."""
+    """Return what of it libzmq's own threads have spent; other threads come and go."""
     spent = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -205,7 +205,7 @@ def sending_seconds(pid: int) -> float:
 
 @contextmanager
 def on_cpus(cpus: Collection[int]) -> Iterator[None]:
-    """Processes that are started in here run on these CPUs."""
+    """Run the processes that are started in the block on these CPUs."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -255,7 +255,7 @@ def draw_crowd(work: Path, data: Path, given: argparse.Namespace, cpus: Sequence
 
 
 def crowd_rows(shared: Crowd, apart: Crowd | None) -> list[Row]:
-    """What a hundred subscribers cost the engine."""
+    """Measure what a hundred subscribers cost the engine."""
     rows = [
         Row("engine, one subscriber", statistics.median(w.fps for w in shared.alone), unit="fps"),
         Row("libzmq's part of its CPU time, which grows with 100 by", sending_added(shared), 0.05),
@@ -283,7 +283,7 @@ cpu_fps = attrgetter("cpu_fps")
 
 
 def subscribe_one(endpoint: str) -> None:
-    """A process of its own: one subscriber that reads all."""
+    """Subscribe and read all, in a process of its own."""
     with zmq.Context() as context:
         one = subscriber(context, endpoint)
         while one.poll():
@@ -320,7 +320,7 @@ def latency_rows(work: Path, data: Path, load: float, given: argparse.Namespace)
 
 
 def received(endpoint: str, seconds: float) -> Iterator[tuple[Detections, int]]:
-    """Detections, each with the time at which it was there, after a tenth of the time to warm up."""
+    """Receive detections, each with the time of its arrival, after a tenth of the time to warm up."""
     end = begin = float("inf")
     with Client(endpoint) as client:
         while time.monotonic() < end:
@@ -334,7 +334,7 @@ def received(endpoint: str, seconds: float) -> Iterator[tuple[Detections, int]]:
 
 
 def publish_plain(endpoint_rate: str) -> None:
-    """A process of its own: XPUB sends the time, with as many bytes as a frame's message has."""
+    """Send the time by XPUB, in a process of its own, with as many bytes as a frame's message has."""
     endpoint, _, rate = endpoint_rate.rpartition("@")
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         socket.bind(endpoint)

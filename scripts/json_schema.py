@@ -47,7 +47,7 @@ ASKED = (requests.Request, requests.ImageHeader, requests.FrameHeader, Config)
 
 
 def schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of a struct, with a description of every field."""
+    """Return the JSON Schema of a struct, with a description of every field."""
     (made,), parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     for name, struct in _structs(kind).items():
         if name in parts:
@@ -67,12 +67,12 @@ def write(directory: Path) -> None:
 
 
 def text(kind: type[msgspec.Struct]) -> bytes:
-    """A schema as its file has it."""
+    """Return a schema as its file has it."""
     return msgspec.json.format(msgspec.json.encode(schema(kind))) + b"\n"
 
 
 def _structs(kind: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
-    """The struct and all that its fields hold, by name."""
+    """Return the struct and all that its fields hold, by name."""
     found: dict[str, type[msgspec.Struct]] = {}
     todo: list[Any] = [kind]
     while todo:
@@ -99,7 +99,7 @@ def _describe(part: dict[str, Any], kind: type[msgspec.Struct], *, asked: bool) 
 
 
 def _field_docs(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """The docstrings that follow the fields of a struct and of those it extends."""
+    """Return the docstrings that follow the fields of a struct and of those it extends."""
     docs: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if not (issubclass(one, msgspec.Struct) and one is not msgspec.Struct):

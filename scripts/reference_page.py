@@ -33,7 +33,7 @@ MESSAGES = (messages.Detections, messages.StreamState, messages.ModelState, mess
 
 
 def page() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page, as Markdown."""
     parts = (_configuration(), _metrics(), _messages(), _exit_codes(), _commands())
     return "\n".join((HEAD, *("\n".join(part) for part in parts)))
 
@@ -61,7 +61,7 @@ def _keys(table: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _unwrap(hint: Any) -> tuple[str, str]:
-    """A type in words, and its description."""
+    """Describe a type in words, and by its description."""
     if typing.get_origin(hint) is typing.Annotated:
         inner, *metas = typing.get_args(hint)
         kind = _unwrap(inner)[0]
@@ -147,7 +147,7 @@ def _help(context: click.Context) -> str:
 
 
 def _sentence(documented: Any) -> str:
-    """The first paragraph of a docstring."""
+    """Return the first paragraph of a docstring."""
     return _one_line((inspect.getdoc(documented) or "").split("\n\n")[0])
 
 

@@ -23,6 +23,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+SECONDS = {"models": 7200, "system": 1200}
+"""How long a test with such a mark may take; the default is in pyproject.toml."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of real processes and of real models the time that they need."""
+    for item in items:
+        marks = [mark for mark in SECONDS if item.get_closest_marker(mark)]
+        if marks and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SECONDS[marks[0]]))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Return the folder of real models, images and videos; skip the test if it does not exist."""

@@ -89,7 +89,7 @@ def softmax(x: Array, axis: int = -1) -> Array:
 
 
 def _one(x: Array) -> Array:
-    """A score that rounding took above 1."""
+    """Tell which scores rounding took above 1."""
     return np.minimum(np.asarray(x, np.float64), 1)
 
 
@@ -184,7 +184,7 @@ def _distances(head: m.Distances, tensors: Tensors, size: Size) -> Anchors:
 
 
 def _anchor_groups(head: m.YoloAnchor, tensor: Array, count: int, classes: int) -> Array:
-    """(A, 5 + C, h, w)."""
+    """Reshape to (A, 5 + C, h, w)."""
     if head.layout == "nahwc":
         return np.asarray(tensor[0].transpose(0, 3, 1, 2))
     grid = tensor[0] if head.layout == "nchw" else tensor[0].transpose(2, 0, 1)
@@ -283,7 +283,7 @@ def anchors_of(manifest: m.Manifest, tensors: Tensors, priors: Array | None = No
 
 
 def _unsound(values: Array, activated: bool) -> Mask:
-    """What no sound model gives: NaN, +inf, and scores outside of 0..1. -inf is a class that is ruled out."""
+    """Find what no sound model gives: NaN, +inf, scores outside of 0..1; -inf rules a class out."""
     if activated:
         return np.asarray(~((values >= -SLACK) & (values <= 1 + SLACK)))
     return np.asarray(np.isnan(values) | (values == np.inf))
@@ -350,7 +350,7 @@ def nms(
     limit: int | None = None,
     enough: int | None = None,
 ) -> Labels:
-    """Indices of what remains, best score first, equal ones by lower index.
+    """Return the indices of what remains, best score first, equal ones by lower index.
 
     `limit` of them enter; when `enough` have been found, the rest is left.
     """
@@ -367,7 +367,7 @@ def nms(
 def decode(
     manifest: m.Manifest, tensors: Tensors, thresholds: m.Thresholds, priors: Array | None = None
 ) -> Found:
-    """The boxes of a frame in input pixels, not clipped, best first; none if there is anything unsound."""
+    """Return the boxes of a frame in input pixels, not clipped, best first; none if anything is unsound."""
     t = thresholds
     anchors = anchors_of(manifest, tensors, priors)
     boxes, scores, labels, invalid = _candidates(anchors, t)

@@ -300,7 +300,7 @@ def _stages(model: Detector) -> list[_Stage]:
 
 
 def _stage(modules: Iterable[nn.Module], *readers: nn.Conv2d | tuple[nn.Conv2d, slice]) -> _Stage:
-    """A convolution and the residual blocks that add to it; each block reads what it adds to."""
+    """Join a convolution and the residual blocks that add to it; each block reads what it adds to."""
     first, *blocks = modules
     outside = [reader if isinstance(reader, tuple) else (reader, slice(None)) for reader in readers]
     return _Stage(

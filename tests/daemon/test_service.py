@@ -326,7 +326,7 @@ def test_daemon_when_the_publish_table_changes_asks_for_a_restart(
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> str:
-    """A configuration whose every frame keeps the device busy for twenty seconds."""
+    """Return a configuration whose every frame keeps the device busy for twenty seconds."""
     images = tmp_path / "images"
     images.mkdir()
     for index in range(3):

@@ -18,7 +18,7 @@ PHOTO: Frame = np.arange(12 * 20 * 3, dtype=np.uint8).reshape(12, 20, 3)
 
 
 def jpeg(orientation: int, order: str = "<") -> bytes:
-    """A JPEG that is to be turned."""
+    """Make a JPEG that is to be turned."""
     mark = b"II" if order == "<" else b"MM"
     tiff = mark + struct.pack(f"{order}HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, orientation, 0, 0)
     body = b"Exif\x00\x00" + tiff

@@ -19,7 +19,7 @@ from support.results import as_detections
 
 
 def check(case: Case, thresholds: Thresholds) -> None:
-    """The decoder's boxes are the oracle's, in the same order; or both find the frame unsound."""
+    """Check that the decoder and the oracle find the same boxes in the same order, or neither any."""
     manifest = case.manifest
     decoder = Decoder(manifest, [t.shape for t in case.tensors], case.priors)
     for tensor in case.tensors:

@@ -56,7 +56,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 def _png(
     width: int, height: int, data: bytes, *, bits: int = 8, colour: int = 2, interlaced: int = 0
 ) -> bytes:
-    """A PNG with this compressed data, in two chunks."""
+    """Make a PNG with this compressed data, in two chunks."""
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((bits, colour, 0, 0, interlaced))
     half = len(data) // 2
     chunks = ((b"IHDR", header), (b"IDAT", data[:half]), (b"IDAT", data[half:]), (b"IEND", b""))

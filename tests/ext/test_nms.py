@@ -20,14 +20,14 @@ THRESHOLDS = st.sampled_from([0.0, 0.1, 1 / 3, 0.45, 0.5, 0.65, 0.9, 1.0])
 
 
 def boxes_of(rng: np.random.Generator, n: int, extent: float, side: float, whole: bool = False) -> FloatArray:
-    """n random boxes, (n, 4) float32; at whole pixels, so that overlaps tie, if asked."""
+    """Return n random boxes, (n, 4) float32; at whole pixels, so that overlaps tie, if asked."""
     corner, size = rng.random((n, 2)) * extent, rng.random((n, 2)) * side
     boxes = np.concatenate([corner, corner + size], 1)
     return np.ascontiguousarray(np.floor(boxes) if whole else boxes, np.float32)
 
 
 def scores_of(rng: np.random.Generator, n: int, levels: int | None = None) -> FloatArray:
-    """n random scores, from few levels, so that they tie, if asked."""
+    """Return n random scores, from few levels, so that they tie, if asked."""
     scores = rng.random(n)
     return (np.floor(scores * levels) / levels if levels else scores).astype(np.float32)
 

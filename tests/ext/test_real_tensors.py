@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[list[str], dict[str, Any]]] = {
 def seen(
     request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bundle, list[list[FloatArray]]]:
-    """A converted model, and its results for two pictures."""
+    """Convert a model; returns it, and its results for two pictures."""
     paths, stated = MODELS[request.param]
     folder = tmp_path_factory.mktemp("real")
     if "\n" in stated.get("labels", ""):

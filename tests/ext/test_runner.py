@@ -28,7 +28,7 @@ BAD, WORSE, WORST = 112, 128, 144  # others; the CPU plugin checks a shape only 
 
 @pytest.fixture(scope="module")
 def fragile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that fails at run time unless its input sums up to GOOD: a reshape that does not fit."""
+    """Write a model that fails at run time unless its input sums up to GOOD: a reshape that does not fit."""
     frame = op.parameter([1, 4, 4, 3], np.uint8)
     total = op.reduce_sum(op.convert(frame, "i64"), np.array([0, 1, 2, 3]), keep_dims=False)
     shape = op.concat([op.unsqueeze(total, np.array(0)), op.constant(np.array([3], np.int64))], 0)

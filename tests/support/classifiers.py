@@ -42,7 +42,7 @@ class Builder:
         return (self.rng.standard_normal(shape, np.float32) * np.float32(spread)).astype(np.float32)
 
     def convolve(self, channels: int, size: int, stride: int = 1, *, groups: int = 1) -> None:
-        """A convolution with bias, padded so that stride 1 keeps the size."""
+        """Add a convolution with bias, padded so that stride 1 keeps the size."""
         inside = self.node.shape[1]
         pads = [size // 2] * 2
         kernel = self._weights(channels, inside // groups, size, size)

@@ -52,7 +52,7 @@ def run(*command: object, check: bool = True, timeout: float = 600, **options: o
 
 
 def make_debian(directory: Path) -> Path:
-    """The least Debian there is, trusting what this machine trusts."""
+    """Install the smallest Debian there is, which trusts what this machine trusts."""
     run("debootstrap", "--variant=minbase", "--include=ca-certificates", SUITE, directory)
     for certificate in (Path("/") / AUTHORITIES).glob("*.crt"):
         shutil.copy(certificate, directory / AUTHORITIES)
@@ -108,7 +108,7 @@ class Machine:
         return int(children[0]) if children else None
 
     def inside(self, path: str) -> Path:
-        """A path of the machine, as this one sees it; its /run too."""
+        """Return a path of the machine, as this one sees it; its /run too."""
         return Path(f"/proc/{self.leader}/root{path}")
 
     def run(self, *command: object, check: bool = True, timeout: float = 120) -> str:
@@ -117,7 +117,7 @@ class Machine:
         return run(*enter, *command, check=check, timeout=timeout)
 
     def show(self, name: str, unit: str = "qzd") -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", "-p", name, unit).strip()
 
     def down(self) -> None:

@@ -23,7 +23,7 @@ def picture(shape: Sequence[int] = (1, 3, SIDE, SIDE), kind: ov.Type = ov.Type.f
 
 
 def convolution(source: ov.Node, channels: int, stride: int = 1, size: int = 1) -> ov.Node:
-    """A convolution with bias; size 1 needs no padding, others keep the grid."""
+    """Add a convolution with bias; size 1 needs no padding, others keep the grid."""
     kernel = rng.normal(0, 0.1, (channels, source.shape[1], size, size)).astype(np.float32)
     pads = [size // 2] * 2
     node = ops.convolution(source, ops.constant(kernel), [stride, stride], pads, pads, [1, 1])
@@ -176,7 +176,7 @@ def classifier(
 
 
 def unknown() -> ov.Model:
-    """An autoencoder: no head at all."""
+    """Build an autoencoder, which has no head at all."""
     frame = picture()
     return ov.Model([ops.tanh(convolution(frame, 3))], [frame], "unknown")
 

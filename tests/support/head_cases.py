@@ -37,7 +37,7 @@ def manifest_of(head: m.Head, classes: int, width: int = WIDTH, height: int = HE
 
 
 def plain(manifest: m.Manifest) -> Transform:
-    """The frame is the input itself."""
+    """Return the transform of a frame that is the input itself."""
     return Transform(manifest.input.width, manifest.input.height, 1.0, 1.0, 0, 0)
 
 
@@ -58,7 +58,7 @@ class Maker:
         return self.between(-6, 3, shape)
 
     def centers(self, n: int) -> FloatArray:
-        """xc yc w h in pixels."""
+        """Return xc yc w h in pixels."""
         low, high = np.array([0, 0, 4, 4]), np.array([WIDTH, HEIGHT, 40, 40])
         return np.asarray(low + self.between(0, 1, (n, 4)) * (high - low), np.float32)
 

@@ -29,7 +29,7 @@ class Mirror(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, *_: Any) -> None:
-        """A client that hangs up is no news here."""
+        """Ignore a client that hangs up."""
 
 
 @contextlib.contextmanager

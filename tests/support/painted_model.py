@@ -87,7 +87,7 @@ def random_cells(seed: int, count: int = 6) -> list[tuple[int, int, str]]:
 
 
 def noisy(cells: list[tuple[int, int, str]], seed: int) -> Frame:
-    """The painted frame with some noise, so that no two pictures are alike."""
+    """Return the painted frame with some noise, so that no two pictures are alike."""
     noise = np.random.default_rng(seed).integers(0, 40, (SIDE, SIDE, 3)).astype(np.uint8)
     return np.asarray(cv2.add(paint(*cells), noise), np.uint8)
 

@@ -64,7 +64,7 @@ class Daemon:
         self._path.write_text(config.replace("ENDPOINT", self.endpoint))
 
     def socket_of(self, name: str) -> str:
-        """An ipc endpoint in the directory, by the name that the configuration gives it."""
+        """Return an ipc endpoint in the directory, by the name that the configuration gives it."""
         return self.endpoint.replace("detections", name)
 
     def reload(self, config: str) -> str:

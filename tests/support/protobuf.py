@@ -57,7 +57,7 @@ def _constant(name: str, array: np.ndarray) -> tuple[int, bytes]:
 
 
 def tensorflow_graph(weights: np.ndarray) -> bytes:
-    """A GraphDef: softmax of the picture's channel means times weights, `[3, C]`. Input `[1, 8, 8, 3]`."""
+    """Make a GraphDef: softmax of the channel means times weights, `[3, C]`. Input `[1, 8, 8, 3]`."""
     kind, whole = message((6, DT_FLOAT)), message((6, DT_INT32))
     return message(
         _node("image", "Placeholder", dtype=kind, shape=message((7, _shape(1, 8, 8, 3)))),
@@ -70,7 +70,7 @@ def tensorflow_graph(weights: np.ndarray) -> bytes:
 
 
 def write_saved_model(directory: Path, weights: np.ndarray) -> None:
-    """The same graph as a SavedModel with its serving signature, and no variables."""
+    """Write the same graph as a SavedModel with its serving signature, and no variables."""
     def info(name: str, *dims: int) -> bytes:
         return message((1, name), (2, DT_FLOAT), (3, _shape(*dims)))
 
@@ -110,7 +110,7 @@ def _operation(
 
 
 def write_paddle(path: Path, weights: np.ndarray) -> None:
-    """A .pdmodel and .pdiparams: softmax of the one pixel `[1, 3, 1, 1]` times weights, `[C, 3]`."""
+    """Write a .pdmodel and .pdiparams: softmax of the one pixel `[1, 3, 1, 1]` times weights, `[C, 3]`."""
     count = len(weights)
     kernel = weights.astype(np.float32).reshape(count, 3, 1, 1)
 

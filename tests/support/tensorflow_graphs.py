@@ -25,7 +25,7 @@ def priors() -> np.ndarray:
 
 
 def _loop(body_of: Callable[..., ov.Node], *outer: ov.Node) -> ov.Node:
-    """A Loop that runs once over whole tensors; `body_of` gives its result for the body's parameters."""
+    """Build a Loop that runs once over whole tensors; `body_of` builds its body from parameters."""
     inner = [ops.parameter(list(n.output(0).partial_shape), n.get_output_element_type(0)) for n in outer]
     again = ops.constant(np.array(True))
     body = ov.Model([ops.logical_or(again, again), body_of(*inner)], inner, "body")

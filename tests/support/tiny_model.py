@@ -31,7 +31,7 @@ Fault = Literal["none", "fail", "slow", "stuck"]
 
 
 def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
-    """A black frame with cells of a colour; a cell is its column and row."""
+    """Paint a black frame with cells of a colour; a cell is its column and row."""
     frame = np.zeros((side, side, 3), np.uint8)
     for column, row, colour in cells:
         frame[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL, COLOURS.index(colour)] = 255
@@ -39,12 +39,12 @@ def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
 
 
 def encode(frame: Frame, suffix: str = "png") -> bytes:
-    """A frame as an image file."""
+    """Encode a frame as an image file."""
     return cv2.imencode(f".{suffix}", frame)[1].tobytes()
 
 
 def decode(image: bytes) -> Frame:
-    """An image file as a frame."""
+    """Decode an image file to a frame."""
     return np.asarray(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 

@@ -90,7 +90,7 @@ class Victim:
         return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
 
     def check(self) -> None:
-        """The daemon lives, and the honest stream has lost nothing and goes on."""
+        """Check that the daemon lives, and that the honest stream has lost nothing and goes on."""
         assert self.daemon.process.poll() is None, self.daemon.log[-4000:]
         received = self.honest.received
         until(lambda: self.honest.received > received + 10)
@@ -99,7 +99,7 @@ class Victim:
 
 @contextlib.contextmanager
 def memory_cgroup(name: str) -> Iterator[Path]:
-    """A memory cgroup of LIMIT; gives the file that takes processes into it."""
+    """Make a memory cgroup of LIMIT; yields the file that takes processes into it."""
     unified = (CGROUPS / "cgroup.controllers").exists()
     folder = (CGROUPS if unified else CGROUPS / "memory") / name
     try:

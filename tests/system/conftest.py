@@ -36,7 +36,7 @@ def yolox_int8(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The least Debian there is, in a folder."""
+    """Install the smallest Debian there is in a folder."""
     if reason := unmet("debootstrap"):
         pytest.skip(reason)
     root = make_debian(tmp_path_factory.mktemp("debian") / "root")

@@ -75,7 +75,7 @@ def image(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's bundle in INT8, and its belt."""
+    """Make the demo's bundle in INT8, and its belt."""
     directory = tmp_path_factory.mktemp("models")
     write_dataset(directory / "calibration", 30, CALIBRATION_SEED)
     write_clip(directory / "belt.mp4", 50)
@@ -141,7 +141,7 @@ def engine(*command: str, check: bool = True) -> str:
 
 
 def subscribe(image: str, daemon: str, count: int) -> list[dict[str, object]]:
-    """What a subscriber in another container receives; they share the sockets and nothing else."""
+    """Return what a subscriber in another container receives; they share only the sockets."""
     tail = ("--endpoint", "ipc:///run/qzd/detections", "tail", "--json", "--count", str(count))
     said = engine(
         *("run", "--rm", *LIMITS, *LOCKED, "--volumes-from", daemon, "--entrypoint", "qzdctl", image, *tail)

@@ -135,7 +135,7 @@ def stop(camera: ThreadingHTTPServer) -> None:
 
 
 def alerts(port: int) -> dict[str, dict[str, str]]:
-    """The alerts that fire, by name, with their labels."""
+    """Return the alerts that fire, by name, with their labels."""
     found = json.loads(get(port, "/api/v1/alerts")[1])["data"]["alerts"]
     return {a["labels"]["alertname"]: a["labels"] for a in found if a["state"] == "firing"}
 

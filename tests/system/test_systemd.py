@@ -69,7 +69,7 @@ def machine(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def provide(root: Path) -> None:
-    """A bundle, a belt, and keys."""
+    """Write a bundle, a belt, and keys."""
     write_tiny_bundle(root / "var/lib/qzd/models/tiny")
     belt = root / "var/lib/qzd/belt"
     belt.mkdir()

@@ -66,7 +66,7 @@ def _until_ended(client: Client) -> list[Event]:
 
 
 def _compare_offline(messages: list[Detections], bundle_path: Path, video: Path) -> None:
-    """The same frames, read by OpenCV, through the same model without the daemon."""
+    """Compare with the same frames, read by OpenCV, through the same model without the daemon."""
     with Detector(bundle.read(bundle_path)) as detector:
         for message, frame in zip(messages, read_frames(video), strict=True):
             found = detector.detect(frame).found

@@ -67,7 +67,7 @@ def resident_bytes(process: Daemon) -> int:
 
 
 def damaged(chance: random.Random, whole: bytes) -> bytes:
-    """A piece of it, some bytes changed, or bytes that have nothing to do with it."""
+    """Return a piece of it, with some bytes changed, or bytes that have nothing to do with it."""
     match chance.randrange(5):
         case 0:
             return whole[: chance.randrange(len(whole) + 1)]
@@ -83,7 +83,7 @@ def damaged(chance: random.Random, whole: bytes) -> bytes:
 
 
 def odd_object(chance: random.Random, good: dict[str, object]) -> bytes:
-    """An object with fields missing, too many, or of wrong values."""
+    """Make an object with fields missing, too many, or of wrong values."""
     fields = {name: value for name, value in good.items() if chance.random() > 0.15}
     for name in chance.sample(list(good), chance.randrange(1, 3)):
         fields[name] = chance.choice(VALUES)
@@ -137,7 +137,7 @@ def flood(endpoint: str, inputs: Iterator[list[bytes]], count: int) -> int:
 
 
 def _infer_when_not_busy(asker: InferenceClient) -> messages.Detections:
-    """What a proper caller does: what the flood left in hand is answered first."""
+    """Infer as a proper client does, which waits until what the flood left is answered."""
     image = cv2.imencode(".png", paint((1, 2, "red")))[1].tobytes()
     end = time.monotonic() + 20
     while True:
@@ -150,7 +150,7 @@ def _infer_when_not_busy(asker: InferenceClient) -> messages.Detections:
 
 
 def _send_and_receive(process: Daemon, endpoint: str) -> messages.Detections:
-    """What is published of a proper frame."""
+    """Send a proper frame; returns what is published of it."""
     with Client(process.endpoint) as client, FrameSender("gate", endpoint, timeout=20) as sender:
         wait_until_heard(client)
         number = sender.send(paint((1, 2, "red")))

@@ -37,7 +37,7 @@ LOST = range(20, 27)
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with its packages."""
+    """Install the example with its packages."""
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     directory = tmp_path_factory.mktemp("javascript") / "subscriber"

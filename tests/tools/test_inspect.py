@@ -19,7 +19,7 @@ from qzd_tools.inspection import inspect_bundle, inspect_source
 
 @pytest.fixture(scope="module")
 def mixed_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier's graph with a float, a half, a stored-i8 and a fully quantized convolution."""
+    """Build a classifier with a float, a half, a stored-i8 and a fully quantized convolution."""
     picture = ops.parameter([1, 3, 8, 8], np.float32, name="picture")
     weights = np.linspace(-1, 1, 27).reshape(3, 3, 3, 1).astype(np.float32)
 

@@ -42,7 +42,7 @@ def test_a_bar_is_shown_on_a_terminal(bar: Bar, words: str, monkeypatch: pytest.
 
 
 def everything(terminal: BinaryIO) -> Iterator[bytes]:
-    """What comes in pieces, up to EIO: then the other end is closed, and nothing is left."""
+    """Yield what comes in pieces, up to EIO: then the other end is closed, and nothing is left."""
     with contextlib.suppress(OSError):
         while True:
             yield os.read(terminal.fileno(), 1 << 16)

@@ -460,7 +460,7 @@ def test_stream_when_it_has_two_models_goes_through_both(
 def faulty(
     tmp_path: Path, fault: Fault, frames: list[tuple[int, int, str]], dim: int = 1
 ) -> tuple[Path, Path]:
-    """A bundle that cannot bear POISON, and images of these cells."""
+    """Write a bundle that cannot bear POISON, and images of these cells."""
     images = tmp_path / "images"
     images.mkdir()
     for index, cell in enumerate(frames):

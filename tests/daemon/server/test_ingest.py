@@ -69,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def client(served: Daemon) -> Iterator[Client]:
-    """Subscribed before anything is sent."""
+    """Subscribe before anything is sent."""
     with Client(served.endpoint) as client:
         wait_until_heard(client)
         yield client

@@ -63,7 +63,7 @@ def player(tmp_path: Path) -> Iterator[Player]:
 
 
 def write(path: Path, *published: messages.Message, pause_ns: int = 1) -> None:
-    """A recording of these messages."""
+    """Write a recording of these messages."""
     lines = []
     for number, message in enumerate(published):
         topic = messages.HEARTBEAT if isinstance(message, messages.Heartbeat) else TOPIC

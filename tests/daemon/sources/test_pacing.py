@@ -10,7 +10,7 @@ from qzd_daemon.sources.pacing import Pace
 
 
 def play(pace: Pace, frames: list[tuple[float, float | None]]) -> list[float]:
-    """The times at which those that are not left out are handed over."""
+    """Return the times at which the frames that are not left out are handed over."""
     waits = [(now, pace.wait(now, pts)) for now, pts in frames]
     return [round(now + wait, 6) for now, wait in waits if wait is not None]
 

@@ -75,7 +75,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def heard(service: Service, client: Client, seconds: float) -> list[Event]:
-    """What a client receives while the service speaks."""
+    """Return what a client receives while the service publishes."""
     events = []
     end = time.monotonic() + seconds
     while time.monotonic() < end:

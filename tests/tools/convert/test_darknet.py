@@ -43,7 +43,7 @@ def network(
 
 
 def run(folder: Path, layers: str, floats: np.ndarray, frame: np.ndarray, channels: int) -> np.ndarray:
-    """What layers make of a frame, read through a 1x1 convolution of ones into each of 18 channels."""
+    """Run layers on a frame, read through a 1x1 convolution of ones into each of 18 channels."""
     ones = np.concatenate([np.zeros(18), np.ones(18 * channels)])
     model, _ = build(read_network(*network(folder, NET + layers + HEAD, np.concatenate([floats, ones]))))
     return np.asarray(ov.Core().compile_model(model, "CPU", EXACT)(frame)[0][0, 0])

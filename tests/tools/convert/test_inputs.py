@@ -27,7 +27,7 @@ def convolved(
     kind: ov.Type = ov.Type.f32,
     before: Callable[[ov.Node], ov.Node] = lambda node: node,
 ) -> ov.Model:
-    """A picture that goes through `before` and then a convolution."""
+    """Build a graph of a picture that goes through `before` and then a convolution."""
     frame = detector_graphs.picture(shape, kind)
     node = before(frame if kind == ov.Type.f32 else ops.convert(frame, ov.Type.f32))
     if shape[3] == 3:

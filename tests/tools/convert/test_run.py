@@ -41,7 +41,7 @@ def write(folder: Path, model: ov.Model) -> Path:
 
 
 def open_in_size() -> ov.Model:
-    """Takes pictures of any size, and folds a constant as large as the picture."""
+    """Build a graph for pictures of any size, with a constant to fold as large as the picture."""
     frame = detector_graphs.picture((1, 3, -1, -1))
     ones = ops.broadcast(np.float32(1), ops.shape_of(frame))
     scores = ops.softmax(ops.reduce_mean(ops.multiply(frame, ones), np.array([2, 3])), 1)

@@ -28,7 +28,7 @@ INT, FLOAT, STRING, MAP, BOOL = 1, 3, 5, 9, 26
 
 
 def flexbuffer(values: Mapping[str, bool | float | str]) -> bytes:
-    """A FlexBuffers map with every number 8 bytes wide."""
+    """Encode a FlexBuffers map with every number 8 bytes wide."""
     data, keys = b"", []
     for name in sorted(values):
         keys.append(len(data))

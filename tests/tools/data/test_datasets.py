@@ -24,7 +24,7 @@ def picture(path: Path, width: int = 64, height: int = 48, grey: int = 90) -> Pa
 
 
 def coco(folder: Path, **changes: Any) -> Path:
-    """A COCO file of two images and three boxes, with tables replaced by `changes`."""
+    """Write a COCO file of two images and three boxes, with tables replaced by `changes`."""
     for name in ("a.png", "b.png"):
         picture(folder / "images" / name)
     document = {

@@ -54,7 +54,7 @@ class Model:
 
 
 def outcome(output: Path) -> dict[str, object]:
-    """What must be the same however often a run was killed: digests and figures of accuracy."""
+    """Return what must be the same however often a run was killed: digests and figures of accuracy."""
     bundles = sorted(p.parent for p in output.glob("*/bundle.toml"))
     found: dict[str, object] = {
         b.name: hashlib.sha256((b / "bundle.toml").read_bytes()).hexdigest() for b in bundles
@@ -101,7 +101,7 @@ def tables_of(output: Path) -> dict[str, list[list[str]]]:
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model that quantizes to FP16 in no time, with images that it finds everything on."""
+    """Write a model that quantizes to FP16 in no time, with images that it finds everything on."""
     directory = tmp_path_factory.mktemp("tiny-model")
     ov.save_model(build_model(), directory / "tiny.xml", compress_to_fp16=False)
     (directory / "labels.txt").write_text("\n".join(COLOURS))
@@ -223,7 +223,7 @@ def test_prepare_says_what_is_wrong_before_it_begins(
 
 @pytest.fixture(scope="module")
 def loopback(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mirror, Path]]:
-    """A mirror of two real models, and the catalogue that leads to it."""
+    """Serve two real models, with the catalogue that leads to them."""
     directory = tmp_path_factory.mktemp("mirror")
     name = "ssd_mobilenet_v1_coco"
     with tarfile.open(directory / f"{name}.tar.gz", "w:gz") as archive:
@@ -253,7 +253,7 @@ def loopback(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 
 def few(source: Path, target: Path, count: int) -> Path:
-    """The first images of a data set; those to calibrate with lie beside their annotations."""
+    """Return the first images of a data set; those to calibrate with lie beside their annotations."""
     coco = json.loads((source / "instances.json").read_text())
     coco["images"] = sorted(coco["images"], key=lambda image: image["id"])[:count]
     kept = {image["id"] for image in coco["images"]}

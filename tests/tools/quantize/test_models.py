@@ -33,7 +33,7 @@ Maker = Callable[[str, Mode], Quantized]
 
 @pytest.fixture
 def made(data: Path, tmp_path: Path) -> Maker:
-    """Converts a model and quantizes it with all defaults, with its accuracy before and after."""
+    """Convert a model and quantize it with all defaults, with its accuracy before and after."""
 
     def make(path: str, mode: Mode) -> Quantized:
         parent = convert([data / path], tmp_path / "float")

@@ -44,7 +44,7 @@ from support.waiting import until
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The painted model as detector and classifier, and pictures to calibrate and to validate with."""
+    """Write the painted model as detector and classifier, and pictures to calibrate and to validate with."""
     folder = tmp_path_factory.mktemp("painted")
     write_painted_bundle(folder / "detector")
     write_painted_bundle(folder / "classifier", classifier=True)
@@ -56,7 +56,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def int8(painted: Path) -> Bundle:
-    """The detector quantized by the default recipe."""
+    """Quantize the detector by the default recipe."""
     images = list_images(painted / "calibration" / "images")
     return quantize(bundles.read(painted / "detector"), painted / "int8", images=images).bundle
 
@@ -72,7 +72,7 @@ def run(*arguments: object) -> int:
 
 
 def stored_weights(bundle: Bundle) -> list[np.ndarray]:
-    """The eight bit constants of a bundle's graph."""
+    """Return the eight bit constants of a bundle's graph."""
     model = ov.Core().read_model(bundle.model)
     constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
     return [np.array(c.data) for c in constants if c.get_element_type() == ov.Type.i8]

@@ -18,7 +18,7 @@ PLAIN = Attempt(MODEL, Recipe(head_layers="float"), (), drop=0.5, seconds=0.0)
 def search(
     drops: list[float | Exception], said: list[str], budget: float = 60.0, failing: str = ""
 ) -> Attempt:
-    """A search whose steps have these drops; ranking takes the time that it may, half a second at most."""
+    """Search with steps that have these drops; ranking takes the time that it may, at most half a second."""
 
     def quantize(recipe: Recipe) -> ov.Model:
         if failing and getattr(recipe, failing):

@@ -283,7 +283,7 @@ def test_a_picture_that_is_a_line_is_drawn() -> None:
 
 
 def in_bf16(document: dict[str, Any]) -> dict[str, Any]:
-    """The same result as measured in bf16."""
+    """Return the same result as measured in bf16."""
     if "benchmarks" not in document:
         return document | {"inference_precision": "bf16"}
     measured = [one | {"inference_precision": "bf16"} for one in document["benchmarks"]]

@@ -45,7 +45,7 @@ PLUGIN = "libopenvino_intel_cpu_plugin"
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler's address; its process and those of its two workers."""
+    """Start a scheduler and two workers; returns its address and their processes."""
     with ExitStack() as stack:
         place = tmp_path / "scheduler.json"
         words = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(place))
@@ -62,7 +62,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
 
 @pytest.fixture
 def bundle(data: Path, tmp_path: Path) -> Path:
-    """A real model, with work enough to be killed in the middle of."""
+    """Convert a real model, which has work enough to be killed in the middle of it."""
     path = tmp_path / "bundle"
     assert main(["convert", str(data / "models" / "yolox_nano.onnx"), "-o", str(path)]) == 0
     return path

@@ -29,7 +29,7 @@ from support.painted_model import write_painted_bundle, write_painted_classes, w
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the painted model as detector and classifier, and pictures for both."""
+    """Write the painted model as detector and classifier, and pictures for both."""
     folder = tmp_path_factory.mktemp("painted")
     write_painted_bundle(folder / "detector")
     write_painted_bundle(folder / "classifier", classifier=True)
