@@ -81,7 +81,7 @@ class Heard:
 
 
 def prepare(data: Path, bundles: Path, models: Iterable[str]) -> None:
-    """Make the INT8 bundles that are not there yet."""
+    """Make the INT8 bundles that do not exist yet."""
     calibration = str(data / "coco/calibration/instances.json")
     if DEMO in models and not (bundles / DEMO).exists():
         subprocess.run([*TOOLS, "demo", "-o", str(bundles / DEMO)], check=True)
@@ -231,7 +231,7 @@ def cpu_rows(name: str, plain: list[float], heard: list[Heard]) -> list[Row]:
 
 
 def ratio_rows(name: str, ours: list[float], theirs: list[float], target: float | None) -> list[Row]:
-    """The ratio of medians, and how far the ratios of single rounds lie apart."""
+    """Return the ratio of medians, and how far the ratios of single rounds lie apart."""
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     ratio = statistics.median(ours) / statistics.median(theirs)
     return [

@@ -26,7 +26,7 @@ async def ask(image: bytes, form: str, endpoint: str) -> dict[str, Any]:
         header = {"schema": "qzd.inference/1", "format": form, "timeout_ms": 2000}
         await dealer.send_multipart([b"1", json.dumps(header).encode(), image])
         _, reply = await asyncio.wait_for(dealer.recv_multipart(), ANSWER_SECONDS)
-        return json.loads(reply)
+        return dict(json.loads(reply))
 
 
 def main() -> None:

@@ -16,24 +16,14 @@ from qzd_client.subscriber import Client, Detections, Event, Gap, StreamState
 from qzd_ext import bundle
 from qzd_ext.detections import Detections as Found
 from qzd_ext.detector import Detector
+from support.configuration import model, publish, stream
 from support.processes import Daemon, run_python
 from support.tiny_model import COLOURS, POISON, paint, write_tiny_bundle
 from support.videos import cut, read_frames, write_clip
 
 StartDaemon = Callable[..., Daemon]
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-heartbeat_ms = 100
-wait_for_subscribers = 1
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.clip]
-source = "{source}"
-model = "tiny"
-"""
+CONFIG = publish(heartbeat_ms=100, wait_for_subscribers=1) + model() + stream("clip", "{source}")
 FRAMES = [paint((i % 8, i // 8 % 8, COLOURS[i % 3])) for i in range(100)]
 
 

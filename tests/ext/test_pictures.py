@@ -74,7 +74,7 @@ def write_turned(path: Path) -> Frame:
 
 
 def _matrix(a: int, b: int, c: int, d: int) -> bytes:
-    """The start of the matrix in an MP4's track header: fixed-point numbers of 16.16 bits."""
+    """Return the start of the matrix in an MP4's track header: fixed-point numbers of 16.16 bits."""
     return b"".join((v << 16).to_bytes(4, "big", signed=True) for v in (a, b, 0, c, d))
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+__all__ = ["ARCHITECTURES"]
+
 SIDE = 224
 CLASSES = 1000
 

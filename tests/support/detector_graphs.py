@@ -11,6 +11,21 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+__all__ = [
+    "SIDE",
+    "anchor_grids",
+    "classifier",
+    "convolution",
+    "detection_output",
+    "end_to_end",
+    "picture",
+    "rows",
+    "unknown",
+    "yolo_v5",
+    "yolo_v8",
+    "yolox",
+]
+
 SIDE = 64
 STRIDES = (8, 16, 32)
 CELLS = sum((SIDE // s) ** 2 for s in STRIDES)

@@ -9,6 +9,8 @@ import cv2
 
 from support.tiny_model import CELL, COLOURS, SIDE, paint
 
+__all__ = ["write_painted"]
+
 
 def write_painted(directory: Path, count: int = 6, first: int = 1) -> Path:
     """Write images and their instances.json; every box but each image's last is one that `tiny` finds.

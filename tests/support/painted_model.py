@@ -20,6 +20,8 @@ from qzd_ext.geometry import Frame
 from qzd_ext.manifest import Classification, Input, Labels, Manifest, Thresholds, YoloV8
 from support.tiny_model import CELL, COLOURS, SIDE, paint
 
+__all__ = ["build_painted", "write_painted_bundle", "write_painted_classes", "write_painted_dataset"]
+
 COUNT = (SIDE // CELL) ** 2
 HIDDEN = 48
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+__all__ = ["tensorflow_graph", "write_paddle", "write_saved_model"]
+
 DT_FLOAT, DT_INT32 = 1, 3
 """TensorFlow's types."""
 

@@ -10,6 +10,8 @@ from openvino import opset13 as ops
 
 from support.detector_graphs import convolution
 
+__all__ = ["CLASSES", "SIDE", "detector", "priors"]
+
 SIDE = 16
 CLASSES = 2
 CELL = 4

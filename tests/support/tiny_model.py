@@ -21,6 +21,19 @@ from qzd_ext.geometry import Frame
 from qzd_ext.golden import GoldenFrame, write_golden
 from qzd_ext.manifest import Input, Labels, Manifest, Thresholds, YoloV8
 
+__all__ = [
+    "CELL",
+    "COLOURS",
+    "POISON",
+    "SIDE",
+    "Fault",
+    "build_model",
+    "decode",
+    "encode",
+    "paint",
+    "write_tiny_bundle",
+]
+
 SIDE = 64
 CELL = 8
 COLOURS = ("blue", "green", "red")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qzd_client.subscriber import Client, Detections, Gap
+from support.configuration import model, publish, stream, table
 from support.processes import Daemon
 from support.waiting import until
 
@@ -20,23 +21,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 LIMIT = 1 << 30
 QUIET_SECONDS = 3.0
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT", "tcp://127.0.0.1:*"]
-[control]
-bind = ["ipc://{directory}/control", "tcp://127.0.0.1:*"]
-[http]
-listen = "127.0.0.1:0"
-[models.tiny]
-bundle = "{directory}/tiny"
-device = "CPU"
-[streams.honest]
-source = "{directory}/honest.mp4"
-model = "tiny"
-when_behind = "drop"
-loop = true
-{more}
-"""
+CONFIG = (
+    publish("ENDPOINT", "tcp://127.0.0.1:*")
+    + table("control", bind=("ipc://{directory}/control", "tcp://127.0.0.1:*"))
+    + table("http", listen="127.0.0.1:0")
+    + model(bundle="{directory}/tiny")
+    + stream("honest", "{directory}/honest.mp4", when_behind="drop", loop=True)
+    + "{more}\n"
+)
 
 
 class Honest:

@@ -59,7 +59,7 @@ def cut(path: Path, share: float) -> Path:
 
 
 def pixels(captured: SourceFrame) -> Frame:
-    """The whole frame that a source delivered, in BGR."""
+    """Return the whole frame that a source delivered, in BGR."""
     frame = captured.frame
     assert frame is not None, captured.reason
     return frame if isinstance(frame, np.ndarray) else frame.to_bgr()

@@ -19,6 +19,7 @@ import pytest
 
 from qzd_tools.demo.dataset import CALIBRATION_SEED, write_clip, write_dataset
 from qzd_tools.demo.parts import LABELS
+from support.configuration import model, publish, stream, table
 from support.debian import run, unmet
 from support.waiting import until
 from system.conftest import qzd_tools
@@ -38,22 +39,13 @@ runtime = "runc"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 '''
 LOCKED = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--network", "none")
-CONFIG = """
-[publish]
-bind = ["ipc:///run/qzd/detections"]
-[control]
-bind = ["ipc:///run/qzd/control"]
-[http]
-listen = "127.0.0.1:9178"
-[models.parts]
-bundle = "/var/lib/qzd/models/parts-int8"
-device = "CPU"
-[streams.belt]
-source = "/var/lib/qzd/models/belt.mp4"
-model = "parts"
-when_behind = "wait"
-loop = true
-"""
+CONFIG = (
+    publish("ipc:///run/qzd/detections")
+    + table("control", bind=("ipc:///run/qzd/control",))
+    + table("http", listen="127.0.0.1:9178")
+    + model("parts", "/var/lib/qzd/models/parts-int8")
+    + stream("belt", "/var/lib/qzd/models/belt.mp4", "parts", when_behind="wait", loop=True)
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from support.configuration import model, publish, stream, table
 from support.debian import run, unmet
 from support.processes import Daemon
 from support.tiny_model import paint
@@ -25,25 +26,13 @@ from support.waiting import until
 pytestmark = pytest.mark.system
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[http]
-listen = "127.0.0.1:{port}"
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.belt]
-source = "{belt}"
-model = "tiny"
-loop = true
-max_fps = 20
-[streams.camera]
-source = "http://127.0.0.1:{camera}/video"
-model = "tiny"
-timeout_s = 1
-max_down_s = 1
-"""
+CONFIG = (
+    publish()
+    + table("http", listen="127.0.0.1:{port}")
+    + model()
+    + stream("belt", "{belt}", loop=True, max_fps=20)
+    + stream("camera", "http://127.0.0.1:{camera}/video", timeout_s=1, max_down_s=1)
+)
 SCRAPE = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: ["{rules}"]

@@ -10,25 +10,18 @@ from pathlib import Path
 import pytest
 
 from qzd_client.subscriber import Client, Detections, Event, Gap, StreamState
+from support.configuration import model, publish, stream
 from support.processes import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.data]
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-wait_for_subscribers = 1
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.camera]
-source = "rtsp://127.0.0.1:{port}/camera"
-model = "tiny"
-rtsp_transport = "{transport}"
-timeout_s = 3
-"""
+CONFIG = (
+    publish(wait_for_subscribers=1)
+    + model()
+    + stream("camera", "rtsp://127.0.0.1:{port}/camera", rtsp_transport="{transport}", timeout_s=3)
+)
 
 
 class Camera:

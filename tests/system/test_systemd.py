@@ -14,6 +14,7 @@ import zmq
 
 from qzd_client import messages
 from qzd_client.curve import write_pair
+from support.configuration import model, publish, stream, table
 from support.debian import SUITE, Machine, run, unmet
 from support.tiny_model import paint, write_tiny_bundle
 from support.waiting import until
@@ -21,25 +22,14 @@ from support.waiting import until
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = """
-[publish]
-bind = ["ipc:///run/{name}/detections", "tcp://127.0.0.1:*"]
-[control]
-bind = ["ipc:///run/{name}/control"]
-[security]
-server_key = "$CREDENTIALS_DIRECTORY/{name}.server_key"
-authorized_keys = "keys"
-[service]
-cache_dir = "/var/cache/{name}"
-[models.tiny]
-bundle = "/var/lib/qzd/models/tiny"
-device = "CPU"
-[streams.belt]
-source = "/var/lib/qzd/belt"
-model = "tiny"
-loop = true
-max_fps = 50
-"""
+CONFIG = (
+    publish("ipc:///run/{name}/detections", "tcp://127.0.0.1:*")
+    + table("control", bind=("ipc:///run/{name}/control",))
+    + table("security", server_key="$CREDENTIALS_DIRECTORY/{name}.server_key", authorized_keys="keys")
+    + table("service", cache_dir="/var/cache/{name}")
+    + model(bundle="/var/lib/qzd/models/tiny")
+    + stream("belt", "/var/lib/qzd/belt", loop=True, max_fps=50)
+)
 HERE = "bookworm"
 SHORT_WATCHDOG = "[Service]\nWatchdogSec=4\nTimeoutAbortSec=2\n"
 

@@ -12,23 +12,17 @@ from qzd_client.subscriber import Client, Detections, Event, StreamState
 from qzd_ext import bundle
 from qzd_ext.detections import Detections as Found
 from qzd_ext.detector import Detector
+from support.configuration import model, publish, stream
 from support.processes import Daemon
 from support.videos import read_frames
 
 pytestmark = [pytest.mark.system, pytest.mark.data]
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-wait_for_subscribers = 1
-[models.yolox]
-bundle = "{bundle}"
-device = "CPU"
-[streams.street]
-source = "{video}"
-model = "yolox"
-when_behind = "wait"
-"""
+CONFIG = (
+    publish(wait_for_subscribers=1)
+    + model("yolox")
+    + stream("street", "{video}", "yolox", when_behind="wait")
+)
 DECODABLE = 459  # the file's header says 467
 
 

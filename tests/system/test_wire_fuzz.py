@@ -18,6 +18,7 @@ from qzd_client import ControlClient, InferenceClient, RefusedError, messages
 from qzd_client.frame_sender import FrameSender
 from qzd_client.requests import SelfTestResult
 from qzd_client.subscriber import Client, Detections
+from support.configuration import model, publish, sockets, stream, table
 from support.processes import Daemon, wait_until_heard
 from support.tiny_model import paint
 
@@ -27,26 +28,14 @@ SEED = 20_240_607
 INPUTS = 70_000  # on each of the three sockets
 STRANGERS = 300
 GROWTH_BYTES = 24 * 2**20
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[control]
-bind = ["ipc://{directory}/control", "tcp://127.0.0.1:*"]
-[inference]
-bind = ["ipc://{directory}/inference"]
-max_image_bytes = 100000
-max_pixels = 100000
-[ingest]
-bind = ["ipc://{directory}/ingest"]
-max_image_bytes = 100000
-max_pixels = 100000
-[streams.gate]
-source = "ingest://"
-model = "tiny"
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-"""
+CONFIG = (
+    publish()
+    + table("control", bind=("ipc://{directory}/control", "tcp://127.0.0.1:*"))
+    + sockets("inference", max_image_bytes=100000, max_pixels=100000)
+    + sockets("ingest", max_image_bytes=100000, max_pixels=100000)
+    + stream("gate", "ingest://")
+    + model()
+)
 CALL = {"schema": "qzd.control/1", "id": 7, "op": "", "model": "tiny", "version": "1", "bundle": "/x"}
 OPS = ("ping", "status", "streams", "models", "snapshot", "swap", "rollback", "load", "nonsense", "")
 HEADER = {"schema": "qzd.inference/1", "model": "tiny", "width": 64, "height": 64, "timeout_ms": 50}

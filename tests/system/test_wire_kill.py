@@ -18,6 +18,7 @@ import pytest
 
 from qzd_client import messages
 from qzd_client.subscriber import Client, Detections, Event, Gap, Restarted
+from support.configuration import model, publish, sockets, stream
 from support.processes import Daemon
 from support.tiny_model import paint
 from support.videos import write_clip
@@ -26,21 +27,12 @@ pytestmark = pytest.mark.system
 
 KILLS = 50  # of the daemon, and as many of a client
 SEED = 7
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-heartbeat_ms = 50
-[control]
-bind = ["ipc://{directory}/control"]
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.clip]
-source = "{source}"
-model = "tiny"
-loop = true
-max_fps = 200
-"""
+CONFIG = (
+    publish(heartbeat_ms=50)
+    + sockets("control")
+    + model()
+    + stream("clip", "{source}", loop=True, max_fps=200)
+)
 TOPIC = messages.detections_topic("clip", "tiny")
 PROGRAM = """
 import sys

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from qzd_client import messages
+from support.configuration import model, publish, stream
 from support.processes import Daemon
 from support.tiny_model import paint
 from support.videos import write_clip
@@ -20,18 +21,7 @@ from support.videos import write_clip
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-heartbeat_ms = 100
-wait_for_subscribers = 1
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.clip]
-source = "{source}"
-model = "tiny"
-"""
+CONFIG = publish(heartbeat_ms=100, wait_for_subscribers=1) + model() + stream("clip", "{source}")
 LOST = range(20, 27)
 
 

@@ -17,36 +17,23 @@ from qzd_client.curve import write_pair
 from qzd_client.frame_sender import FrameSender
 from qzd_client.subscriber import Client, Keys
 from qzd_ext.errors import EndpointError
+from support.configuration import model, publish, sockets, stream, table
 from support.processes import Daemon
 from support.tiny_model import paint
 from support.videos import write_clip
 
 pytestmark = pytest.mark.system
 
-CONFIG = """
-[publish]
-bind = ["tcp://127.0.0.1:*"]
-[control]
-bind = ["ipc://{directory}/control"]
-[http]
-listen = "127.0.0.1:{port}"
-[ingest]
-bind = ["tcp://127.0.0.1:*"]
-[security]
-server_key = "server.key"
-authorized_keys = "keys"
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.clip]
-source = "{directory}/clip.mp4"
-model = "tiny"
-loop = true
-max_fps = 50
-[streams.sent]
-source = "ingest://"
-model = "tiny"
-"""
+CONFIG = (
+    publish("tcp://127.0.0.1:*")
+    + sockets("control")
+    + table("http", listen="127.0.0.1:{port}")
+    + table("ingest", bind=("tcp://127.0.0.1:*",))
+    + table("security", server_key="server.key", authorized_keys="keys")
+    + model()
+    + stream("clip", "{directory}/clip.mp4", loop=True, max_fps=50)
+    + stream("sent", "ingest://")
+)
 FRAME = paint((0, 0, "red"))
 
 

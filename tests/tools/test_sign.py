@@ -21,7 +21,7 @@ NUMBER = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    """A folder with the secret key alice.key and, below public/, alice.pub, as minisign writes both."""
+    """Write the secret key alice.key and, below public/, alice.pub, as minisign writes both."""
     key = SigningKey(bytes(range(32)))
     pair = bytes(key) + bytes(key.verify_key)
     checksum = hashlib.blake2b(b"Ed" + NUMBER + pair, digest_size=32).digest()

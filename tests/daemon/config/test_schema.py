@@ -10,18 +10,13 @@ import pytest
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config, StreamConfig
 from qzd_ext.errors import ConfigError
+from support.configuration import publish, stream, table
 
-GOOD = """
-[publish]
-bind = ["tcp://127.0.0.1:0"]
-[models.ssd]
-bundle = "models/ssd"
-confidence = 0.4
-[streams.gate]
-source = "clips/gate.mp4"
-model = "ssd"
-max_fps = 10
-"""
+GOOD = (
+    publish("tcp://127.0.0.1:0")
+    + table("models.ssd", bundle="models/ssd", confidence=0.4)
+    + stream("gate", "clips/gate.mp4", "ssd", max_fps=10)
+)
 
 
 def read(tmp_path: Path, text: str) -> Config:
@@ -59,7 +54,7 @@ def test_read_config_when_paths_are_absolute_keeps_them(tmp_path: Path) -> None:
         (('["tcp://127.0.0.1:0"]', "[]"), ["publish.bind"]),
         (("[streams.gate]", "[streams.'a/b']"), ["streams.'a/b': a name that cannot be part of a topic"]),
         (("[models.ssd]", "[models]"), ["models.bundle: Expected a table, got str"]),
-        (("[publish]", "[publish"), ["not TOML", "line 2"]),
+        (("[publish]", "[publish"), ["not TOML", "line 1"]),
         (('["tcp://127.0.0.1:0"]', '"x"'), ['publish.bind: Expected a list, as in ["one", "two"], got text']),
         (("[publish]", "[publish]\nconfidence = 0.4"), ["publish.confidence", "move it to [models.NAME]"]),
         (("[publish]", "[publish]\nlisten = 'x'"), ["unknown key publish.listen", "move it to [http]"]),

@@ -18,26 +18,17 @@ from click.testing import CliRunner
 
 from qzd_daemon.ctl.main import cli
 from qzd_daemon.ctl.tables import table
+from support.configuration import model, publish, sockets, stream
 from support.processes import Daemon
 from support.tiny_model import encode, paint, write_tiny_bundle
 from support.videos import write_clip
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[control]
-bind = ["ipc://{directory}/control"]
-[inference]
-bind = ["ipc://{directory}/inference"]
-[models.tiny]
-bundle = "{directory}/tiny"
-device = "CPU"
-[streams.clip]
-source = "{directory}/clip.mp4"
-model = "tiny"
-loop = true
-max_fps = 50
-"""
+CONFIG = (
+    publish()
+    + sockets("control", "inference")
+    + model(bundle="{directory}/tiny")
+    + stream("clip", "{directory}/clip.mp4", loop=True, max_fps=50)
+)
 TCP = ("--endpoint", "tcp://127.0.0.1:1")
 SOCKETS = ("detections", "control", "inference")
 COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl.main import main; main()")

@@ -14,21 +14,12 @@ import pytest
 import zmq
 
 from qzd_client import messages
+from support.configuration import model, publish, stream
 from support.processes import Daemon
 from support.tiny_model import paint
 from support.videos import write_clip
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-wait_for_subscribers = 1
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.clip]
-source = "{source}"
-model = "tiny"
-"""
+CONFIG = publish(wait_for_subscribers=1) + model() + stream("clip", "{source}")
 COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl.main import main; main()")
 
 

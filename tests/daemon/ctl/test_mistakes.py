@@ -17,30 +17,19 @@ from qzd_client.control import ControlClient
 from qzd_client.curve import write_pair
 from qzd_client.requests import Status
 from qzd_daemon.ctl.silence import why_quiet
+from support.configuration import model, publish, stream, table
 from support.processes import Daemon
 from support.tiny_model import paint, write_tiny_bundle
 from support.videos import write_clip
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT", "tcp://127.0.0.1:*"]
-[control]
-bind = ["ipc://{directory}/control", "tcp://127.0.0.1:*"]
-[security]
-server_key = "{directory}/server.key"
-authorized_keys = "{directory}/authorised"
-[models.tiny]
-bundle = "{directory}/tiny"
-device = "CPU"
-[streams.gate]
-source = "{directory}/clip.mp4"
-model = "tiny"
-[streams.mine]
-source = "{directory}/clip.mp4"
-model = "tiny"
-loop = true
-max_fps = 20
-"""
+CONFIG = (
+    publish("ENDPOINT", "tcp://127.0.0.1:*")
+    + table("control", bind=("ipc://{directory}/control", "tcp://127.0.0.1:*"))
+    + table("security", server_key="{directory}/server.key", authorized_keys="{directory}/authorised")
+    + model(bundle="{directory}/tiny")
+    + stream("gate", "{directory}/clip.mp4")
+    + stream("mine", "{directory}/clip.mp4", loop=True, max_fps=20)
+)
 COMMAND = (sys.executable, "-c", "from qzd_daemon.ctl.main import main; main()")
 
 
@@ -258,19 +247,8 @@ def test_why_quiet_names_the_cause(status: Status, problems: list[str], expected
 def test_tail_when_what_it_follows_ends_says_so(tmp_path: Path, daemon: Callable[..., Daemon]) -> None:
     write_tiny_bundle(tmp_path / "tiny")
     write_clip(tmp_path / "clip.mp4", [paint((0, 0, "red"))] * 3)
-    served = daemon(
-        f"""
-        [publish]
-        bind = ["ENDPOINT"]
-        wait_for_subscribers = 1
-        [models.tiny]
-        bundle = "{tmp_path}/tiny"
-        device = "CPU"
-        [streams.gate]
-        source = "{tmp_path}/clip.mp4"
-        model = "tiny"
-        """
-    ).ready()
+    config = publish(wait_for_subscribers=1) + model(bundle="{directory}/tiny")
+    served = daemon((config + stream("gate", "{directory}/clip.mp4")).format(directory=tmp_path)).ready()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [*COMMAND, "--endpoint", served.endpoint, "tail", "--stream", "gate"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as tail:

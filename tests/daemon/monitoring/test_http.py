@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from qzd_daemon.config.load import read_config, split_address
 from qzd_daemon.monitoring.http import MAX_CONNECTIONS, Http
 from qzd_ext.errors import ConfigError, EndpointError
+from support.configuration import model, publish, stream, table
 from support.processes import Daemon
 from support.waiting import until
 
@@ -155,19 +156,9 @@ def test_listen_on_a_public_address_must_be_stated(tmp_path: Path, insecure: str
             read_config(path)
 
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[http]
-listen = "127.0.0.1:{port}"
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-[streams.gate]
-source = "{source}"
-model = "tiny"
-max_down_s = 0
-"""
+CONFIG = (
+    publish() + table("http", listen="127.0.0.1:{port}") + model() + stream("gate", "{source}", max_down_s=0)
+)
 
 
 def free_port() -> int:

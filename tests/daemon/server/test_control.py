@@ -24,23 +24,15 @@ from qzd_daemon.config.schema import ControlConfig
 from qzd_daemon.server.control import Control, Operation
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError
+from support.configuration import model, publish, sockets, stream
 from support.processes import Daemon
 from support.tiny_model import paint, write_tiny_bundle
 from support.videos import write_clip
 from support.waiting import until
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[control]
-bind = ["ipc://{directory}/control"]
-[models.tiny]
-bundle = "{directory}/tiny"
-device = "CPU"
-[streams.clip]
-source = "{directory}/clip.mp4"
-model = "tiny"
-"""
+CONFIG = (
+    publish() + sockets("control") + model(bundle="{directory}/tiny") + stream("clip", "{directory}/clip.mp4")
+)
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +324,6 @@ def test_caller_when_only_other_answers_come_waits_no_longer_than_it_may(tmp_pat
 def test_daemon_when_control_has_no_endpoint_serves_without(
     daemon: Callable[..., Daemon], tiny_bundle: Path
 ) -> None:
-    config = f'[publish]\nbind = ["ENDPOINT"]\n[models.tiny]\nbundle = "{tiny_bundle}"\ndevice = "CPU"\n'
-    process = daemon(config).ready()
+    process = daemon(publish() + model(bundle=str(tiny_bundle))).ready()
     assert process.stop() == 0
     assert "control on no socket" in process.log

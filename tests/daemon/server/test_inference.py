@@ -28,24 +28,16 @@ from qzd_daemon.transport.listener import Listener
 from qzd_ext import bundle
 from qzd_ext.detections import Detections as Found
 from qzd_ext.detector import Detector
+from support.configuration import model, publish, sockets
 from support.processes import Daemon
 from support.tiny_model import POISON, decode, encode, paint, write_tiny_bundle
 from support.waiting import until
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-[inference]
-bind = ["ipc://{directory}/inference"]
-queue = 4
-max_image_bytes = 200000
-max_pixels = 65536
-timeout_ms = 20000
-[models.tiny]
-bundle = "{directory}/tiny"
-device = "CPU"
-requests = 1
-"""
+CONFIG = (
+    publish()
+    + sockets("inference", queue=4, max_image_bytes=200000, max_pixels=65536, timeout_ms=20000)
+    + model(bundle="{directory}/tiny", requests=1)
+)
 FRAME = paint((1, 2, "red"), (5, 6, "blue"))
 SLOW = paint(POISON) // 8  # the more red, the longer it takes
 
@@ -195,8 +187,8 @@ def test_infer_when_there_is_room_for_one_takes_the_next_from_who_has_the_last_a
 ) -> None:
     go_on, answer = threading.Event(), RequestServer.answer
 
-    def answer_and_linger(reception: RequestServer[ImageHeader], *answered: Any) -> None:
-        answer(reception, *answered)
+    def answer_and_linger(server: RequestServer[ImageHeader], *answered: Any) -> None:
+        answer(server, *answered)
         go_on.wait(20)
 
     monkeypatch.setattr(RequestServer, "answer", answer_and_linger)
@@ -242,7 +234,7 @@ def test_infer_when_the_model_goes_meanwhile_is_told_at_once(
         listener.close()
 
 
-def test_desk_when_a_request_is_answered_keeps_nothing_of_its_frame(tiny_bundle: Path) -> None:
+def test_request_lane_when_a_request_is_answered_keeps_nothing_of_its_frame(tiny_bundle: Path) -> None:
     """A frame may have 120 MB, and the collector of garbage comes by only after hundreds of requests."""
     served = models.load("tiny", ModelConfig(bundle=str(tiny_bundle), device="CPU"), None)
     scheduler = Scheduler("tiny", served, lambda _: None, lambda _: None, 30)

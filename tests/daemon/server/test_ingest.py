@@ -24,24 +24,17 @@ from qzd_daemon.config.schema import IngestConfig
 from qzd_daemon.server.image_requests import PendingRequest, RequestServer
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.errors import EndpointError, UsageError
+from support.configuration import model, publish, sockets
 from support.processes import Daemon, wait_until_heard
 from support.tiny_model import COLOURS, encode, paint, write_tiny_bundle
 from support.waiting import until
 
-CONFIG = """
-[publish]
-bind = ["ENDPOINT"]
-heartbeat_ms = 100
-[control]
-bind = ["ipc://{directory}/control"]
-[ingest]
-bind = ["ipc://{directory}/ingest"]
-max_image_bytes = 200000
-max_pixels = 65536
-[models.tiny]
-bundle = "{bundle}"
-device = "CPU"
-"""
+CONFIG = (
+    publish(heartbeat_ms=100)
+    + sockets("control")
+    + sockets("ingest", max_image_bytes=200000, max_pixels=65536)
+    + model()
+)
 STREAM = '[streams.{name}]\nsource = "ingest://"\nmodel = "tiny"\n'
 EVERY = STREAM.format(name="every") + 'when_behind = "wait"\n'
 GATE = STREAM.format(name="gate") + "timeout_s = 0.3\n"
@@ -361,9 +354,9 @@ def test_frames_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
 
     listener = Listener()
     config = IngestConfig(bind=(f"ipc://{tmp_path}/ingest",))
-    reception = RequestServer("ingest", config, listener, FrameHeader, take)
+    server = RequestServer("ingest", config, listener, FrameHeader, take)
     listener.start()
-    reception.start()
+    server.start()
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer, ThreadPoolExecutor() as pool:
         dealer.linger = 0
         dealer.connect(config.bind[0])
@@ -371,8 +364,8 @@ def test_frames_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
         for number in range(200):
             dealer.send_multipart([str(number).encode(), header, b""])
         assert begun.wait(20)
-        closing = pool.submit(reception.close)
-        until(lambda: reception._stopping)
+        closing = pool.submit(server.close)
+        until(lambda: server._stopping)
         end.set()
         closing.result(20)
         for number in range(200):
@@ -380,4 +373,4 @@ def test_frames_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
             assert dealer.recv_multipart()[0] == str(number).encode()
         assert not dealer.poll(100)
     listener.close()
-    assert reception.refused == {"busy": 1, "stopping": 199}
+    assert server.refused == {"busy": 1, "stopping": 199}

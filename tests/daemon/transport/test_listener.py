@@ -176,7 +176,7 @@ def test_log_when_one_is_refused_again_and_again_says_it_once(
     assert caplog.text.count("no CURVE key") <= 2  # which of two reasons is seen is a race
 
 
-def test_door_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
+def test_listener_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     (service.authorised / "nonsense.pub").write_text("nonsense")
@@ -186,7 +186,7 @@ def test_door_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
 
 
 @pytest.mark.parametrize("endpoint", ["ipc://{directory}/socket", ANY_PORT, "tcp://*:*"])
-def test_door_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, endpoint: str) -> None:
+def test_listener_when_too_many_connect_shuts_those_above_the_limit(tmp_path: Path, endpoint: str) -> None:
     listener = Listener()
     bound = (endpoint.format(directory=tmp_path),)
     bound_socket = listener.open("small", zmq.PUB, bound, Limits(1024, 3, 10, 10))
@@ -216,21 +216,21 @@ def test_shut_when_the_number_belongs_to_something_else_leaves_it_alone(take: Ca
     os.close(file)
 
 
-def test_door_when_what_it_is_told_makes_no_sense_goes_on(
+def test_listener_when_what_it_is_told_makes_no_sense_goes_on(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.listener._handle(service.listener._watches[0], [b"nonsense"])
     assert "could not be judged" in caplog.text
 
 
-def test_door_when_a_key_has_a_name_that_is_no_text_lets_it_in(service: Service) -> None:
+def test_listener_when_a_key_has_a_name_that_is_no_text_lets_it_in(service: Service) -> None:
     name = os.fsencode(service.authorised) + b"/caf\xe9.pub"
     Path(os.fsdecode(name)).write_bytes((service.directory / "bob.pub").read_bytes())
     with service.client("bob") as bob:
         until(lambda: heard(service, bob, 0.1))
 
 
-def test_entrance_when_something_else_takes_its_port_waits_for_it(
+def test_bound_socket_when_something_else_takes_its_port_waits_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener()
@@ -259,7 +259,7 @@ def test_entrance_when_something_else_takes_its_port_waits_for_it(
     listener.close()
 
 
-def test_entrance_when_an_ipc_endpoint_is_bound_again_leaves_the_umask_to_the_others(
+def test_bound_socket_when_an_ipc_endpoint_is_bound_again_leaves_the_umask_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = Listener()
@@ -270,7 +270,7 @@ def test_entrance_when_an_ipc_endpoint_is_bound_again_leaves_the_umask_to_the_ot
     listener.close()
 
 
-def test_door_when_another_process_serves_but_takes_nobody_says_so_at_once(tmp_path: Path) -> None:
+def test_listener_when_another_process_serves_but_takes_nobody_says_so_at_once(tmp_path: Path) -> None:
     listener = Listener()
     path = f"{tmp_path}/socket"
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
@@ -286,7 +286,7 @@ def test_door_when_another_process_serves_but_takes_nobody_says_so_at_once(tmp_p
 @pytest.mark.parametrize(
     "hosts", [("127.0.0.1", "[::1]"), ("[::1]", "127.0.0.1"), ("*", "127.0.0.1"), ("localhost", "lo")]
 )
-def test_door_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: tuple[str, ...]) -> None:
+def test_listener_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: tuple[str, ...]) -> None:
     listener = Listener()
     endpoints = tuple(f"tcp://{host}:*" for host in hosts)
     bound_socket = listener.open("small", zmq.PUB, endpoints, Limits(1024, 3, 10, 10))
@@ -303,7 +303,7 @@ def test_door_when_peers_are_put_out_again_and_again_binds_where_it_was(hosts: t
     listener.close()
 
 
-def test_entrance_when_it_is_closed_wakes_nobody_who_has_its_file_number_now(tmp_path: Path) -> None:
+def test_bound_socket_when_it_is_closed_wakes_nobody_who_has_its_file_number_now(tmp_path: Path) -> None:
     listener = Listener()
     bound_socket = listener.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
     bell = bound_socket._bell
@@ -319,7 +319,9 @@ def test_entrance_when_it_is_closed_wakes_nobody_who_has_its_file_number_now(tmp
     listener.close()
 
 
-def test_door_when_all_peers_are_put_out_asks_each_endpoint_for_what_it_asked_for(service: Service) -> None:
+def test_listener_when_all_peers_are_put_out_asks_each_endpoint_for_what_it_asked_for(
+    service: Service,
+) -> None:
     service.publisher._bound_socket.disconnect("")
     with zmq.Context() as context, context.socket(zmq.SUB) as local, context.socket(zmq.SUB) as stranger:
         for peer, endpoint in ((local, service.ipc), (stranger, service.tcp)):
@@ -330,7 +332,7 @@ def test_door_when_all_peers_are_put_out_asks_each_endpoint_for_what_it_asked_fo
         assert not stranger.poll(500)
 
 
-def test_door_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: Path) -> None:
+def test_listener_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: Path) -> None:
     listener = Listener()
     bound_socket = listener.open("small", zmq.ROUTER, (f"ipc://{tmp_path}/socket",), Limits(100, 3, 10, 10))
     listener.start()

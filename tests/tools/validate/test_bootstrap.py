@@ -71,7 +71,7 @@ def evaluate(truth: Entries, found: Entries, images: int, kind: type[COCOeval] =
 
 
 def drawn(annotations: Entries, counts: np.ndarray[Any, Any]) -> Entries:
-    """The annotations of a data set in which each image comes as often as it was drawn."""
+    """Return the annotations of a data set in which each image comes as often as it was drawn."""
     sources = np.repeat(np.arange(len(counts)), counts)
     return [
         one | {"image_id": new}
@@ -164,7 +164,7 @@ def population(rng: np.random.Generator, images: int) -> tuple[BoxSample, BoxSam
 
 
 def part(sample: BoxSample, chosen: np.ndarray[Any, Any]) -> BoxSample:
-    """A data set of some of the images."""
+    """Return a data set of some of the images."""
     (one,) = sample.classes
     place = np.full(len(one.objects), -1)
     place[chosen] = np.arange(len(chosen))
