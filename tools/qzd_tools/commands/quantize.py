@@ -89,7 +89,7 @@ def command(
     """Make a smaller bundle of the float one in BUNDLE.
 
     int8 quantizes activations and weights and needs images like those that the model will see;
-    int8-weights and fp16 need none. The head's arithmetic stays in float, and weights use seven bits, so
+    int8-weights and fp16 need none. The head's arithmetic stays in float, and weights are fitted so
     that the result is right on any CPU. With validation data, what is lost is measured and written into
     the bundle, and --max-drop makes it a gate: exit code 1 where the search ends above it.
     """

@@ -16,8 +16,11 @@ import openvino as ov
 
 from qzd_ext.errors import ModelError
 from qzd_ext.geometry import Frame
+from qzd_tools.data.images import evenly
 from qzd_tools.graph.structure import find_head, is_quantized, match_names, match_patterns, match_types
 from qzd_tools.progress import watched
+from qzd_tools.quantize.bias import correct_biases, input_means, weights_of
+from qzd_tools.quantize.overflow import limit_weights
 from qzd_tools.quantize.revert import revert_layers
 from qzd_tools.system.isa import saturates
 
@@ -30,6 +33,9 @@ __all__ = [
     "quiet_nncf",
     "settled",
 ]
+
+BIAS_IMAGES = 64
+"""Images that the mean inputs of layers are measured on."""
 
 SMOOTHING = {"convolution": 0.5, "matmul": 0.95}
 """How much of an activation's range goes into the weights, 0..1; NNCF's own 0.95 for matrix products."""
@@ -44,9 +50,10 @@ class Recipe:
     preset : "mixed" or "performance"
         mixed: activations with a zero point, which leaky activations and raw heads need.
     target_isa : str
-        One of `isa.TARGETS`; weights use seven bits where 8-bit products may saturate.
+        One of `isa.TARGETS`; if 8-bit products may overflow on it, weights are fitted by `overflow`.
     subset_size : int
     fast_bias_correction : bool
+        By `bias`, from the rounding of the weights; else by NNCF, which runs the graph layer by layer.
     model_type : "transformer" or None
     ignored_names, ignored_patterns, ignored_types : tuple of str
         Left in float, besides the head's arithmetic.
@@ -78,7 +85,7 @@ class Recipe:
             "ignored_names": list(self.ignored_names),
             "ignored_patterns": list(self.ignored_patterns),
             "ignored_types": list(self.ignored_types),
-            "overflow_fix": saturates(self.target_isa),
+            "weights": "pairs within 16 bits" if saturates(self.target_isa) else "8 bits",
             "head_arithmetic_in_float": True,
             "head_layers": self.head_layers,
             "smooth_quant": self.smooth_quant,
@@ -161,7 +168,20 @@ def apply_recipe(
             wanted="convolutions or matrix products that are not left in float",
             fix="ignore less, choose --head-layers int8, or a --mode that needs no images",
         )
+    _finish(quantized, model, [prepare(path) for path in evenly(images, BIAS_IMAGES)], recipe)
     return quantized
+
+
+def _finish(quantized: ov.Model, original: ov.Model, inputs: Sequence[Frame], recipe: Recipe) -> None:
+    """Fit the weights to CPUs without VNNI, if they are a target, and the biases to the weights, in place.
+
+    NNCF's accurate bias correction was made with the weights as NNCF left them, so that only what has changed
+    since then is corrected; without it, everything that rounding has changed.
+    """
+    fitted_to = weights_of(original) if recipe.fast_bias_correction else weights_of(quantized)
+    if saturates(recipe.target_isa):
+        limit_weights(quantized, original)
+    correct_biases(quantized, fitted_to, input_means(original, inputs))
 
 
 def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
@@ -175,17 +195,18 @@ def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 
-    fix = nncf.OverflowFix.ENABLE if saturates(recipe.target_isa) else nncf.OverflowFix.DISABLE
     alphas = AdvancedSmoothQuantParameters()
     if recipe.smooth_quant:  # it is done before, see `_smoothed`
         alphas = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     return {
         "preset": nncf.QuantizationPreset(recipe.preset),
-        "fast_bias_correction": recipe.fast_bias_correction,
+        "fast_bias_correction": False,
         "model_type": nncf.ModelType(recipe.model_type) if recipe.model_type else None,
         "ignored_scope": nncf.IgnoredScope(names=ignored_operations(model, recipe), validate=False),
         "advanced_parameters": nncf.AdvancedQuantizationParameters(
-            overflow_fix=fix, smooth_quant_alphas=alphas
+            overflow_fix=nncf.OverflowFix.DISABLE,  # `limit_weights` does it, and loses less
+            disable_bias_correction=recipe.fast_bias_correction,  # `correct_biases` does the fast one
+            smooth_quant_alphas=alphas,
         ),
     }
 

@@ -9,7 +9,7 @@ from openvino import opset13 as ops
 
 from qzd_tools.graph.structure import constant_values, weight_port, weighted_layers
 
-__all__ = ["revert_layers"]
+__all__ = ["bias_input", "revert_layers"]
 
 
 def revert_layers(changed: ov.Model, original: ov.Model, names: Sequence[str]) -> ov.Model:
@@ -48,14 +48,14 @@ def revert_layers(changed: ov.Model, original: ov.Model, names: Sequence[str]) -
 
 
 def _restore_bias(node: ov.Node, original: ov.Node) -> None:
-    ours, theirs = _bias(node), _bias(original)
+    ours, theirs = bias_input(node), bias_input(original)
     values = constant_values(theirs.get_source_output()) if theirs is not None else None
     if ours is not None and values is not None:
         ours.replace_source_output(ops.constant(values).output(0))
 
 
-def _bias(node: ov.Node) -> ov.Input | None:
-    """Where the constant enters that is added to a layer's result; None where nothing is."""
+def bias_input(node: ov.Node) -> ov.Input | None:
+    """Find where the constant enters that is added to a layer's result; None if there is none."""
     consumers = node.output(0).get_target_inputs()
     if len(consumers) != 1:
         return None

@@ -1,8 +1,8 @@
 """Instruction sets: what an INT8 model is made for, and what this machine has.
 
 Without VNNI, a CPU multiplies 8-bit pairs into 16 bits (vpmaddubsw) and saturates: 255 * 127 * 2 is more
-than 32767. A model whose weights use all eight bits is then wrong, silently; one whose weights use seven
-is right everywhere and a little coarser.
+than 32767. A model whose weights use all eight bits is then wrong, silently; one whose weights are fitted by
+`quantize.overflow` is right everywhere and a little coarser.
 """
 
 from __future__ import annotations
