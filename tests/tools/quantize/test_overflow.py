@@ -58,7 +58,7 @@ def quantizer(source: ov.Output, low: float, high: float, levels: int) -> ov.Nod
 
 
 def layer(kind: str, weights: ov.Node | np.ndarray[Any, Any], shape: tuple[int, ...]) -> ov.Model:
-    """A model of one layer between unsigned inputs, 0..255, and their sums of products."""
+    """Build a model of one layer between unsigned inputs, 0..255, and their sums of products."""
     if kind == "matmul":
         inputs = [1, 4, shape[-1]]
     else:
@@ -128,7 +128,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ov.Mode
 
 
 def reference(model: ov.Model, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The same layer in float, which OpenVINO does not quantize: integers below 2**24 are exact in it."""
+    """Run the same layer in float, where integers below 2**24 are exact."""
     (node,) = weighted_layers(model)
     found = quantized_weight(node)
     assert found is not None
