@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -48,9 +49,9 @@ def test_to_bgr_on_many_threads_keeps_pictures_apart() -> None:
 
 
 @pytest.mark.parametrize("resize", ["stretch", "letterbox", "crop"])
-def test_prepare_of_a_picture_is_that_of_its_pixels(resize: str) -> None:
+def test_prepare_of_a_picture_is_that_of_its_pixels(resize: Literal["stretch", "letterbox", "crop"]) -> None:
     short = 80 if resize == "crop" else 0
-    spec = Input(width=96, height=64, resize=resize, short_side=short)  # type: ignore[arg-type]
+    spec = Input(width=96, height=64, resize=resize, short_side=short)
     frame = picture(321, 181)
     one, other = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96, 3), np.uint8)
     assert prepare(VideoPicture(frame), spec, one) == prepare(bgr(frame), spec, other)

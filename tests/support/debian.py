@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from support.waiting import until
 
@@ -35,7 +36,7 @@ def unmet(*commands: str) -> str:
     return f"needs {', '.join(missing)}: see .ci/run" if missing else ""
 
 
-def run(*command: object, check: bool = True, timeout: float = 600, **options: object) -> str:
+def run(*command: object, check: bool = True, timeout: float = 600, **options: Any) -> str:
     """Run a command; returns its output, which is shown when it fails."""
     done = subprocess.run(
         [str(word) for word in command],
@@ -45,7 +46,7 @@ def run(*command: object, check: bool = True, timeout: float = 600, **options: o
         text=True,
         timeout=timeout,
         check=False,
-        **options,  # type: ignore[call-overload]
+        **options,
     )
     assert not check or done.returncode == 0, f"{command} exits {done.returncode}: {done.stdout}"
     return str(done.stdout)

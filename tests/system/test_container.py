@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +133,7 @@ def engine(*command: str, check: bool = True) -> str:
     return run(*ENGINE, *command, check=check, timeout=120)
 
 
-def subscribe(image: str, daemon: str, count: int) -> list[dict[str, object]]:
+def subscribe(image: str, daemon: str, count: int) -> list[dict[str, Any]]:
     """Return what a subscriber in another container receives; they share only the sockets."""
     tail = ("--endpoint", "ipc:///run/qzd/detections", "tail", "--json", "--count", str(count))
     said = engine(
@@ -173,7 +174,7 @@ def test_container_serves_the_demo_to_another_is_healthy_and_stops(
     name = serve()
     messages = subscribe(image, name, 60)
     assert {message["outcome"] for message in messages} == {"ok"}
-    labels = {box["label"] for message in messages for box in message["detections"]}  # type: ignore[attr-defined]
+    labels = {box["label"] for message in messages for box in message["detections"]}
     assert labels <= set(LABELS)
     assert labels
     run(*ENGINE, "healthcheck", "run", name)

@@ -90,8 +90,18 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], int]]:
         process.wait(30)
 
 
+class CameraServer(ThreadingHTTPServer):
+    """A camera on loopback; `gone` ends its pictures."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Camera)
+        self.gone = threading.Event()
+
+
 class Camera(BaseHTTPRequestHandler):
     """MJPEG over HTTP, until the server is told to stop."""
+
+    server: CameraServer
 
     def do_GET(self) -> None:
         picture = cv2.imencode(".jpg", paint((1, 1, "red")))[1].tobytes()
@@ -99,7 +109,7 @@ class Camera(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-        while not self.server.gone.wait(0.05):  # type: ignore[attr-defined]
+        while not self.server.gone.wait(0.05):
             self.wfile.write(head.encode() + picture + b"\r\n")
 
     def log_message(self, *_: object) -> None:
@@ -107,9 +117,8 @@ class Camera(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def camera() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
-    server.gone = threading.Event()  # type: ignore[attr-defined]
+def camera() -> Iterator[CameraServer]:
+    server = CameraServer()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -117,8 +126,8 @@ def camera() -> Iterator[ThreadingHTTPServer]:
     thread.join()
 
 
-def stop(camera: ThreadingHTTPServer) -> None:
-    camera.gone.set()  # type: ignore[attr-defined]
+def stop(camera: CameraServer) -> None:
+    camera.gone.set()
     camera.shutdown()
     camera.server_close()
 
@@ -136,7 +145,7 @@ def value(port: int, query: str) -> float:
 
 def test_source_that_stops_raises_its_alert_and_readiness_falls(
     daemon: Callable[..., Daemon],
-    camera: ThreadingHTTPServer,
+    camera: CameraServer,
     tiny_bundle: Path,
     tmp_path: Path,
     prometheus: Callable[[int], int],

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -100,7 +101,7 @@ def journal(machine: Machine) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
-def status(machine: Machine) -> dict[str, object]:
+def status(machine: Machine) -> dict[str, Any]:
     return dict(json.loads(machine.run("qzdctl", "status", "--json")))
 
 
@@ -167,8 +168,8 @@ def test_reload_of_a_good_configuration_changes_what_differs(service: Machine) -
     configure(service, more=more)
     service.run("systemctl", "reload", "qzd")
     if service.show("Type") == "notify-reload":
-        assert len(status(service)["streams"]) == 2  # type: ignore[arg-type]
-    until(lambda: len(status(service)["streams"]) == 2)  # type: ignore[arg-type]
+        assert len(status(service)["streams"]) == 2
+    until(lambda: len(status(service)["streams"]) == 2)
     assert sum(entry["MESSAGE"].startswith("reloaded:") for entry in journal(service)) == 1
     assert (service.show("MainPID"), service.show("ActiveState")) == (pid, "active")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import msgspec
@@ -83,9 +83,9 @@ def clip(tmp_path: Path) -> Path:
     return write_clip(tmp_path / "clip.mp4", [paint((i % 8, 1, "red")) for i in range(600)])
 
 
-def config(bundle: Path, *streams: str, source: Path, **model: object) -> Config:
+def config(bundle: Path, *streams: str, source: Path, **model: Any) -> Config:
     return Config(
-        models={"tiny": ModelConfig(bundle=str(bundle), **{"device": "CPU", **model})},  # type: ignore[arg-type]
+        models={"tiny": ModelConfig(bundle=str(bundle), **{"device": "CPU", **model})},
         streams={name: StreamConfig(source=str(source), model="tiny", max_fps=400) for name in streams},
         service=ServiceConfig(inference_timeout_s=20),
     )

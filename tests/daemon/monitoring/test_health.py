@@ -35,8 +35,8 @@ def health(clock: Clock) -> Health:
     return Health(clock)
 
 
-def source(stream: str, state: str, reason: str | None = None) -> messages.StreamState:
-    return messages.StreamState(stream=stream, state=state, reason=reason)  # type: ignore[arg-type]
+def source(stream: str, state: messages.StreamStateName, reason: str | None = None) -> messages.StreamState:
+    return messages.StreamState(stream=stream, state=state, reason=reason)
 
 
 def test_problems_when_a_source_is_down_too_long_name_it_and_why(health: Health, clock: Clock) -> None:
@@ -62,7 +62,9 @@ def test_problems_when_a_source_that_is_down_is_being_removed_are_none(health: H
 
 
 @pytest.mark.parametrize("state", ["running", "ended", "removed"])
-def test_problems_when_a_source_is_back_or_done_are_none(health: Health, clock: Clock, state: str) -> None:
+def test_problems_when_a_source_is_back_or_done_are_none(
+    health: Health, clock: Clock, state: messages.StreamStateName
+) -> None:
     health.observe(source("yard", "failed", "gone"))
     clock.now += 1
     assert len(health.problems(LIMITS)) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -14,7 +16,7 @@ MODEL = messages.ModelInfo("ssd", "3", "sha256:0", "int8", "CPU")
 SECOND = 10**9
 
 
-def frame(stream: str = "gate", **values: object) -> messages.Detections:
+def frame(stream: str = "gate", **values: Any) -> messages.Detections:
     values = {
         "captured_ns": 100 * SECOND,
         "published_ns": 102 * SECOND,
@@ -30,7 +32,7 @@ def frame(stream: str = "gate", **values: object) -> messages.Detections:
         model=MODEL,
         timing_ms=messages.StageTimes(1, 2, 30, 4),
         thresholds=messages.UsedThresholds(0.5, 0.5),
-        **values,  # type: ignore[arg-type]
+        **values,
     )
 
 
@@ -80,9 +82,11 @@ def test_observe_a_fault_says_nothing_about_the_model(scrape: Scrape) -> None:
     ("state", "up"),
     [("connecting", 0), ("running", 1), ("reconnecting", 0), ("failed", 0), ("ended", None)],
 )
-def test_observe_a_source_says_whether_it_is_up(scrape: Scrape, state: str, up: float | None) -> None:
+def test_observe_a_source_says_whether_it_is_up(
+    scrape: Scrape, state: messages.StreamStateName, up: float | None
+) -> None:
     scrape.metrics.observe(messages.StreamState(stream="gate", state="running"))
-    scrape.metrics.observe(messages.StreamState(stream="gate", state=state))  # type: ignore[arg-type]
+    scrape.metrics.observe(messages.StreamState(stream="gate", state=state))
     assert scrape.value("qzd_stream_up", stream="gate") == up
     assert scrape.value("qzd_stream_changes_total", stream="gate", state=state) in (1, 2)
 
@@ -133,5 +137,5 @@ def test_count_a_reload_by_its_result(scrape: Scrape) -> None:
 def test_scrape_has_no_series_that_only_says_when_the_daemon_started(scrape: Scrape) -> None:
     scrape.metrics.observe(frame())
     assert "_created" not in generate_latest(scrape.registry).decode()
-    text = openmetrics(scrape.registry).decode()  # type: ignore[no-untyped-call]
+    text = openmetrics(scrape.registry).decode()  # type: ignore[no-untyped-call]  # its return type is not annotated
     assert "_created" not in text

@@ -7,7 +7,7 @@ import http.server
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -240,7 +240,8 @@ def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
     server = MjpegServer(first.server_port)
     assert next(items) == SourceState("running")
     stopping.set()
-    items.close()  # type: ignore[attr-defined]
+    assert isinstance(items, Generator)
+    items.close()
     server.stop()
 
 

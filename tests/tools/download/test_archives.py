@@ -7,15 +7,18 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from qzd_ext.errors import DataError
 from qzd_tools.download.archives import unpack
 
+Mode = Literal["w:", "w:gz", "w:xz", "w:bz2"]
 
-def tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+
+def tar(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: Mode = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:
         for info, content in members:
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
@@ -29,7 +32,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
-def test_unpack_writes_the_files_of_a_tar(tmp_path: Path, mode: str) -> None:
+def test_unpack_writes_the_files_of_a_tar(tmp_path: Path, mode: Mode) -> None:
     folder = member("model", tarfile.DIRTYPE)
     archive = tar(tmp_path / "a", (folder, b""), (member("./model/graph.pb"), b"graph"), mode=mode)
     assert unpack(archive, tmp_path / "out") == [tmp_path / "out" / "model" / "graph.pb"]

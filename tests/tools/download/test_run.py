@@ -13,6 +13,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,13 +48,13 @@ def mirror() -> Iterator[Mirror]:
 
 def remote(mirror: Mirror, name: str, **changes: object) -> RemoteFile:
     content = mirror.files[f"tiny/{name}"]
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "name": name,
         "addresses": (f"{mirror.address}/whole/tiny/{name}",),
         "bytes": len(content),
         "checksum": f"sha256:{hashlib.sha256(content).hexdigest()}",
     }
-    return RemoteFile(**(facts | changes))  # type: ignore[arg-type]
+    return RemoteFile(**(facts | changes))
 
 
 @pytest.fixture
