@@ -21,7 +21,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 .DEFAULT_GOAL := help
 .PHONY: docs help demo build lint types test test-system test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
-        bench-kernels bench-quantize bench-validate bench-engine bench-wire
+        bench-kernels bench-quantize bench-validate bench-engine bench-camera bench-scale bench-wire
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -86,6 +86,12 @@ bench-validate: build ## validation beside benchmark_app's throughput and pycoco
 
 bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fairness, start, 10 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/engine.py $(if $(JSON),--json $(JSON))
+
+bench-camera: build ## CPU and memory of a 1080p camera beside its decoding alone; an idle daemon, 4 minutes [JSON=FILE]
+	$(BIN)/python benchmarks/camera.py $(if $(JSON),--json $(JSON))
+
+bench-scale: build ## 1 to 64 cameras: CPU, memory, latency, dropped frames, 5 minutes [JSON=FILE]
+	$(BIN)/python benchmarks/scale.py $(if $(JSON),--json $(JSON))
 
 dist: .venv/dev ## an sdist and a wheel of qzd, and of qzd-client
 	$(BIN)/python -m build
