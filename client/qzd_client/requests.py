@@ -166,6 +166,8 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     """Width and height, in pixels."""
     labels: int
     thresholds: messages.UsedThresholds
+    passed_over: str | None = None
+    """The path of a newer bundle that has ended the process before and is not tried again."""
     self_test: SelfTestStatus | None = None
     """None from a daemon that is older than this field."""
     directory: str | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config
+from qzd_daemon.engine.boot_record import BootRecord
 from qzd_daemon.engine.engine import Engine
 from qzd_daemon.engine.self_tests import SelfTests
 from qzd_daemon.monitoring.monitor import Monitor
@@ -36,6 +37,7 @@ __all__ = ["Service"]
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+PROBATION_SECONDS = 10.0  # of frames, until a new bundle is trusted not to end the process
 STATUS_SECONDS = 5.0
 COMPILE_SECONDS = 900.0  # systemd is asked to wait so long, for models that are compiled for a GPU or NPU
 TICK = "nothing has happened"
@@ -67,6 +69,8 @@ class Service:
         self._reading = False  # the sources; not before its subscribers are there
         self._stopping = threading.Event()
         self._reloading = threading.Lock()
+        self._boots = BootRecord(Path(config.service.state_dir) if config.service.state_dir else None)
+        self._proven_at = float("inf")
         self._reload_asked = threading.Semaphore(0)
         self._next_status = 0.0
 
@@ -109,7 +113,7 @@ class Service:
         self._guard = MemoryGuard(memory, lambda: self._listener.disconnect(fillers, "memory"))
         self._ingest = Ingest(config.ingest, self._listener, memory)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
-        self._engine = Engine(self._publisher.publish, ended, self._ingest.registry)
+        self._engine = Engine(self._publisher.publish, ended, self._ingest.registry, self._boots)
         self._self_tests = SelfTests(self._engine)
         operations = Operations(
             self._engine,
@@ -160,6 +164,7 @@ class Service:
         while True:
             if not self._reading and self._publisher.wait_for_subscriptions(waits_for, TICK_SECONDS):
                 self._reading = True
+                self._proven_at = time.monotonic() + PROBATION_SECONDS
                 self._engine.start_streams()
             code = self._handle(self._next_word(TICK_SECONDS if self._reading else 0.0))
             if code is not None:
@@ -198,6 +203,8 @@ class Service:
     def _tick(self) -> None:
         """Tell the watchdog that this process works, as long as its devices and threads do."""
         self._monitor.tick()
+        if time.monotonic() >= self._proven_at:
+            self._boots.prove()
         if time.monotonic() >= self._next_status:
             self._next_status = time.monotonic() + STATUS_SECONDS
             notify(f"STATUS={self._monitor.status()}")
@@ -261,6 +268,7 @@ class Service:
     def _shut_down(self) -> bool:
         """Stop the sources, finish what is under way, say so, close. False when something hung."""
         self._stopping.set()
+        self._boots.forgive()
         notify("STOPPING=1", "STATUS=finishing the frames under way")
         self._monitor.enter("it is stopping")
         self._ingest.refuse()
@@ -288,6 +296,7 @@ class Service:
                 log.error("%s again: the stop is forced", number.name)
             else:
                 log.info("%s: stopping before anything is served", number.name)
+                self._boots.forgive()
             logging.shutdown()
             forced = self._stop_asked or number is signal.SIGINT
             os._exit(InterruptedByUser.exit_code if forced else 0)

@@ -43,6 +43,7 @@ __all__ = [
     "Ir",
     "create",
     "locate",
+    "numbered",
     "read",
     "read_ir",
     "sha256_of",
@@ -127,15 +128,23 @@ def locate(path: Path) -> Path:
     with _readable(path):
         if (path / MANIFEST).is_file():
             return path
-        numbered = [d for d in path.iterdir() if re.fullmatch(r"\d+", d.name)] if path.is_dir() else []
-        found = [d for d in numbered if (d / MANIFEST).is_file()]
+        found = numbered(path) if path.is_dir() else []
         if found:
-            return max(found, key=lambda d: int(d.name))
+            return found[0]
         raise BundleError(
             f"{path}: no bundle here" if path.exists() else f"{path}: no such directory",
             wanted=f"a directory with {MANIFEST}, or one with numbered bundles (1, 2, ...)",
             fix="make one with `qzd-tools convert MODEL -o DIR`, or correct the path",
         )
+
+
+def numbered(path: Path) -> list[Path]:
+    """List the numbered bundles in a directory, the highest first; empty if it is none."""
+    try:
+        names = [d for d in path.iterdir() if re.fullmatch(r"\d+", d.name) and (d / MANIFEST).is_file()]
+    except NotADirectoryError:
+        return []
+    return sorted(names, key=lambda d: int(d.name), reverse=True)
 
 
 @contextlib.contextmanager

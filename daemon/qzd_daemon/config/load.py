@@ -274,6 +274,9 @@ def _resolve(config: Config, base: Path) -> Config:
         )
     if security.bundle_keys is not None:
         security = replace(security, bundle_keys=str(base / security.bundle_keys))
+    state_dir = service.state_dir or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if state_dir:
+        service = replace(service, state_dir=str(base / state_dir))
     if service.cache_dir is not None:
         service = replace(service, cache_dir=str(base / service.cache_dir))
     return replace(

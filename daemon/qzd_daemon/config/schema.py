@@ -305,6 +305,13 @@ class ServiceConfig(Table, frozen=True):
     cache_max_mb: Annotated[
         int, Meta(ge=0, description="Size of cache_dir above which what was used longest ago is removed.")
     ] = 1024
+    state_dir: Annotated[
+        str | None,
+        Meta(
+            description="Where it is kept which bundles have ended the process; "
+            "default: $STATE_DIRECTORY, which systemd sets, else nowhere."
+        ),
+    ] = None
     cache_dir: Annotated[
         str | None, Meta(description="Where compiled models are kept, for faster starts; default: nowhere.")
     ] = None

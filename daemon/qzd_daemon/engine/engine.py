@@ -22,6 +22,7 @@ from qzd_client import messages
 from qzd_client.messages import ModelStateName
 from qzd_daemon.config.schema import Config, ModelConfig, StreamConfig
 from qzd_daemon.engine import models
+from qzd_daemon.engine.boot_record import BootRecord
 from qzd_daemon.engine.compile_cache import prune
 from qzd_daemon.engine.fallback import fall_back_from
 from qzd_daemon.engine.lane import Publish
@@ -61,6 +62,8 @@ class Engine:
     ----------
     failed_tests : set of str
         Models whose last self-test failed while they served.
+    passed_over : dict of str to Path
+        By the model's name, a newer bundle that has ended the process before and is not tried again.
     tested_at : dict of str to float
         `time.monotonic()` of each model's last self-test, passed or not.
     loading : dict
@@ -69,7 +72,13 @@ class Engine:
         Changes of the bundle that serves: `swapped`, `rolled_back`, and `refused` if the old one stayed.
     """
 
-    def __init__(self, publish: Publish, stream_ended: Callable[[], None], registry: IngestRegistry) -> None:
+    def __init__(
+        self,
+        publish: Publish,
+        stream_ended: Callable[[], None],
+        registry: IngestRegistry,
+        boots: BootRecord | None = None,
+    ) -> None:
         self._publish = publish
         self._stream_ended = stream_ended
         self._registry = registry
@@ -77,6 +86,8 @@ class Engine:
         self._schedulers: dict[str, Scheduler] = {}
         self._streams: dict[str, Stream] = {}
         self._versions = Versions()
+        self._boots = boots or BootRecord(None)
+        self.passed_over: dict[str, Path] = {}
         self.failed_tests: set[str] = set()
         self.tested_at: dict[str, float] = {}
         self.loading: dict[str, float] = {}
@@ -289,15 +300,32 @@ class Engine:
     def _load(self, name: str, model: ModelConfig, config: Config, undo: contextlib.ExitStack) -> LoadedModel:
         cache_dir = Path(config.service.cache_dir) if config.service.cache_dir else None
         bundle_keys = Path(config.security.bundle_keys) if config.security.bundle_keys else None
+        path = self._choose(name, model)
         self.loading[name] = time.monotonic()
         try:
-            served = models.load(name, model, cache_dir, bundle_keys)
+            with self._boots.attempt(path):
+                chosen = msgspec.structs.replace(model, bundle=str(path))
+                served = models.load(name, chosen, cache_dir, bundle_keys)
         finally:
             del self.loading[name]
         if cache_dir is not None:
             prune(cache_dir, config.service.cache_max_mb * 2**20)
         undo.callback(served.detector.close)
         return served
+
+    def _choose(self, name: str, model: ModelConfig) -> Path:
+        """Find the bundle that is loaded: not one that has ended the process, if there is another version."""
+        path, passed_over = self._boots.choose(Path(model.bundle))
+        if passed_over is None:
+            self.passed_over.pop(name, None)
+        else:
+            self.passed_over[name] = passed_over
+            log.error(
+                "model %s: %s has ended the process before, so %s is loaded. "
+                "To fix: remove it, or try it again with qzdctl swap",
+                *(name, passed_over, path),
+            )
+        return path
 
     def _change(self, name: str, model: ModelConfig, path: Path, state: ModelStateName) -> LoadedModel:
         with contextlib.ExitStack() as undo:
@@ -310,7 +338,8 @@ class Engine:
 
     def _put(self, name: str, served: LoadedModel, state: ModelStateName, reason: str | None = None) -> None:
         """Serve with a loaded model: a new one, or in place of the one before."""
-        self._versions.note(name, self._config.models[name], served.detector.bundle.path)
+        path = served.detector.bundle.path
+        self._versions.note(name, self._config.models[name], path, self.passed_over.get(name))
         self.failed_tests.discard(name)
         self.tested_at[name] = time.monotonic()
         if name in self._schedulers:
@@ -330,6 +359,7 @@ class Engine:
         self._versions.forget(name)
         self.failed_tests.discard(name)
         self.tested_at.pop(name, None)
+        self.passed_over.pop(name, None)
         scheduler.stop(self._config.service.inference_timeout_s)
         self._publish_state(name, scheduler.served, "removed")
 

@@ -54,14 +54,14 @@ class Versions:
         self._history: dict[str, list[Path]] = {}  # the present one last
         self._located: dict[str, Path] = {}  # where `bundle` led when that was last served
 
-    def note(self, name: str, model: ModelConfig, path: Path) -> None:
-        """Note that a model serves with a bundle from now on."""
+    def note(self, name: str, model: ModelConfig, path: Path, passed_over: Path | None = None) -> None:
+        """Note that a model serves with a bundle from now on, and which newer one is passed over."""
         history = self._history.setdefault(name, [])
         if history[-1:] != [path]:
             history.append(path)
         with contextlib.suppress(QzdError):  # it may have been removed since
-            if models.locate(model) == path:
-                self._located[name] = path
+            if (located := models.locate(model)) in (path, passed_over):
+                self._located[name] = located
 
     def has_new(self, name: str, model: ModelConfig) -> bool:
         """Return whether `bundle` leads to another bundle than when it was last served."""

@@ -102,7 +102,11 @@ class Monitor:
             return [self._phase, *self._compiling()]
         limits = {stream.name: stream.config.max_down_s for stream in self._engine.streams}
         failed = [f"model {name}: its last self-test failed" for name in sorted(self._engine.failed_tests)]
-        return self.live() + failed + self._health.problems(limits)
+        passed_over = [
+            f"model {name}: {path} has ended the process before and is not tried again"
+            for name, path in sorted(self._engine.passed_over.copy().items())
+        ]
+        return self.live() + failed + passed_over + self._health.problems(limits)
 
     def _compiling(self) -> list[str]:
         now = time.monotonic()

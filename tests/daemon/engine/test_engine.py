@@ -309,10 +309,10 @@ def test_start_streams_when_a_model_is_being_loaded_does_not_wait_for_it(
     running.engine.apply(config(versions, "a", source=clip))
     loading, go_on, load = threading.Event(), threading.Event(), models.load
 
-    def load_slowly(name: str, config: ModelConfig, cache_dir: Path | None) -> models.LoadedModel:
+    def load_slowly(*arguments: Any) -> models.LoadedModel:
         loading.set()
         go_on.wait(20)
-        return load(name, config, cache_dir)
+        return load(*arguments)
 
     monkeypatch.setattr(models, "load", load_slowly)
     more = ModelConfig(bundle=str(versions / "1"), device="CPU")
@@ -417,10 +417,10 @@ def test_stop_when_a_model_is_being_loaded_does_not_wait_for_it(
     running.serve(config(versions, "a", source=clip))
     loading, stopped = threading.Event(), threading.Event()
 
-    def load_slowly(name: str, config: ModelConfig, cache_dir: Path | None) -> models.LoadedModel:
+    def load_slowly(*arguments: Any) -> models.LoadedModel:
         loading.set()
         stopped.wait(20)
-        return load(name, config, cache_dir)
+        return load(*arguments)
 
     load = models.load
     monkeypatch.setattr(models, "load", load_slowly)
