@@ -31,7 +31,7 @@ WARM_UP_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Load:
-    """What so many cameras took, and what came of them."""
+    """What a number of cameras took, and what came of them."""
 
     cameras: int
     cores: float
@@ -49,7 +49,7 @@ class Load:
 
 
 def measure(bench: Bench, video: Path, cameras: int) -> Load:
-    """Serve so many cameras and count what a subscriber receives."""
+    """Serve a number of cameras and count what a subscriber receives."""
     frames: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     latencies: list[float] = []

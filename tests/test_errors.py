@@ -1,4 +1,4 @@
-"""The hierarchy of errors and what each says."""
+"""The hierarchy of errors: codes, exit codes and messages."""
 
 from __future__ import annotations
 

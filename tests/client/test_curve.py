@@ -1,4 +1,4 @@
-"""Key files: who may read them, and what is said of those that are none."""
+"""Key files: who may read them, and what the error says of a file that is not one."""
 
 from __future__ import annotations
 

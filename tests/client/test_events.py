@@ -1,4 +1,4 @@
-"""The tracker: which messages are missing, said once, and never of what was sent before its time."""
+"""The tracker reports each missing message once, and none that was sent before it began."""
 
 from __future__ import annotations
 

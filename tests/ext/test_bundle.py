@@ -1,4 +1,4 @@
-"""Bundles on disk: whole or not there, and never silently damaged."""
+"""Bundles on disk are whole or do not exist, and damage is always reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frame in, detections out, one at a time and many at once."""
+"""The detector: a frame in, detections out, one at a time and many at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames into inputs and boxes back."""
+"""Frames into model inputs, and boxes back into frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden frames: what counts as the same answer."""
+"""Golden frames: which differences still count as the same answer."""
 
 from __future__ import annotations
 

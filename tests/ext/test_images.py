@@ -1,4 +1,4 @@
-"""Images of strangers: what lies about its size, hides it, or is cut off, is never decoded."""
+"""Images from outside: one that lies about its size or is cut off is never decoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Infer requests on a real device, those that fail among them."""
+"""Infer requests on a real device, and requests that fail."""
 
 from __future__ import annotations
 

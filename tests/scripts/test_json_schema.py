@@ -1,4 +1,4 @@
-"""The JSON Schema files are those of the structs, and what is sent is what they say."""
+"""The JSON Schema files are those of the structs, and messages conform to them."""
 
 from __future__ import annotations
 

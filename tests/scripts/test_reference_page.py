@@ -1,4 +1,4 @@
-"""docs/reference.md is what the code says, and every page leads somewhere."""
+"""docs/reference.md is what the code says, and the links of every page exist."""
 
 from __future__ import annotations
 

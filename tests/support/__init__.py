@@ -1,1 +1,1 @@
-"""Helpers that tests of every component share."""
+"""Helpers that tests share."""

@@ -1,4 +1,4 @@
-"""Images that the model of `tiny` finds everything on, with COCO annotations that say so."""
+"""Images on which the tiny model finds everything, with COCO annotations."""
 
 from __future__ import annotations
 

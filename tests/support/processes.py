@@ -1,4 +1,4 @@
-"""Real processes for tests: scripts that run to their end; `qzd`, started, awaited, stopped, its log kept."""
+"""Real processes: scripts that run to their end, and `qzd`, which is started, awaited and stopped."""
 
 from __future__ import annotations
 

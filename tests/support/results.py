@@ -1,4 +1,4 @@
-"""Results of a known kind: what a test expects a value to be, checked, for the type checker too."""
+"""Values checked to be of the kind that a test expects, for the type checker too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Videos made on the spot, so that every frame of them is known."""
+"""Videos made by the test, so that each of their frames is known."""
 
 from __future__ import annotations
 

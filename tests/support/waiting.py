@@ -1,4 +1,4 @@
-"""Waiting for what happens in another thread, process or machine, with an end."""
+"""Wait for what happens in another thread, process or machine, with an end."""
 
 from __future__ import annotations
 

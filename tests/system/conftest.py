@@ -1,4 +1,4 @@
-"""Real models as bundles, made once a session by the commands a person would type."""
+"""Real models as bundles, made once per session by the commands that a user types."""
 
 from __future__ import annotations
 

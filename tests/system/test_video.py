@@ -1,4 +1,4 @@
-"""A real video through a real quantized model: every frame, in order, with the boxes it has offline."""
+"""A real video through a real quantized model: every frame, in order, with the same boxes as offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strangers at the CURVE port of a real daemon: each kind is refused, and seen in its log and its metrics."""
+"""Peers at the CURVE port of a real daemon: each kind is refused, logged and counted."""
 
 from __future__ import annotations
 

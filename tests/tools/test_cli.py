@@ -1,3 +1,5 @@
+"""`qzd-tools`: exit codes, messages, signals, and what it imports."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,4 @@
-"""What `inspect` says of bundles and of models."""
+"""`inspect` of bundles and of models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bars on a terminal, and nothing anywhere else."""
+"""Progress bars on a terminal, and no output elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""qzd.toml: what is taken, and what each kind of mistake is told."""
+"""qzd.toml: what is accepted, and the message for each kind of mistake."""
 
 from __future__ import annotations
 

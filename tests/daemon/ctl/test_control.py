@@ -1,4 +1,4 @@
-"""`qzdctl`'s questions and orders as a person gives them, to a real daemon."""
+"""`qzdctl`'s commands as a person gives them, to a real daemon."""
 
 from __future__ import annotations
 

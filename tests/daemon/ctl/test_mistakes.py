@@ -1,4 +1,4 @@
-"""Every mistake of a person at the command line, and the text that answers it."""
+"""Each mistake at the command line, and the message that answers it."""
 
 from __future__ import annotations
 

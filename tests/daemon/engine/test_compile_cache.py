@@ -1,4 +1,4 @@
-"""The compile cache: faster starts, within its bound, and never a reason to fail."""
+"""The compile cache makes starts faster, keeps its limit, and never causes a failure."""
 
 from __future__ import annotations
 

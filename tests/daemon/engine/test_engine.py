@@ -1,4 +1,4 @@
-"""What is served changes while frames flow: nothing is lost, nothing answered twice, nothing half done."""
+"""What is served changes while frames flow: no frame is lost, and none is answered twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a model: newest wins or nobody is lost, and everyone has a turn."""
+"""Queues of a model: the newest frame wins or none is lost, and each stream has its turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread of a stream, and what becomes of it when its source fails in a way that nobody foresaw."""
+"""The thread of a stream, when its source raises an error that nothing expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong, as the messages say it."""
+"""Problems that follow from the messages that were published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP server over real connections: what it answers, whom it refuses, and the daemon behind it."""
+"""The HTTP server over real connections: what it answers and refuses, and the daemon behind it."""
 
 from __future__ import annotations
 

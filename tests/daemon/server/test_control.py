@@ -1,4 +1,4 @@
-"""The control socket of a real daemon: every op, and everything that is none."""
+"""The control socket of a real daemon: every operation, and every malformed request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames sent to a real daemon: each is answered once, by its number or by why not; none is lost unseen."""
+"""Frames sent to a real daemon: each is answered once, with its number or with an error."""
 
 from __future__ import annotations
 

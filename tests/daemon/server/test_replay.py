@@ -1,4 +1,4 @@
-"""What is recorded and played again is what was published, as from a daemon that runs now."""
+"""A replay publishes what was recorded, as a daemon that runs now would."""
 
 from __future__ import annotations
 

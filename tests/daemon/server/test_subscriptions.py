@@ -1,4 +1,4 @@
-"""Subscriptions of strangers are bounded in bytes, and only the peer that has too many loses its place."""
+"""Subscriptions are limited in bytes, and only the peer that has too many is disconnected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a frame is handed over, without a clock."""
+"""When a frame is handed over, by a clock that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in its forms, and how a flood is folded."""
+"""The formats of the log, and how repeated lines are folded."""
 
 from __future__ import annotations
 

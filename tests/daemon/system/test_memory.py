@@ -1,4 +1,4 @@
-"""The budget refuses what does not fit, and what fills it all the same is disconnected."""
+"""The memory budget refuses what does not fit, and disconnects what fills it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told, over a real notify socket."""
+"""Notifications to systemd, over a real notify socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who comes in and who does not, over real sockets with real keys."""
+"""Which peers may connect, over real sockets with real keys."""
 
 from __future__ import annotations
 

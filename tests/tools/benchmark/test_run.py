@@ -1,4 +1,4 @@
-"""Figures of real runs: not how large they are, but that they fit together."""
+"""Benchmarks of real runs: whether their figures are consistent, not how large they are."""
 
 from __future__ import annotations
 

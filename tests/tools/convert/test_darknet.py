@@ -1,3 +1,5 @@
+"""Darknet's cfg and weights files: layers against plain NumPy, and what is refused by line."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""Heads recognised by structure, by metadata and by flags."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Inputs: shape, layout, normalisation, and how frames are resized into them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Label files and the named sets of labels."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Metadata in models, as Model API, Ultralytics and Model Optimizer write it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

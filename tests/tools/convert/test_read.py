@@ -1,3 +1,5 @@
+"""Model files of each framework, and messages about files that are missing or damaged."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""`convert`, from a model file to a bundle that detects."""
+
 from __future__ import annotations
 
 import dataclasses

@@ -1,3 +1,5 @@
+"""TensorFlow Lite: FlexBuffers, custom operations, and quantized graphs turned to float."""
+
 from __future__ import annotations
 
 import struct

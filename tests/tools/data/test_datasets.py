@@ -1,3 +1,5 @@
+"""Datasets: COCO, ImageNet and folders of images, whole and damaged."""
+
 from __future__ import annotations
 
 import codecs

@@ -1,4 +1,4 @@
-"""Archives that are what they should be, and those that want out of their directory."""
+"""Archives that unpack, and archives whose members point outside of their directory."""
 
 from __future__ import annotations
 

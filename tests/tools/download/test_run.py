@@ -1,4 +1,4 @@
-"""Models of a catalogue into directories, from a server on loopback and from a directory."""
+"""Models of a catalogue, downloaded from a server on loopback and from a directory."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The structure of graphs: weighted layers, the head, and what is quantized."""
+
 from __future__ import annotations
 
 import numpy as np

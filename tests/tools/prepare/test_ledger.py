@@ -1,4 +1,4 @@
-"""Steps that are done, and steps that only seem to be."""
+"""The ledger of steps that are done, and of steps whose results have changed since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All steps in one go: a run that is killed at any of them ends as one that was not."""
+"""`prepare`: a run that is killed at any step ends with the same results as one that is not."""
 
 from __future__ import annotations
 

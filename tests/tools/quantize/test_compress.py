@@ -1,3 +1,5 @@
+"""Weight compression: sizes, accuracy, and values that half precision cannot hold."""
+
 from __future__ import annotations
 
 import numpy as np

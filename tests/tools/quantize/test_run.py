@@ -1,3 +1,5 @@
+"""`quantize`: the bundle that it makes, the gates, and the search for a recipe."""
+
 from __future__ import annotations
 
 import dataclasses

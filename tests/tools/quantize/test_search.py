@@ -1,3 +1,5 @@
+"""The search for a recipe: its order, its end, and its time."""
+
 from __future__ import annotations
 
 import functools

@@ -1,4 +1,4 @@
-"""Pages made of result files: what stands in them, that they stand alone, and what is refused."""
+"""HTML pages made of result files: their tables, that they need no other file, and what is refused."""
 
 from __future__ import annotations
 

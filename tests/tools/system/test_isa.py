@@ -1,3 +1,5 @@
+"""Instruction sets of this machine, and advice for another."""
+
 from __future__ import annotations
 
 from pathlib import Path

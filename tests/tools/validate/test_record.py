@@ -1,3 +1,5 @@
+"""Accuracy recorded in a bundle's manifest."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""`validate`: figures, gates, and messages about bad data."""
+
 from __future__ import annotations
 
 import dataclasses

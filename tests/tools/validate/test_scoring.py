@@ -1,3 +1,5 @@
+"""Scores of boxes against pycocotools, and of classes."""
+
 from __future__ import annotations
 
 import json
