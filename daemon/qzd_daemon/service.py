@@ -13,18 +13,22 @@ import threading
 import time
 from pathlib import Path
 
+from qzd_client.requests import Request
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config
 from qzd_daemon.engine.boot_record import BootRecord
 from qzd_daemon.engine.engine import Engine
 from qzd_daemon.engine.self_tests import SelfTests
 from qzd_daemon.monitoring.monitor import Monitor
+from qzd_daemon.monitoring.page import Page
+from qzd_daemon.monitoring.view import View
 from qzd_daemon.server.control import Control
 from qzd_daemon.server.inference import Inference
 from qzd_daemon.server.ingest import Ingest
 from qzd_daemon.server.operations import Operations
 from qzd_daemon.server.publisher import Publisher
 from qzd_daemon.system.memory import Memory, MemoryGuard, default_limit
+from qzd_daemon.system.recent_log import RecentLog
 from qzd_daemon.system.signals import Signals
 from qzd_daemon.system.systemd import inherited_sockets, more_time, notify, watchdog_interval
 from qzd_daemon.system.threads import NamedThread
@@ -113,7 +117,9 @@ class Service:
         self._guard = MemoryGuard(memory, lambda: self._listener.disconnect(fillers, "memory"))
         self._ingest = Ingest(config.ingest, self._listener, memory)
         ended = lambda: self._words.put(STREAM_ENDED)  # noqa: E731
-        self._engine = Engine(self._publisher.publish, ended, self._ingest.registry, self._boots)
+        view = View() if self._config.http.page else None
+        look = view.take if view else None
+        self._engine = Engine(self._publisher.publish, ended, self._ingest.registry, self._boots, look)
         self._self_tests = SelfTests(self._engine)
         operations = Operations(
             self._engine,
@@ -133,7 +139,22 @@ class Service:
             "inference": self._inference.refused,
             "ingest": self._ingest.refused,
         }
-        self._monitor = Monitor(self._config.http, self._engine, self._listener, refused)
+        recent = RecentLog()
+        if view:
+            logging.getLogger().addHandler(recent)
+        status = lambda: operations.status(Request(op="status"))  # noqa: E731
+        page = (lambda history: Page(view, history, status, self._accuracy, recent.lines)) if view else None
+        self._monitor = Monitor(self._config.http, self._engine, self._listener, refused, page)
+
+    def _accuracy(self) -> dict[str, list[dict[str, object]]]:
+        """Return what each model's bundle says about its accuracy, for the page."""
+        return {
+            name: [
+                {"images": one.images, "metrics": one.metrics, "baseline": one.baseline}
+                for one in served.detector.bundle.manifest.accuracy
+            ]
+            for name, served in self._engine.served.items()
+        }
 
     def _start_up(self) -> None:
         log.info("publishing on %s, epoch %s", ", ".join(self._publisher.endpoints), self._publisher.epoch)

@@ -247,6 +247,12 @@ def _check_http(http: HttpConfig, path: Path) -> None:
             fix="let a proxy with a certificate stand before it, or state that this network is trusted: "
             "[http] insecure = true",
         )
+    if http.page and http.token_file is None and _is_open(f"tcp://{http.listen}"):
+        raise ConfigError(
+            f"{path}: http.page: {http.listen} would show pictures to anyone who can reach this machine",
+            wanted="[http] token_file with a password, or a loopback address",
+            fix="`openssl rand -hex 16 > /etc/qzd/page.token`, and name that file",
+        )
 
 
 def _is_open(endpoint: str) -> bool:
@@ -265,11 +271,9 @@ def _resolve(config: Config, base: Path) -> Config:
     replace = msgspec.structs.replace
     service, security = config.service, config.security
     if security.server_key is not None and security.authorized_keys is not None:
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY", "$CREDENTIALS_DIRECTORY")
-        server_key = security.server_key.replace("$CREDENTIALS_DIRECTORY", credentials)
         security = replace(
             security,
-            server_key=str(base / server_key),
+            server_key=str(base / _credential(security.server_key)),
             authorized_keys=str(base / security.authorized_keys),
         )
     if security.bundle_keys is not None:
@@ -277,6 +281,9 @@ def _resolve(config: Config, base: Path) -> Config:
     state_dir = service.state_dir or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state_dir:
         service = replace(service, state_dir=str(base / state_dir))
+    http = config.http
+    if http.token_file is not None:
+        http = replace(http, token_file=str(base / _credential(http.token_file)))
     if service.cache_dir is not None:
         service = replace(service, cache_dir=str(base / service.cache_dir))
     return replace(
@@ -287,4 +294,11 @@ def _resolve(config: Config, base: Path) -> Config:
         },
         service=service,
         security=security,
+        http=http,
     )
+
+
+def _credential(path: str) -> str:
+    """Fill in the directory of systemd's credentials."""
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "$CREDENTIALS_DIRECTORY")
+    return path.replace("$CREDENTIALS_DIRECTORY", credentials)

@@ -123,6 +123,16 @@ class HttpConfig(Table, frozen=True):
         bool,
         Meta(description="Answer anyone who reaches an address other than loopback; HTTP has no keys."),
     ] = False
+    page: Annotated[
+        bool, Meta(description="Serve a page with the streams' pictures, results and log lines.")
+    ] = False
+    token_file: Annotated[
+        str | None,
+        Meta(
+            description="File with the password of the page, for any user name; may begin with "
+            "$CREDENTIALS_DIRECTORY. Required for the page on an address other than loopback."
+        ),
+    ] = None
 
 
 class SecurityConfig(Table, frozen=True):

@@ -15,7 +15,6 @@ from qzd_ext.errors import DataError
 __all__ = ["infer"]
 
 STARTS: dict[bytes, ImageFormat] = {b"\xff\xd8": "jpeg", b"\x89PNG": "png"}
-COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (80, 240, 240), (240, 80, 240), (240, 240, 80))
 
 
 @click.command()
@@ -84,13 +83,10 @@ def _text(found: messages.Detections) -> str:
 def _draw(source: Path, destination: Path, found: messages.Detections) -> None:
     import cv2
 
+    from qzd_daemon.monitoring.draw import draw_found
+
     image = _pixels(source, source.read_bytes())
-    for box in found.detections or ():
-        colour = COLOURS[box.class_id % len(COLOURS)]
-        left, top, right, bottom = (round(v) for v in box.box)
-        cv2.rectangle(image, (left, top), (right, bottom), colour, 2)
-        at = (left, max(12, top - 4))
-        cv2.putText(image, f"{box.label} {box.score:.2f}", at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1)
+    draw_found(image, [found])
     try:
         destination.write_bytes(cv2.imencode(destination.suffix, image)[1].tobytes())
     except (cv2.error, OSError) as error:

@@ -16,6 +16,7 @@ import msgspec
 from qzd_daemon.ctl import control
 from qzd_daemon.ctl.infer import infer
 from qzd_daemon.ctl.keygen import keygen
+from qzd_daemon.ctl.look import look
 from qzd_daemon.ctl.recordings import record, replay
 from qzd_daemon.ctl.tail import tail
 from qzd_daemon.ctl.target import Target
@@ -84,7 +85,7 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "qzdctl", "_QZDCTL_COMPLETE").source())
 
 
-for command in (*control.COMMANDS, tail, infer, record, replay, keygen, completion):
+for command in (*control.COMMANDS, tail, look, infer, record, replay, keygen, completion):
     cli.add_command(command)
 
 

@@ -25,7 +25,7 @@ from qzd_daemon.engine import models
 from qzd_daemon.engine.boot_record import BootRecord
 from qzd_daemon.engine.compile_cache import prune
 from qzd_daemon.engine.fallback import fall_back_from
-from qzd_daemon.engine.lane import Publish
+from qzd_daemon.engine.lane import Look, Publish
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.engine.scheduler import Scheduler
@@ -55,6 +55,8 @@ class Engine:
         Takes a topic and a message.
     stream_ended : callable
         Called when no more frames will come from a stream, and after other streams are configured.
+    look : callable, optional
+        Takes each result that was published, with its frame, for people to look at.
     registry : IngestRegistry
         Where received frames arrive.
 
@@ -78,8 +80,10 @@ class Engine:
         stream_ended: Callable[[], None],
         registry: IngestRegistry,
         boots: BootRecord | None = None,
+        look: Look | None = None,
     ) -> None:
         self._publish = publish
+        self._look = look
         self._stream_ended = stream_ended
         self._registry = registry
         self._config = Config(models={})
@@ -365,7 +369,7 @@ class Engine:
 
     def _stream(self, name: str, config: StreamConfig, source: Source) -> Stream:
         schedulers = [self._schedulers[model] for model in config.models]
-        lanes = [scheduler.lane(name, config.policy, self._publish) for scheduler in schedulers]
+        lanes = [scheduler.lane(name, config.policy, self._publish, self._look) for scheduler in schedulers]
         return Stream(name, config, source, lanes, self._publish, self._stream_ended)
 
     def _remove_streams(self, names: list[str], *, publish: bool = True) -> None:

@@ -18,10 +18,12 @@ from qzd_daemon.engine.queues import FairQueue, QueuedItem, StreamQueue
 from qzd_daemon.sources.open import SourceFrame
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
+from qzd_ext.geometry import Frame, Picture
 
-__all__ = ["FrameJob", "Lane", "NoResult", "ResultSink", "make_message", "send_message"]
+__all__ = ["FrameJob", "Lane", "Look", "NoResult", "ResultSink", "make_message", "send_message"]
 
 Publish = Callable[[str, messages.Message], None]
+Look = Callable[[messages.Detections, Frame | Picture | None], None]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,8 @@ class Lane:
     when_behind : "drop" or "wait"
     publish : callable
         Takes a topic and a message; called in the order of the frames.
+    look : callable, optional
+        Takes each message that was published, with its frame, for people to look at.
     """
 
     def __init__(
@@ -100,8 +104,10 @@ class Lane:
         fair_queue: FairQueue[FrameJob],
         when_behind: WhenBehind,
         publish: Publish,
+        look: Look | None = None,
     ) -> None:
         self.stream = stream
+        self._look = look
         self.model = model
         self.queue: StreamQueue[FrameJob] = StreamQueue(fair_queue, when_behind)
         self._publish = functools.partial(publish, messages.detections_topic(stream, model))
@@ -110,7 +116,9 @@ class Lane:
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
     ) -> None:
         """Publish the result of a frame; `ResultSink.finish` has the parameters."""
-        send_message(self._publish, self.stream, queued, served, queue_ms, outcome)
+        message = send_message(self._publish, self.stream, queued, served, queue_ms, outcome)
+        if self._look is not None and message is not None:
+            self._look(message, queued.item.captured.frame)
         self.queue.finish()
 
 
@@ -121,18 +129,21 @@ def send_message(
     served: LoadedModel,
     queue_ms: float,
     outcome: Result | NoResult,
-) -> None:
-    """Make the message of a frame and send it. If that fails, send an error in its place.
+) -> messages.Detections | None:
+    """Make the message of a frame, send and return it. If that fails, send an error in its place.
 
     A frame without a message would be missed for good: subscribers and callers wait for each one.
     """
     try:
-        send(make_message(stream, queued, served, queue_ms, outcome))
+        message = make_message(stream, queued, served, queue_ms, outcome)
+        send(message)
+        return message
     except Exception as error:
         log.exception("stream %s: frame %d could not be sent", queued.item.lane.stream, queued.item.index)
         reason = f"its message could not be made or sent: {type(error).__name__}: {error}"
         with contextlib.suppress(Exception):  # then sending itself fails, which is logged above
             send(make_message(stream, queued, served, queue_ms, NoResult("error", reason)))
+        return None
 
 
 def make_message(

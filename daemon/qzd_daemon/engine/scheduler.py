@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from qzd_client.requests import WhenBehind
 from qzd_daemon.engine.faults import DeviceFaults
-from qzd_daemon.engine.lane import FrameJob, Lane, NoResult, Publish
+from qzd_daemon.engine.lane import FrameJob, Lane, Look, NoResult, Publish
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem
 from qzd_daemon.engine.requests import RequestLane
@@ -110,9 +110,9 @@ class Scheduler:
         self._starter = NamedThread(f"qzd-start-{name}", self._start_frames)
         self._finisher = NamedThread(f"qzd-finish-{name}", self._finish_frames)
 
-    def lane(self, stream: str, when_behind: WhenBehind, publish: Publish) -> Lane:
+    def lane(self, stream: str, when_behind: WhenBehind, publish: Publish, look: Look | None) -> Lane:
         """Return a lane for a stream's frames through this model."""
-        return Lane(stream, self.name, self._fair_queue, when_behind, publish)
+        return Lane(stream, self.name, self._fair_queue, when_behind, publish, look)
 
     def start(self) -> None:
         """Begin to serve."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -11,8 +12,10 @@ from qzd_client import messages
 from qzd_daemon.config.schema import HttpConfig
 from qzd_daemon.engine.engine import Engine
 from qzd_daemon.monitoring.health import Health
-from qzd_daemon.monitoring.http import Http
+from qzd_daemon.monitoring.history import History
+from qzd_daemon.monitoring.http import Answer, Http, read_token
 from qzd_daemon.monitoring.metrics import Metrics, Reading
+from qzd_daemon.monitoring.page import Page
 from qzd_daemon.monitoring.rates import Rates
 from qzd_daemon.transport.listener import Listener
 
@@ -32,6 +35,9 @@ class Monitor:
     refused : mapping
         Requests answered with an error, by the socket's name and the error's code.
 
+    page : callable, optional
+        Makes the page, from the history of the streams.
+
     Attributes
     ----------
     metrics : Metrics
@@ -46,7 +52,12 @@ class Monitor:
     """
 
     def __init__(
-        self, config: HttpConfig, engine: Engine, listener: Listener, refused: Mapping[str, Mapping[str, int]]
+        self,
+        config: HttpConfig,
+        engine: Engine,
+        listener: Listener,
+        refused: Mapping[str, Mapping[str, int]],
+        page: Callable[[History], Page] | None = None,
     ) -> None:
         self._engine = engine
         self._listener = listener
@@ -58,8 +69,18 @@ class Monitor:
         registry = CollectorRegistry()
         self.metrics = Metrics(registry, self._read)
         self.rates = Rates()
-        self._http = Http(config.listen, registry, self.live, self.ready) if config.listen else None
+        self._history = History() if page else None
+        answer = page(self._history).answer if page and self._history else None
+        self._http = self._open(config, registry, answer)
         self.endpoint = self._http.address if self._http else None
+
+    def _open(self, config: HttpConfig, registry: CollectorRegistry, page: Answer | None) -> Http | None:
+        if config.listen is None:
+            return None
+        token = read_token(Path(config.token_file)) if config.token_file else None
+        return Http(
+            config.listen, registry, self.live, self.ready, page, token=token, any_host=config.insecure
+        )
 
     def start(self) -> None:
         """Start to answer over HTTP."""
@@ -75,6 +96,8 @@ class Monitor:
         """Take in a message that the publisher has sent."""
         self.metrics.observe(message)
         self.rates.observe(message)
+        if self._history:
+            self._history.observe(message)
         self._health.observe(message)
 
     def enter(self, phase: str | None) -> None:
