@@ -23,6 +23,7 @@ from report import Row, report
 
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
+from qzd_ext.runner import RunOptions
 from qzd_tools.benchmark.throughput import throughputs
 from qzd_tools.convert.run import ConvertOptions, convert
 from qzd_tools.data.coco import Dataset, read_coco
@@ -98,7 +99,8 @@ def measure(name: str, data: Path, work: Path) -> Figures:
     candidates = [parent, bundles.unsealed(defaults, parent.manifest, parent.priors), ours.bundle]
     scores = [validate(bundle, dataset).score.main for bundle in candidates]
     models = [bundle.model for bundle in candidates]
-    speeds = throughputs(models, rounds=9, seconds=1.0, clock=time.process_time)
+    targets = [(model, RunOptions()) for model in models]
+    speeds = throughputs(targets, rounds=9, seconds=1.0, clock=time.process_time)
     modes: dict[Mode, tuple[float, int]] = {}
     for mode in WITHOUT_DATA:
         small = quantize(parent, work / f"{name}-{mode}", mode=mode).bundle

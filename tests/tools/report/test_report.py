@@ -317,3 +317,15 @@ def test_the_verdict_is_the_fastest_that_loses_little(
     results = written(tmp_path, validation("fp32", 0.41), validation("int8", accuracy), speeds)
     _, page = write_report(results, tmp_path / "report.html")
     assert f"Serve {served} on this machine" in page.read_text()
+
+
+def test_candidates_have_a_table_and_a_picture(tmp_path: Path) -> None:
+    candidates = [
+        {"name": "all layers in int8", "agreement": 0.93, "error": 0.01, "speed": 2.0, "chosen": False},
+        {"name": "last layers in float", "agreement": 0.96, "error": 0.01, "speed": 1.8, "chosen": True},
+    ]
+    made = quantized("int8") | {"candidates": candidates}
+    results = written(tmp_path, made, validation("int8", 0.4), validation("fp32", 0.4))
+    page, text = write_report(results, tmp_path / "report.html")
+    assert "| last layers in float | 0.9600 | 1.80 | chosen |" in text.read_text().splitlines()
+    assert "last layers in float, chosen" in page.read_text()

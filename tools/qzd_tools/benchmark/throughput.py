@@ -93,8 +93,7 @@ def infer_repeatedly(runner: Runner, tally: Tally, seconds: float) -> None:
 
 
 def throughputs(
-    models: Sequence[Path | Bundle],
-    options: RunOptions = RunOptions(),
+    targets: Sequence[tuple[Path | Bundle, RunOptions]],
     *,
     rounds: int = 5,
     seconds: float = 0.25,
@@ -104,9 +103,8 @@ def throughputs(
 
     Parameters
     ----------
-    models : sequence of Path or Bundle
-        model.xml of each, or its bundle.
-    options : RunOptions
+    targets : sequence of (Path or Bundle, RunOptions)
+        model.xml of each, or its bundle, and how it runs.
     rounds : int
         Turns per model.
     seconds : float
@@ -124,7 +122,7 @@ def throughputs(
     DeviceError
         The device failed.
     """
-    runners = [Runner(model, options) for model in models]
+    runners = [Runner(model, options) for model, options in targets]
     try:
         for runner in runners:
             infer_repeatedly(runner, Tally(Samples()), WARM_UP_SECONDS)

@@ -31,7 +31,7 @@ RECIPE = (
 )  # fmt: skip
 """The options that are fields of `Recipe`."""
 
-INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_budget")
+INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_budget", "quick", "prefer")
 """What has no meaning where nothing is calibrated, and so nothing is searched for."""
 
 
@@ -66,6 +66,14 @@ INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_bu
     default="auto",
     show_default=True,
     help="The layers that make boxes and scores; auto leaves them in float where they are few.",
+)
+@click.option("--quick", is_flag=True, help="Make the plain recipe, without choosing among candidates.")
+@click.option(
+    "--prefer",
+    type=click.Choice(["speed", "accuracy"]),
+    default="speed",
+    show_default=True,
+    help="Choose the fastest candidate that agrees with float, or the closest.",
 )
 @click.option("--validation-annotations", type=FILE, help="COCO annotations to measure before and after.")
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
@@ -107,6 +115,7 @@ def command(
             output or _beside(bundle, mode),
             mode=mode,
             recipe=recipe,
+            prefer=None if given["quick"] else given["prefer"],
             images=_calibration_images(images, annotations) if mode == "int8" else (),
             seed=given["seed"],
             gate=_gate(parent.manifest, given),

@@ -14,7 +14,7 @@ from qzd_ext.geometry import Frame, prepare
 from qzd_ext.manifest import Input
 from qzd_tools.data.images import combined_digest, content_hashes, read_image
 
-__all__ = ["FEW", "LEAST", "Calibration", "Prepare", "choose", "kept", "overlap", "preparer"]
+__all__ = ["FEW", "LEAST", "Calibration", "Prepare", "choose", "hold_out", "kept", "overlap", "preparer"]
 
 LEAST = 3
 """Images below which ranges of activations are no more than an accident."""
@@ -22,6 +22,9 @@ LEAST = 3
 FEW = 100
 """Images below which it is said that more would be better."""
 
+
+ENOUGH_TO_CHOOSE = 80
+"""Images from which on a quarter of them tells candidates apart."""
 
 KEPT_BYTES = 512 * 2**20
 """Prepared images that are kept in memory, since NNCF goes through them several times."""
@@ -68,6 +71,16 @@ def choose(
             fix="name a directory with more images, or choose --mode int8-weights, which needs none",
         )
     return Calibration(tuple(chosen), tuple(content_hashes(chosen)))
+
+
+def hold_out(calibration: Calibration) -> tuple[Calibration, tuple[Path, ...]]:
+    """Set every fourth image apart, to choose on what was not calibrated with; none if they are few."""
+    if len(calibration.images) < ENOUGH_TO_CHOOSE:
+        return calibration, ()
+    kept = [i for i in range(len(calibration.images)) if i % 4]
+    images, hashes = calibration.images, calibration.hashes
+    fitted = Calibration(tuple(images[i] for i in kept), tuple(hashes[i] for i in kept))
+    return fitted, images[::4]
 
 
 def preparer(spec: Input) -> Prepare:

@@ -47,6 +47,7 @@ class Job:
         self.seed = seed
         self.options = options
         self.calibration: Calibration | None = None
+        self.candidates: list[str] = []
         self.prepare = kept(preparer(parent.manifest.input), parent.manifest.input)
         if parent.priors is not None:
             shutil.copy(parent.path / bundles.PRIORS, draft.directory)
@@ -85,6 +86,8 @@ class Job:
         if self.calibration is not None:
             made |= recipe.as_record() | {"seed": self.seed, "layers_reverted_to_float": list(reverted)}
             made["host_isa"] = list(isa.host_isa())
+            if self.candidates:
+                made["candidates"] = self.candidates
             tools["nncf"] = importlib.metadata.version("nncf")
         provenance = msgspec.structs.replace(
             own.provenance,

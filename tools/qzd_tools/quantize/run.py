@@ -22,7 +22,8 @@ from qzd_ext.runner import Runner, RunOptions
 from qzd_tools.benchmark.throughput import throughputs
 from qzd_tools.data.coco import Dataset
 from qzd_tools.graph.structure import is_quantized
-from qzd_tools.quantize.calibration import FEW, choose, overlap
+from qzd_tools.quantize.calibration import FEW, choose, hold_out, overlap
+from qzd_tools.quantize.candidates import Measured, Prefer, make_candidates, measure_candidates, pick
 from qzd_tools.quantize.draft import Job, Mode, Say
 from qzd_tools.quantize.recipe import Recipe, ignored_operations, make_names_unique, settled
 from qzd_tools.quantize.revert import revert_layers
@@ -86,6 +87,8 @@ class Quantized:
     seconds: float
     processor_seconds: float
     missed: GateError | None = None
+    candidates: tuple[Measured, ...] = ()
+    """What was chosen from, by agreement and speed."""
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` writes."""
@@ -94,11 +97,12 @@ class Quantized:
             "bundle": {"path": str(self.bundle.path), "name": manifest.name, "digest": self.bundle.digest},
             "parent": self.parent.digest,
             "precision": manifest.precision,
-        "inference_precision": manifest.inference_precision,
+            "inference_precision": manifest.inference_precision,
             "bytes": {"before": self.parent.size, "after": self.bundle.size},
             "throughput": {"before": self.speed.before, "after": self.speed.after},
             **accuracy_figures(self.before, self.after, self.missed),
             "seconds": self.seconds,
+            "candidates": [one.as_json() for one in self.candidates],
             "provenance": manifest.provenance,
         }
 
@@ -131,6 +135,7 @@ def quantize(
     *,
     mode: Mode = "int8",
     recipe: Recipe = Recipe(),
+    prefer: Prefer | None = "speed",
     images: Sequence[Path] = (),
     seed: int = 0,
     gate: Gate | None = None,
@@ -149,6 +154,9 @@ def quantize(
         Activations and weights; weights alone; half precision.
     recipe : Recipe
         For "int8".
+    prefer : "speed", "accuracy" or None
+        How to choose among candidates by agreement and speed, see `candidates.pick`; a quarter of the images
+        is set apart for that. None makes the plain recipe only, as do few images.
     images : sequence of Path
         To calibrate with; needed for "int8" alone.
     seed : int
@@ -187,35 +195,67 @@ def quantize(
     fresh = not (destination / bundles.MANIFEST).is_file()
     with bundles.create(destination, overwrite=overwrite) as draft:
         job = Job(parent, draft, mode, recipe, seed, options)
+        held_out: tuple[Path, ...] = ()
         if mode == "int8":
             job.calibration = choose(images, recipe.subset_size, seed, job.prepare)
             _tell_about_calibration(job, gate, allow_overlap, say)
+            if prefer is not None:
+                job.calibration, held_out = hold_out(job.calibration)
         before = validate(parent, gate.dataset, options=options, title="float") if gate else None
         if gate is not None and before is not None and gate.max_drop is not None:
             check_baseline(before)
         stopwatch = _Stopwatch()
-        graph = job.make(model, recipe)
+        graph, chosen, candidates = _made(job, model, held_out, prefer, say)
+        recipe, reverted = chosen
         seconds, processor_seconds = stopwatch.read()
-        after = job.measure(graph, recipe, (), gate.dataset) if gate else None
+        after = job.measure(graph, recipe, reverted, gate.dataset) if gate else None
         missed = None
         if gate is not None and before is not None and after is not None:
             drop = after.drop_from(before)
-            plain = Attempt(graph, settled(model, recipe), (), drop, stopwatch.read()[0])
+            plain = Attempt(graph, settled(model, recipe), reverted, drop, stopwatch.read()[0])
             after = _improve(job, model, plain, gate, before, after, say)
             missed = _missed(job, gate, before, after)
             if missed is not None and not fresh:
                 raise GateMissedError(missed, before, after)
         else:
-            job.save(graph, recipe, ())
+            job.save(graph, recipe, reverted)
         if after is not None:
             job.record(after.accuracy(before))
         job.write_golden(say)
-        speed = Speed(*throughputs([parent.model, draft.directory / bundles.MODEL], options))
+        model_file = draft.directory / bundles.MODEL
+        precision = options.precision or parent.manifest.inference_precision
+        same = dataclasses.replace(options, precision=precision)
+        speed = Speed(*throughputs([(parent, options), (model_file, same)]))
     bundle = bundles.read(destination)
     if missed is not None:
         say(f"the best that was found is at {destination}, with its accuracy in it")
     after = dataclasses.replace(after, bundle=bundle) if after else None
-    return Quantized(bundle, parent, before, after, speed, seconds, processor_seconds, missed)
+    figures = before, after, speed, seconds, processor_seconds, missed, candidates
+    return Quantized(bundle, parent, *figures)
+
+
+Choice = tuple[Recipe, tuple[str, ...]]
+"""A recipe, and the layers that were put back to float after it."""
+
+
+def _made(
+    job: Job, model: ov.Model, held_out: Sequence[Path], prefer: Prefer | None, say: Say
+) -> tuple[ov.Model, Choice, tuple[Measured, ...]]:
+    """Make the smaller graph; if images were held out, choose among candidates on them."""
+    if not held_out or prefer is None:
+        return job.make(model, job.recipe), (job.recipe, ()), ()
+    recipe = job.recipe
+    if recipe.head_layers == "auto":  # whether they stay in float is found out
+        recipe = dataclasses.replace(recipe, head_layers="int8")
+    candidates = list(make_candidates(job.make(model, recipe), model))
+    measured = measure_candidates(candidates, job.parent, held_out, job.options)
+    best = pick(measured, prefer)
+    measured = [dataclasses.replace(one, chosen=one is best) for one in measured]
+    say(f"{len(measured)} candidates, measured on {len(held_out)} images that were not calibrated with:")
+    for one in measured:
+        say(f"  {one}")
+    job.candidates = [str(one) for one in measured]
+    return best.candidate.graph, (recipe, best.candidate.reverted), tuple(measured)
 
 
 class _Stopwatch:

@@ -47,6 +47,7 @@ def all_plots(results: Results) -> list[Plot]:
     """Every figure that there are measurements for."""
     drawers: tuple[tuple[str, str, Callable[[Results], Figure | None]], ...] = (
         ("Accuracy against latency", "Up and to the left is better.", _accuracy_latency),
+        ("Candidates", "What INT8 was chosen from; up and to the right is better.", _candidates),
         ("Precision and recall", "At IoU 0.5, the mean of the classes; COCOeval's own.", _precision_recall),
         ("Class by class", "Change from the original; classes that lost and gained most.", _class_changes),
         ("Latency of a frame", "How often a frame took how long.", _latencies),
@@ -79,6 +80,22 @@ def _colour(variant: Variant) -> str:
     if variant.precision == "fp32" and variant.inference_precision != "f32":
         return IN_HALF_PRECISION
     return COLOURS[variant.precision]
+
+
+def _candidates(results: Results) -> Figure | None:
+    found = [(one, one.agreement) for one in results.candidates if one.agreement is not None]
+    if not found:
+        return None
+    figure, axes = _axes()
+    for one, agreement in found:
+        colour = COLOURS["int8"] if one.chosen else COLOURS["fp32"]
+        axes.plot(one.speed, agreement, "D" if one.chosen else "o", ms=8, color=colour)
+        label = one.name + (", chosen" if one.chosen else "")
+        axes.annotate(label, (one.speed, agreement), xytext=(0, 8), textcoords="offset points", ha="center")
+    axes.set_xlabel("speed beside the better float precision")
+    axes.set_ylabel("agreement with the float model")
+    axes.margins(x=0.45, y=0.25)
+    return figure
 
 
 def _main_name(variants: list[Variant]) -> str:

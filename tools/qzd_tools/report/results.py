@@ -18,7 +18,7 @@ from qzd_tools.benchmark.run import Benchmark
 from qzd_tools.files import reading
 from qzd_tools.system.machine import Machine
 
-__all__ = ["TITLES", "ClassResult", "Results", "Variant", "read_results"]
+__all__ = ["TITLES", "CandidateResult", "ClassResult", "Results", "Variant", "read_results"]
 
 TITLES = {"fp32": "FP32", "fp16": "FP16", "int8-weights": "INT8 weights", "int8": "INT8"}
 """Precisions in the order in which they are shown, as a reader knows them."""
@@ -74,6 +74,15 @@ class _Sizes(Struct, frozen=True):
     after: int
 
 
+class CandidateResult(Struct, frozen=True):
+    """One candidate that quantize chose from."""
+
+    name: str
+    agreement: float | None
+    speed: float
+    chosen: bool = False
+
+
 class _Quantized(Struct, frozen=True):
     """What `quantize --json` writes, as far as it is shown."""
 
@@ -83,6 +92,7 @@ class _Quantized(Struct, frozen=True):
     bytes: _Sizes
     seconds: float
     inference_precision: str = "f32"
+    candidates: tuple[CandidateResult, ...] = ()
 
 
 class _Measured(Benchmark, frozen=True, kw_only=True):
@@ -181,6 +191,12 @@ class Results:
     def original(self) -> Variant:
         """The one that the others are compared with."""
         return self.variants[0]
+
+    @property
+    def candidates(self) -> tuple[CandidateResult, ...]:
+        """What INT8 was chosen from; empty if there was no choice."""
+        made = [v.quantized for v in self.variants if v.quantized is not None]
+        return next((one.candidates for one in made if one.candidates), ())
 
     @property
     def smallest(self) -> Variant | None:

@@ -30,7 +30,10 @@ class Table:
 
 def all_tables(results: Results) -> list[Table]:
     """Every table that there are figures for, most wanted first."""
-    makers = (_accuracy_and_time, _quantizations, _speed, _all_metrics, _classes, _bundles, _machine)
+    makers = (
+        *(_accuracy_and_time, _quantizations, _candidates, _speed),
+        *(_all_metrics, _classes, _bundles, _machine),
+    )
     return [table for maker in makers if (table := maker(results)) is not None]
 
 
@@ -128,6 +131,21 @@ def _quantizations(results: Results) -> Table | None:
     titles = ["Original " + v.title if v is original else v.title for v in variants]
     filled = tuple((label, *map(cell, variants)) for label, cell in rows)
     return Table("What each kind of quantization takes and gives", ("", *titles), filled)
+
+
+def _candidates(results: Results) -> Table | None:
+    """Make the table of what INT8 was chosen from."""
+    rows = tuple(
+        (
+            one.name,
+            NONE if one.agreement is None else f"{one.agreement:.4f}",
+            f"{one.speed:.2f}",
+            "chosen" if one.chosen else "",
+        )
+        for one in results.candidates
+    )
+    note = "Agreement with the float model on images that were not calibrated with; speed beside float."
+    return Table("Candidates", ("", "agreement", "speed", ""), rows, note) if rows else None
 
 
 def _speed(results: Results) -> Table | None:
