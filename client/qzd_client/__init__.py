@@ -1,10 +1,12 @@
 """The client of qzd: subscribe to detections, call the daemon, send frames. Needs only pyzmq and msgspec.
 
-from qzd_client import Client
+::
 
-with Client("tcp://127.0.0.1:5561") as client:
-for event in client:
-print(event)
+    from qzd_client import Client
+
+    with Client("tcp://127.0.0.1:5561") as client:
+        for event in client:
+            print(event)
 """
 
 from __future__ import annotations

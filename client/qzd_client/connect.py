@@ -1,4 +1,4 @@
-"""Connecting to a daemon: endpoint and keys in, a socket out."""
+"""Connect a ZeroMQ socket to an endpoint of the daemon, with CURVE keys if it asks for them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import zmq
 
 from qzd_client.curve import read_public, read_secret
 from qzd_client.errors import EndpointError
+from qzd_client.messages import MAX_MESSAGE_BYTES
 
 __all__ = [
     "CONTROL",
@@ -30,23 +31,26 @@ CONTROL = "ipc:///run/qzd/control"
 INFERENCE = "ipc:///run/qzd/inference"
 INGEST = "ipc:///run/qzd/ingest"
 
-MAX_MESSAGE_BYTES = 16 * 2**20
 PEER_PING_MS = 5000
-HANDSHAKE_MS = 2000  # a daemon that refuses a key says nothing: ask again after this time
+HANDSHAKE_MS = 2000  # a daemon that refuses a key does not answer; try again after this time
 RECONNECT_MS = (100, 2000)  # doubled after each attempt
-LONGEST_MS = 2**31 - 1  # of what libzmq waits
+LONGEST_MS = 2**31 - 1  # the longest timeout of zmq_poll
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The CURVE keys of a client; `qzdctl keygen` makes them.
+    """The key files of a client for CURVE; `qzdctl keygen` makes them.
 
     Attributes
     ----------
     secret : Path
-        The client's own secret key; its public half lies in the daemon's `authorized_keys`.
+        The client's secret key. Its public half is in the daemon's directory of authorised keys.
     server : Path
         The daemon's public key.
+
+    Examples
+    --------
+    >>> keys = Keys(secret=Path("client.key"), server=Path("qzd.pub"))
     """
 
     secret: Path
@@ -57,12 +61,12 @@ Socket = TypeVar("Socket", bound="zmq.Socket[bytes]")
 
 
 def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
-    """Set a socket's options and connect it; nobody needs to be there yet. It reconnects by itself.
+    """Set a socket's options and connect it. The daemon need not run yet; libzmq reconnects by itself.
 
     Raises
     ------
     EndpointError
-        The endpoint is not one, or is a socket that this user may not use.
+        The endpoint is not valid, or is a socket that this user may not use.
     DataError
         A key cannot be used.
     """
@@ -80,7 +84,7 @@ def connect(made: Socket, endpoint: str, keys: Keys | None) -> Socket:
         made.connect(endpoint)
     except zmq.ZMQError as error:
         raise EndpointError(
-            f"{endpoint}: cannot be connected to: {os.strerror(error.errno or 0)}",
+            f"{endpoint}: cannot connect: {os.strerror(error.errno or 0)}",
             wanted="tcp://HOST:PORT or ipc:///PATH",
             fix="use an endpoint that the daemon binds",
         ) from error
@@ -120,7 +124,7 @@ def check_permission(endpoint: str) -> None:
 
 
 def _forbidden(path: Path) -> bool:
-    """Whether this user may not connect to a socket; libzmq would try for ever, in silence."""
+    """Whether this user may not connect to a socket; libzmq would retry forever without an error."""
     try:
         path.stat()
     except PermissionError:
@@ -131,5 +135,5 @@ def _forbidden(path: Path) -> bool:
 
 
 def milliseconds(end: float) -> int:
-    """From now until `time.monotonic()` is `end`, which may be math.inf."""
+    """Return the milliseconds until `time.monotonic()` is `end`, which may be math.inf."""
     return round(min(max(0.0, end - time.monotonic()) * 1e3, LONGEST_MS))

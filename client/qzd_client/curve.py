@@ -1,7 +1,7 @@
 """Make and read CURVE keys in files.
 
-A key is one line of 40 characters, Z85 as libzmq writes it. NAME.key holds the secret half and has mode 0600,
-NAME.pub the public half.
+A key is one line of 40 characters, Z85 as libzmq writes it. NAME.key holds the secret half and has mode 0600;
+NAME.pub holds the public half.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ __all__ = ["read_public", "read_secret", "unreadable", "write_pair"]
 
 KEY = re.compile(rb"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 KEY_BYTES = 32
-FILE_BYTES = 4096  # a key file is shorter
+_HAS_MODES = os.name == "posix"
+
+FILE_BYTES = 4096  # read no more than this of a file
 
 
 def write_pair(path: Path) -> Path:
-    """Make a pair of keys: the secret one in `path`, the public one beside it.
+    """Make a pair of keys: the secret key in `path`, the public key beside it.
 
     Returns
     -------
@@ -35,12 +37,20 @@ def write_pair(path: Path) -> Path:
     Raises
     ------
     UsageError
-        One of the files is there already, or cannot be written, or the name is none for a secret key.
+        One of the files exists already or cannot be written, or `path` ends in `.pub`.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as directory:
+    ...     public = write_pair(Path(directory, "gate.key"))
+    ...     public.name, len(read_public(public)), len(read_secret(Path(directory, "gate.key")))
+    ('gate.pub', 40, 40)
     """
     public, secret = zmq.curve_keypair()
     if not path.name or path.suffix == ".pub":
         raise UsageError(
-            f"{path}: no name for a secret key",
+            f"{path}: not a name for a secret key",
             wanted="NAME.key; NAME.pub is written beside it",
             fix="choose another name",
         )
@@ -55,13 +65,13 @@ def write_pair(path: Path) -> Path:
 
 
 def _write_new(path: Path, key: bytes, mode: int) -> None:
-    """No key is written over, and the secret one is never readable by others, not for a moment."""
+    """Write a new file with this mode from the start; never overwrite a key."""
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be made: {error.strerror}",
-            wanted="a new file in a directory that this user may write",
+            f"{path}: cannot be created: {error.strerror}",
+            wanted="a new file in a directory that this user may write to",
             fix="choose another name, or remove the file",
         ) from error
     try:
@@ -71,18 +81,18 @@ def _write_new(path: Path, key: bytes, mode: int) -> None:
         path.unlink()
         raise UsageError(
             f"{path}: cannot be written: {error.strerror}",
-            wanted="a file system with room for it",
-            fix="make room, or choose another directory",
+            wanted="a file system with free space",
+            fix="free some space, or choose another directory",
         ) from error
 
 
 def read_secret(path: Path) -> bytes:
-    """A secret key, 40 characters of Z85.
+    """Read a secret key, 40 characters of Z85.
 
     Raises
     ------
     DataError
-        The file is not there, is no key, or others may read it.
+        The file does not exist or is not a key, or other users may read it.
     """
     if path.suffix == ".pub":
         raise DataError(
@@ -94,27 +104,27 @@ def read_secret(path: Path) -> bytes:
         mode = path.stat().st_mode
     except OSError as error:
         raise unreadable(path, error) from error
-    if stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
+    if _HAS_MODES and stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
         raise DataError(
-            f"{path}: others may read it, its mode is {stat.S_IMODE(mode):04o}",
+            f"{path}: other users may read this secret key; its mode is {stat.S_IMODE(mode):04o}",
             wanted="mode 0600",
-            fix=f"make new keys with `qzdctl keygen`: this one is no secret any more (or chmod 600 {path})",
+            fix=f"make new keys with `qzdctl keygen`: this one is no longer secret (or chmod 600 {path})",
         )
     return _read_key(path)
 
 
 def _is_credential(path: Path) -> bool:
-    """Whether systemd guards it: an access list for this user alone, which stat shows as the group's mode."""
+    """Whether systemd guards it by an access list for one user, which stat shows as the group's mode."""
     return str(path.parent) == os.environ.get("CREDENTIALS_DIRECTORY")
 
 
 def read_public(path: Path) -> bytes:
-    """A public key, 40 characters of Z85.
+    """Read a public key, 40 characters of Z85.
 
     Raises
     ------
     DataError
-        The file is not there, or is no key.
+        The file does not exist, or is not a key.
     """
     return _read_key(path)
 
@@ -127,13 +137,15 @@ def _read_key(path: Path) -> bytes:
         raise unreadable(path, error) from error
     if not KEY.fullmatch(text) or not _is_z85(text):
         raise DataError(
-            f"{path}: it is no CURVE key", wanted="one line of 40 characters", fix="use `qzdctl keygen`"
+            f"{path}: not a CURVE key",
+            wanted="one line of 40 characters",
+            fix="make one with `qzdctl keygen`",
         )
     return text
 
 
 def _is_z85(text: bytes) -> bool:
-    """Five characters may say more than the four bytes hold that they stand for."""
+    """Whether it decodes; five characters of Z85 can exceed what four bytes hold."""
     try:
         return len(z85.decode(text)) == KEY_BYTES
     except struct.error:

@@ -37,9 +37,16 @@ class QzdError(Exception):
     found : str
         What was found, with the path, key or tensor named.
     wanted : str, optional
-        What was wanted instead.
+        What was expected instead.
     fix : str, optional
         What to do now, as an instruction.
+
+    Examples
+    --------
+    >>> print(UsageError("streams='gate'", wanted="several names", fix="write streams=['gate']"))
+    streams='gate'
+      Wanted: several names
+      To fix: write streams=['gate']
     """
 
     exit_code = 3
@@ -61,7 +68,7 @@ class QzdError(Exception):
 
 
 class GateError(QzdError):
-    """A gate failed: accuracy below what was asked for, or a self-test that gave other boxes."""
+    """A gate failed: accuracy below what is required, or a self-test that gives other boxes."""
 
     exit_code = 1
     code = "gate"

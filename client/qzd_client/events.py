@@ -1,4 +1,4 @@
-"""What a subscriber learns from the messages it receives, and from those that it does not."""
+"""The events of a subscription, and the tracker that finds lost messages and restarts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ __all__ = ["Detections", "Event", "Gap", "ModelState", "Restarted", "Stale", "St
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages of a topic were lost on the way. Each is counted in exactly one Gap.
+    """Messages of a topic were lost on the way. Each lost message is in exactly one Gap.
 
     Attributes
     ----------
     topic : str
     first, last : int
         The seqs that are missing, both included.
+
+    Examples
+    --------
+    >>> Gap("qzd/1/stream/gate/", 8, 9).lost
+    2
     """
 
     topic: str
@@ -29,18 +34,18 @@ class Gap:
 
     @property
     def lost(self) -> int:
-        """How many messages are missing."""
+        """Number of missing messages."""
         return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """The daemon has started again: counting begins anew.
+    """The daemon has restarted: every topic counts from 1 again.
 
     Attributes
     ----------
     before, epoch : str
-        The uuid of the run that was known, and of the one that speaks now.
+        The uuids of the previous run and of this one.
     """
 
     before: str
@@ -49,13 +54,13 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A detections message that comes too late to be acted on.
+    """A detections message that arrived too late to act on.
 
     Attributes
     ----------
     message : Detections
     age_s : float
-        Seconds since it was published, by this machine's clock.
+        Seconds since it was published, by the clock of this machine.
     """
 
     message: Detections
@@ -66,11 +71,11 @@ Event = Detections | Gap | Restarted | Stale | StreamState | ModelState
 
 
 class Tracker:
-    """Turns messages into events, and finds what is missing between them.
+    """Turn messages into events and find what is missing between them.
 
-    A topic's messages count from 1 without a hole, so a jump is a loss. A heartbeat names the last seq of
-    every topic, so a loss at the end is seen too. What was sent before this subscriber was there is no
-    loss: until the first heartbeat of the first epoch, the first message of a topic sets its beginning.
+    The messages of a topic count from 1 without a hole, so a jump is a loss. A heartbeat names the last seq
+    of every topic, so that a loss at the end is found too. What was sent before this subscriber connected is
+    not a loss: until the first heartbeat of the first epoch, the first message of a topic sets its start.
 
     Parameters
     ----------
@@ -85,6 +90,16 @@ class Tracker:
     ----------
     interval_ms : int
         Between heartbeats, as the last one says; 0 before the first.
+
+    Examples
+    --------
+    >>> tracker = Tracker()
+    >>> def running(seq):
+    ...     return messages.encode(StreamState(stream="gate", state="running", epoch="e", seq=seq))
+    >>> [type(event).__name__ for event in tracker.feed("qzd/1/stream/gate/", running(7))]
+    ['StreamState']
+    >>> tracker.feed("qzd/1/stream/gate/", running(10))[0]
+    Gap(topic='qzd/1/stream/gate/', first=8, last=9)
     """
 
     def __init__(
@@ -102,7 +117,7 @@ class Tracker:
         self._complete = False  # whether a topic that is not in _seen has had no message yet
 
     def join(self, epoch: str, published: Sequence[tuple[str, bytes]]) -> list[Event]:
-        """Begin with a snapshot, the last message of each topic; what follows it goes to `feed`."""
+        """Start from a snapshot, the last message of each topic; pass what follows it to `feed`."""
         self._epoch = epoch
         self._complete = True
         events: list[Event] = []
@@ -115,9 +130,9 @@ class Tracker:
         return events
 
     def feed(self, topic: str, payload: bytes) -> list[Event]:
-        """The events of one message, in order: what was lost before it, then what it says.
+        """Return the events of one message: first what was lost before it, then the message.
 
-        A message that is known already, from a snapshot, gives none; nor does one of an unknown kind.
+        A message that the snapshot contains gives no event; nor does one of an unknown kind.
 
         Raises
         ------
@@ -151,11 +166,11 @@ class Tracker:
     def _check_epoch(self, epoch: str) -> list[Event]:
         before, self._epoch = self._epoch, epoch
         self._seen.clear()
-        self._complete = bool(before)  # whoever saw the epoch before was there when this one began
+        self._complete = bool(before)  # a subscriber of the previous epoch was connected when this one began
         return [Restarted(before, epoch)] if before else []
 
     def _advance(self, topic: str, seq: int, *, received: bool) -> list[Event]:
-        """Note that seq was sent; it is not lost itself when it `received`."""
+        """Note that `seq` was published, and whether it was `received`; return what is missing."""
         start = 0 if self._complete else seq - 1 if received else seq
         before = self._seen.get(topic, start)
         self._seen[topic] = max(seq, before)

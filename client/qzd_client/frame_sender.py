@@ -1,9 +1,4 @@
-"""The sender's side of the ingest socket. Needs pyzmq and msgspec alone.
-
-with FrameSender("gate") as sender:
-while True:
-sender.send(camera.read())
-"""
+"""Send frames to a stream of the daemon whose source is `ingest://`."""
 
 from __future__ import annotations
 
@@ -22,18 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["FrameSender"]
 
-PAUSE_SECONDS = 0.01  # before a frame that was answered `busy` is sent again
+PAUSE_SECONDS = 0.01  # before sending a frame again that was answered `busy`
 
 
 class SupportsArrayInterface(Protocol):
-    """An array as numpy has it, whose type is not marked as a buffer before Python 3.12."""
+    """An array such as numpy's, whose type is not known as a buffer before Python 3.12."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
 
 
 class FrameSender(RequestClient):
-    """Send the frames of one stream, one after another; other parameters and errors as `ControlClient`.
+    """Send the frames of one stream, one after another.
 
     Parameters
     ----------
@@ -41,8 +36,26 @@ class FrameSender(RequestClient):
         A stream of the daemon's configuration whose source is `ingest://`.
     endpoint : str
         One of the daemon's `[ingest] bind`.
+    keys : Keys, optional
+        CURVE keys for a TCP endpoint.
     timeout : float
-        Seconds to wait for an answer; for as long, a frame that is answered `busy` is sent again.
+        Seconds to wait for each answer, and to go on sending a frame that is answered `busy`.
+
+    Raises
+    ------
+    EndpointError
+        The endpoint is not valid.
+    DataError
+        A key cannot be used.
+
+    Examples
+    --------
+    ::
+
+        video = cv2.VideoCapture("clip.mp4")
+        with FrameSender("gate", "ipc:///run/qzd/ingest") as sender:
+            while (read := video.read())[0]:
+                sender.send(read[1])
     """
 
     def __init__(
@@ -65,42 +78,42 @@ class FrameSender(RequestClient):
         captured_ns: int | None = None,
         pts_s: float | None = None,
     ) -> int:
-        """Send a frame, and wait until the stream's models have it in hand.
+        """Send a frame and wait until it is queued for the stream's models.
 
-        For a stream with `when_behind = "wait"` that is as long as they are behind.
+        With `when_behind = "wait"` in the stream's configuration, this waits while they are behind.
 
         Parameters
         ----------
         image : buffer
-            A JPEG or PNG file, or rows of BGR pixels: bytes, or an array, (h, w, 3) uint8, C-contiguous.
+            A JPEG or PNG file, or rows of BGR pixels: bytes, or an array (h, w, 3) uint8, C-contiguous.
         form : "jpeg", "png" or "bgr"
         size : (width, height), optional
-            For bgr that is bytes.
+            In pixels; required for bgr as bytes.
         captured_ns : int, optional
-            Wall clock at which it was captured; without it, the time of its arrival.
+            Wall clock at which it was captured, nanoseconds since 1970; default: the time of its arrival.
         pts_s : float, optional
-            Its own time in its video, in seconds.
+            The frame's own time in its video, in seconds.
 
         Returns
         -------
         int
-            The frame's number in the stream, as its detections message has it.
+            Index of the frame in the stream, as in its detections message.
 
         Raises
         ------
         UsageError
-            The array is no frame.
+            The array is not a frame.
         RefusedError
-            The daemon's answer is no: there is no such stream, or this is no image. With `busy` the stream
-            was behind, or not read, for the whole of `timeout`.
+            The stream does not exist, or the image cannot be decoded. With the code `busy`: the stream was
+            behind or not read for the whole of `timeout`.
         EndpointError
-            There is no answer. It is not known what became of the frame.
+            No answer came in time; whether the frame is queued is not known.
         """
         pixels = memoryview(cast("ReadableBuffer", image))
         shape = pixels.shape or ()
         if not pixels.c_contiguous or pixels.itemsize != 1 or 0 in shape or shape[2:] not in ((), (3,)):
             raise UsageError(
-                f"an array of shape {shape}, {pixels.itemsize} bytes an element",
+                f"an array of shape {shape} with {pixels.itemsize} bytes per element",
                 wanted="bytes, or (h, w, 3) uint8, C-contiguous",
             )
         width, height = size or (shape[1::-1] if len(shape) == 3 else (None, None))
@@ -110,7 +123,7 @@ class FrameSender(RequestClient):
         return self._insist(header, pixels)
 
     def _insist(self, header: FrameHeader, pixels: memoryview) -> int:
-        """Send it until it is taken."""
+        """Send a frame until it is queued."""
         end = time.monotonic() + self._timeout
         while True:
             reply = msgspec.json.decode(self._send_image(header, pixels), type=Accepted | ImageError)

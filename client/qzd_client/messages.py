@@ -1,8 +1,7 @@
-"""Every message and topic of the wire, as frozen structs: what both ends agree on.
-
+"""Every published message and topic, as frozen structs: what daemon and subscribers agree on.
 
 A message is two frames, `[topic, JSON]`. Every topic ends in `/`, because ZeroMQ matches prefixes: a
-subscription to `.../cam1/` must not receive `.../cam10/`. Readers ignore fields that they do not know.
+subscription to `.../cam1/` must not receive `.../cam10/`. Readers ignore unknown fields.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from msgspec import Struct
 __all__ = [
     "DETECTIONS",
     "HEARTBEAT",
+    "MAX_MESSAGE_BYTES",
     "MODEL",
     "PREFIX",
     "STREAM",
@@ -43,6 +43,9 @@ __all__ = [
     "stream_topic",
 ]
 
+MAX_MESSAGE_BYTES = 16 * 2**20
+"""The largest message that the daemon publishes and that a client accepts."""
+
 PREFIX = "qzd/1/"
 DETECTIONS = f"{PREFIX}detections/"
 STREAM = f"{PREFIX}stream/"
@@ -58,17 +61,23 @@ ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"
 
 
 def detections_topic(stream: str, model: str) -> str:
-    """Where the frames of a stream through a model are published."""
+    """Return the topic of what a model finds in the frames of a stream.
+
+    Examples
+    --------
+    >>> detections_topic("gate", "ssd")
+    'qzd/1/detections/gate/ssd/'
+    """
     return f"{DETECTIONS}{stream}/{model}/"
 
 
 def stream_topic(stream: str) -> str:
-    """Where the state of a stream's source is published."""
+    """Return the topic of the state of a stream's source."""
     return f"{STREAM}{stream}/"
 
 
 def model_topic(model: str) -> str:
-    """Where the state of a model is published."""
+    """Return the topic of the state of a model."""
     return f"{MODEL}{model}/"
 
 
@@ -92,7 +101,7 @@ class ClassScore(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """Exactly what answered."""
+    """The model that answered, exactly."""
 
     name: str
     """The key of the model in the daemon's configuration."""
@@ -102,9 +111,9 @@ class ModelInfo(Struct, frozen=True):
     precision: str
     """Of the weights: fp32, fp16, int8 or int8-weights."""
     device: str
-    """The devices that really execute, separated by commas."""
+    """The devices that execute it, separated by commas."""
     inference_precision: str = ""
-    """What the device computes in where the model is not quantized: f32, f16 or bf16."""
+    """What the device computes in outside the quantized layers: f32, f16 or bf16."""
     signer: str = ""
     """The name of the key that has signed the bundle; empty if the daemon asks for no signatures."""
 
@@ -119,14 +128,14 @@ class StageTimes(Struct, frozen=True):
 
 
 class UsedThresholds(Struct, frozen=True):
-    """What the boxes were filtered with."""
+    """The thresholds that filtered the boxes."""
 
     confidence: float
     iou: float
 
 
 class Message(Struct, frozen=True, kw_only=True, tag_field="schema"):
-    """What every message begins with. The publisher fills `epoch`, `seq` and `published_ns`."""
+    """The fields that every message has. The publisher fills `epoch`, `seq` and `published_ns`."""
 
     epoch: str = ""
     """A uuid that changes each time the daemon starts."""
@@ -141,15 +150,15 @@ class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
 
     stream: str
     frame: int
-    """Counts the frames that the source delivered since its stream began, from 0, decodable or not."""
+    """Index of the frame since the stream started, from 0; counts frames that cannot be decoded too."""
     captured_ns: int
-    """Wall clock at which the frame was read, or, where it was sent, captured; nanoseconds since 1970."""
+    """Wall clock at which the frame was read, or captured if it was sent; nanoseconds since 1970."""
     pts_s: float | None = None
     """The frame's own time in its video, in seconds."""
     file: str | None = None
-    """The file's name, where the source is a directory."""
+    """The file's name, if the source is a directory."""
     width: int
-    """Of the source frame, in pixels; 0 where it could not be decoded."""
+    """Of the source frame, in pixels; 0 if it could not be decoded."""
     height: int
     outcome: Outcome
     """Only `ok` says that what is listed is what was there. `damaged`: it was found in a picture that is not
@@ -157,7 +166,7 @@ class Detections(Message, frozen=True, kw_only=True, tag="qzd.detections/1"):
     reason: str | None = None
     """Why the outcome is not `ok`."""
     dropped_before: int = 0
-    """Frames between the stream's message before and this one that were not looked at."""
+    """Frames since the stream's previous message that the model did not look at."""
     model: ModelInfo
     timing_ms: StageTimes
     thresholds: UsedThresholds
@@ -207,7 +216,7 @@ class Heartbeat(Message, frozen=True, kw_only=True, tag="qzd.heartbeat/1"):
 
 
 class UnknownMessage(Struct, frozen=True):
-    """A message of a kind that only newer versions know; it counts all the same."""
+    """A message of a kind that only newer versions know. Its seq counts like any other."""
 
     schema: str
     epoch: str
@@ -222,7 +231,13 @@ KINDS = {kind.__struct_config__.tag for kind in (Detections, StreamState, ModelS
 
 
 def encode(message: Message) -> bytes:
-    """The JSON of a message."""
+    """Return the JSON of a message.
+
+    Examples
+    --------
+    >>> decode(encode(StreamState(stream="gate", state="running"))).state
+    'running'
+    """
     return _encoder.encode(message)
 
 
@@ -238,7 +253,13 @@ def decode(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat:
 
 
 def decode_any(payload: bytes) -> Detections | StreamState | ModelState | Heartbeat | UnknownMessage:
-    """As `decode`; a message of another `schema` than these is an `UnknownMessage`."""
+    """Read a message's JSON as `decode` does; return an `UnknownMessage` if its `schema` is unknown.
+
+    Examples
+    --------
+    >>> decode_any(b'{"schema": "qzd.weather/1", "epoch": "e", "seq": 1}')
+    UnknownMessage(schema='qzd.weather/1', epoch='e', seq=1)
+    """
     try:
         return _decoder.decode(payload)
     except msgspec.ValidationError:

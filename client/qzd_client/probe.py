@@ -133,7 +133,7 @@ def _connect(endpoint: str, timeout: float) -> socket.socket:
         return socket.create_connection((host.strip("[]"), int(port)), timeout)
     except ValueError as error:
         raise EndpointError(
-            f"{endpoint}: cannot be connected to: not an endpoint",
+            f"{endpoint}: cannot connect: not an endpoint",
             wanted="tcp://HOST:PORT or ipc:///PATH",
             fix="use an endpoint that the daemon binds",
         ) from error
@@ -150,7 +150,7 @@ def _connect(endpoint: str, timeout: float) -> socket.socket:
     except OSError as error:  # a timeout has no strerror
         why = error.strerror or f"no answer within {timeout:g} s"
         raise EndpointError(
-            f"{endpoint}: cannot be connected to: {why}",
+            f"{endpoint}: cannot connect: {why}",
             wanted="a machine that is switched on, with a network and a firewall that let this port through",
             fix="try `ping` and correct the address, or open the port",
         ) from error

@@ -1,6 +1,6 @@
-"""Record published messages in a file, and read that file.
+"""Record published messages into a file, and read that file.
 
-A recording is JSON lines: `{"received_ns": ..., "topic": "...", "message": {...}}`, each message as it was
+A recording is JSON lines, `{"received_ns": ..., "topic": "...", "message": {...}}`: each message as it was
 received, heartbeats included. `qzdctl replay` publishes a recording.
 """
 
@@ -34,13 +34,16 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Recorder(Closing):
-    """Writes what is published into a file.
+    """Write what is published into a file.
 
     Parameters
     ----------
     endpoint : str
+        One of the daemon's `[publish] bind`.
     keys : Keys or None
+        CURVE keys for a TCP endpoint.
     file : binary file
+        Open for writing; the caller closes it.
     """
 
     def __init__(self, endpoint: str, keys: Keys | None, file: IO[bytes]) -> None:
@@ -56,12 +59,12 @@ class Recorder(Closing):
             raise
 
     def record(self, timeout: float) -> str | None:
-        """Wait for a message and write it; its topic, or None after so many seconds without one.
+        """Wait for a message and write it; return its topic, or None if `timeout` seconds pass without one.
 
         Raises
         ------
         msgspec.DecodeError
-            What was received is not of this protocol.
+            The message is not of this protocol.
         OSError
             The file cannot be written.
         """
@@ -75,17 +78,25 @@ class Recorder(Closing):
         return line.topic
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._context.destroy(linger=0)
 
 
 def read_recording(path: Path) -> Iterator[tuple[Line, messages.Message | messages.UnknownMessage]]:
-    """The messages of a recording, in order.
+    """Yield the lines of a recording in order, each with its message.
 
     Raises
     ------
     DataError
-        The file cannot be read, or a line of it is no message; the line is named.
+        The file cannot be read, or one of its lines is not a message; the error names the line.
+
+    Examples
+    --------
+    ::
+
+        for line, message in read_recording(Path("night.jsonl")):
+            if isinstance(message, Detections):
+                print(line.received_ns, message.stream, message.outcome)
     """
     try:
         with path.open("rb") as file:
@@ -103,5 +114,5 @@ def _read_line(text: bytes, where: str) -> tuple[Line, messages.Message | messag
         raise DataError(
             f"{where}: {error}",
             wanted='{"received_ns": ..., "topic": "...", "message": {...}}',
-            fix="make it again with `qzdctl record`",
+            fix="record it again with `qzdctl record`",
         ) from error

@@ -1,4 +1,4 @@
-"""What is asked and answered on the control, inference and ingest sockets, as frozen structs."""
+"""Requests and replies of the control, inference and ingest sockets, as frozen structs."""
 
 from __future__ import annotations
 
@@ -47,44 +47,44 @@ class Request(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.co
     """One call on the control socket."""
 
     id: Id = 0
-    """Comes back in the reply."""
+    """Returned in the reply."""
     op: Name
     """ping, status, streams, models, devices, snapshot, self_test, load, swap, rollback, unload or reload."""
     model: Name | None = None
-    """The key of the model: for load, swap, rollback, unload; for self_test, all models without it."""
+    """The key of the model: for load, swap, rollback, unload; self_test runs all models without it."""
     version: Name | None = None
     """For swap: the name of the bundle's directory below the model's `bundle`."""
     bundle: Annotated[str, Meta(max_length=4096)] | None = None
     """For load: the bundle's path on the daemon's machine."""
     device: Name | None = None
-    """For load: the device that shall run it."""
+    """For load: the device to run it on."""
 
 
 class ErrorBody(Struct, frozen=True):
-    """What went wrong."""
+    """Why a request was not done."""
 
     code: str
     """For programs: bad_request, unknown_op, unknown_model, unknown_stream, busy, timeout, too_large,
     not_an_image, stopping, internal, or the kind of error as the daemon's exit codes sort them, such as
     bundle, device, gate, usage."""
     message: str
-    """For people: what was found, what was wanted, what to do."""
+    """For people: what was found, what was expected, what to do."""
 
 
 class Reply(Struct, frozen=True):
-    """The answer to a call that was done."""
+    """The reply to a call that was done."""
 
     id: Id
     ok: Literal[True]
     result: Any
-    """What the op gives."""
+    """The result of the op."""
 
 
 class ErrorReply(Struct, frozen=True):
-    """The answer to a call that was not done."""
+    """The reply to a call that was not done."""
 
     id: Id | None
-    """null where none could be read."""
+    """null if no id could be read."""
     ok: Literal[False]
     error: ErrorBody
 
@@ -125,7 +125,7 @@ class StreamStatus(Struct, frozen=True, kw_only=True):
 
     name: str
     source: str
-    """As configured; of a URL, without user, password and query."""
+    """As configured; a URL is shown without user, password and query."""
     models: list[str]
     when_behind: WhenBehind
     state: str
@@ -158,9 +158,9 @@ class ModelStatus(Struct, frozen=True, kw_only=True):
     model: messages.ModelInfo
     bundle: str
     device: str
-    """The device of the configuration that serves; `model.device` says what executes."""
+    """The device as configured; `model.device` says which devices execute."""
     requests: int
-    """Frames that may be under way at once."""
+    """Frames that it infers at the same time."""
     task: str
     input: tuple[int, int]
     """Width and height, in pixels."""
@@ -183,7 +183,7 @@ class DeviceStatus(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """Result of status."""
+    """Result of status: sockets, streams and models."""
 
     version: str
     epoch: str
@@ -191,15 +191,15 @@ class Status(Struct, frozen=True, kw_only=True):
     started_ns: int
     """Wall clock, nanoseconds since 1970."""
     endpoints: dict[str, list[str]]
-    """What is bound, by the socket's name."""
+    """Bound endpoints, by the socket's name."""
     connections: dict[str, int]
     """Open connections, by the socket's name."""
     refused: dict[str, int]
-    """Connections that were refused, by `SOCKET/REASON`."""
+    """Refused connections, by `SOCKET/REASON`."""
     published: dict[str, int]
     """The last seq of every topic."""
     subscriptions: int
-    """To detections, of all subscribers."""
+    """Subscriptions to detections, of all subscribers."""
     streams: list[StreamStatus]
     models: list[ModelStatus]
     problems: list[str] = []
@@ -211,18 +211,18 @@ class SnapshotEntry(Struct, frozen=True):
 
     topic: str
     message: msgspec.Raw
-    """As it was published."""
+    """The message as it was published."""
 
 
 class Snapshot(Struct, frozen=True):
-    """Result of snapshot: what a subscriber would know who had been there from the start."""
+    """Result of snapshot: what a subscriber knows that was connected from the start."""
 
     epoch: str
     messages: list[SnapshotEntry]
 
 
 class SelfTestResult(Struct, frozen=True):
-    """Result of self_test: the models whose golden frames gave the bundle's boxes."""
+    """Result of self_test: the models whose golden frames give the bundle's boxes."""
 
     models: list[str]
 
@@ -231,14 +231,14 @@ class ImageHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qz
     """The header of an image that is sent to the inference socket."""
 
     model: Name | None = None
-    """The key of the model; may be left out where there is only one."""
+    """The key of the model; may be omitted if there is only one."""
     format: ImageFormat
     """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
     width: Annotated[int, Meta(ge=1)] | None = None
-    """In pixels; for bgr alone."""
+    """In pixels; only for bgr."""
     height: Annotated[int, Meta(ge=1)] | None = None
     timeout_ms: Annotated[int, Meta(ge=1)] | None = None
-    """The deadline, counted from the request's arrival."""
+    """The deadline, from the arrival of the request."""
 
 
 class FrameHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qzd.ingest/1"):
@@ -249,23 +249,23 @@ class FrameHeader(Struct, frozen=True, kw_only=True, tag_field="schema", tag="qz
     format: ImageFormat
     """bgr: rows from the top, pixels from the left, one byte each for blue, green and red."""
     width: Annotated[int, Meta(ge=1)] | None = None
-    """In pixels; for bgr alone."""
+    """In pixels; only for bgr."""
     height: Annotated[int, Meta(ge=1)] | None = None
     captured_ns: Annotated[int, Meta(ge=0)] | None = None
-    """When the frame was captured: wall clock, nanoseconds since 1970; without it, or where it is later, the
-    time of the frame's arrival."""
+    """Wall clock at which the frame was captured, nanoseconds since 1970. If it is absent or in the future,
+    the time of the frame's arrival."""
     pts_s: float | None = None
     """The frame's own time in its video, in seconds."""
 
 
 class Accepted(Struct, frozen=True, tag_field="schema", tag="qzd.taken/1"):
-    """The reply of the ingest socket to a frame that is on its way to the stream's models."""
+    """The reply of the ingest socket to a frame that is queued for the stream's models."""
 
     frame: int
     """Its number in the stream, as in the detections message."""
 
 
 class ImageError(Struct, frozen=True, tag_field="schema", tag="qzd.error/1"):
-    """The reply of the inference and ingest sockets to what was not done."""
+    """The reply of the inference and ingest sockets to an image that was not processed."""
 
     error: ErrorBody

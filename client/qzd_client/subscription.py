@@ -1,9 +1,9 @@
-"""A subscription from its first message on: joining with a snapshot, then event by event.
+"""Turn the messages of a subscription into events, starting with a snapshot if one is wanted. No I/O.
 
-
-Joining: a heartbeat proves that every subscription is in force, because heartbeats are subscribed to last.
-Only then is the snapshot asked for, so that it holds whatever was sent before; what comes meanwhile is kept,
-and what the snapshot holds too is left out by its seq. So there is no hole and no double between the two.
+Joining: heartbeats are subscribed to last, so the first heartbeat proves that every subscription is in force.
+Only then is the snapshot requested, so that it contains everything that was sent before. Messages that arrive
+meanwhile are kept; those that the snapshot contains are dropped by their seq. So nothing is missing between
+snapshot and stream, and nothing comes twice.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from qzd_client.requests import ControlReply, Request, Snapshot
 __all__ = ["Subscription"]
 
 ATTEMPTS = 5
-PAUSE_SECONDS = 1.0  # between them at least: heartbeats may come faster than an answer
+PAUSE_SECONDS = 1.0  # at least, between attempts: heartbeats may come faster than an answer
 
 _snapshot_reply = msgspec.json.Decoder(Snapshot)
 
 
 class Subscription:
-    """What is received, turned into events.
+    """Turn what is received into events.
 
     Parameters
     ----------
     streams : sequence of str
         Names of the streams to receive; empty for all.
     max_age_s : float or None
-        Detections that are older become Stale.
+        Detections older than this become `Stale`.
     snapshot : bool
-        Begin with the last message of each topic.
+        Start with the last message of each topic.
 
     Attributes
     ----------
     topics : tuple of str
-        What to subscribe to, in this order.
+        Prefixes to subscribe to, in this order.
     events : deque of Event
-        What is ready to be read.
+        Events that can be read.
     """
 
     def __init__(self, streams: Sequence[str], max_age_s: float | None, *, snapshot: bool) -> None:
@@ -55,7 +55,7 @@ class Subscription:
         self._epoch = ""
         self._kept: list[tuple[str, bytes]] = []
         self._asked = 0
-        self._asked_before = 0  # of another epoch
+        self._asked_before = 0  # calls to earlier epochs
         self._next_ask = 0.0
 
     @property
@@ -74,9 +74,9 @@ class Subscription:
         Raises
         ------
         msgspec.DecodeError
-            It is not of this protocol.
+            The message is not of this protocol.
         EndpointError
-            The control socket has not answered.
+            The control socket does not answer.
         """
         if len(frames) != 2:
             raise msgspec.DecodeError(f"a message of {len(frames)} frames instead of [topic, JSON]")
@@ -89,7 +89,7 @@ class Subscription:
 
     def _ask(self, heartbeat: bytes) -> bytes | None:
         epoch = messages.decode(heartbeat).epoch
-        if epoch != self._epoch:  # nothing of an epoch before is of use any more
+        if epoch != self._epoch:  # messages of an earlier epoch are no longer useful
             self._epoch, self._asked_before, self._next_ask = epoch, self._asked, 0.0
             self._kept = [kept for kept in self._kept if messages.decode_any(kept[1]).epoch == epoch]
         if time.monotonic() < self._next_ask:
@@ -98,7 +98,7 @@ class Subscription:
             raise EndpointError(
                 f"the control socket has not answered {ATTEMPTS} calls for a snapshot",
                 wanted="one of the daemon's [control] bind",
-                fix="correct the control endpoint and its keys, or do without a snapshot",
+                fix="correct the control endpoint and its keys, or omit it to join without a snapshot",
             )
         self._asked += 1
         self._next_ask = time.monotonic() + PAUSE_SECONDS
@@ -110,14 +110,14 @@ class Subscription:
         Raises
         ------
         EndpointError
-            It was refused, or is no reply to it.
+            The call is refused, or the reply is not one to it.
         """
         try:
             answer = msgspec.json.decode(reply, type=ControlReply)
             if not self._joining or (isinstance(answer.id, int) and answer.id <= self._asked_before):
-                return  # it is late, or older than what is subscribed to
+                return  # late, or older than the subscriptions
             if answer.error is not None and answer.error.code == "stopping":
-                return  # its next run is asked
+                return  # ask its next run
             if answer.error is not None:
                 raise EndpointError(f"the daemon gives no snapshot: {answer.error.message}")
             snapshot = _snapshot_reply.decode(answer.result)
@@ -138,8 +138,8 @@ class Subscription:
 
 
 def _topics(streams: Sequence[str]) -> tuple[str, ...]:
-    """What to subscribe to. Models' states and heartbeats are always wanted: they are few, and they tell."""
-    if isinstance(streams, str):  # each of its letters would be a stream, of which nothing is ever heard
+    """Return the prefixes to subscribe to. Models' states and heartbeats are few and always wanted."""
+    if isinstance(streams, str):  # each of its letters would be taken for a stream
         raise UsageError(f"streams={streams!r}", wanted="several names", fix=f"write streams=[{streams!r}]")
     wanted = [f"{prefix}{stream}/" for stream in streams for prefix in (messages.DETECTIONS, messages.STREAM)]
     return (*(wanted or (messages.DETECTIONS, messages.STREAM)), messages.MODEL, messages.HEARTBEAT)

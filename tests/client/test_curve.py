@@ -60,7 +60,7 @@ def test_read_secret_when_the_file_is_no_key_says_so(tmp_path: Path, content: by
     path = tmp_path / "me.key"
     path.write_bytes(content)
     path.chmod(0o600)
-    with pytest.raises(DataError, match="no CURVE key"):
+    with pytest.raises(DataError, match="not a CURVE key"):
         read_secret(path)
 
 
@@ -71,6 +71,6 @@ def test_read_secret_when_there_is_none_names_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/", "", "me.pub"])
 def test_write_pair_when_it_is_no_name_for_a_secret_key_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="no name for a secret key"):
+    with pytest.raises(UsageError, match="not a name for a secret key"):
         write_pair(Path(name) if name in ("/", "") else tmp_path / name)
     assert not list(tmp_path.iterdir())

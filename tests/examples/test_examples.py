@@ -40,9 +40,9 @@ def presence() -> ModuleType:
         ("send.py", [], "usage: python send.py VIDEO STREAM [ENDPOINT]"),
         ("infer.py", ["nosuch.png"], "nosuch.png: No such file or directory"),
         ("infer.py", [__file__], "neither JPEG nor PNG"),
-        ("subscribe.py", ["nonsense"], "nonsense: cannot be connected to"),
+        ("subscribe.py", ["nonsense"], "nonsense: cannot connect"),
         ("presence.py", ["gate"], "usage: python presence.py STREAM LABEL [ENDPOINT]"),
-        ("presence.py", ["gate", "person", "nonsense"], "nonsense: cannot be connected to"),
+        ("presence.py", ["gate", "person", "nonsense"], "nonsense: cannot connect"),
     ],
 )
 def test_example_when_used_wrongly_says_so_and_fails(name: str, arguments: list[str], expected: str) -> None:

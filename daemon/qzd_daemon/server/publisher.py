@@ -146,7 +146,10 @@ class Publisher:
 
     def _encode(self, message: messages.Message, seq: int) -> tuple[messages.Message, bytes]:
         stamped = msgspec.structs.replace(message, epoch=self.epoch, seq=seq, published_ns=time.time_ns())
-        return stamped, messages.encode(stamped)
+        payload = messages.encode(stamped)
+        if len(payload) > messages.MAX_MESSAGE_BYTES:  # every client would close its connection
+            raise ValueError(f"a message of {len(payload)} bytes, more than {messages.MAX_MESSAGE_BYTES}")
+        return stamped, payload
 
     def _send(self, topic: str, payload: bytes) -> None:
         self._socket.send(topic.encode(), zmq.SNDMORE | zmq.NOBLOCK)

@@ -100,12 +100,12 @@ def test_command_when_json_is_asked_for_prints_the_answer_as_it_came(directory: 
         (["unload", "tiny"], 2, "it is used by clip"),
         (["--key", "x", "status"], 2, "one of --key and --server-key"),
         (["--key", "/no/x", "--server-key", "/no/y", *TCP, "status"], 3, "/no/x"),
-        (["--endpoint", "nonsense", "status"], 3, "nonsense: cannot be connected to"),
-        (["--endpoint", "", "status"], 3, "cannot be connected to"),
+        (["--endpoint", "nonsense", "status"], 3, "nonsense: cannot connect"),
+        (["--endpoint", "", "status"], 3, "cannot connect"),
         (["infer", "/no/image.png"], 2, "does not exist"),
         (["swap", "tiny", "\udcff"], 2, "not UTF-8"),
         (["tail", "--rates", "--count", "1"], 2, "leave out --count"),
-        (["keygen", "/"], 2, "no name for a secret key"),
+        (["keygen", "/"], 2, "not a name for a secret key"),
     ],
 )
 def test_command_when_it_cannot_be_done_says_why_by_words_and_exit_code(

@@ -77,7 +77,7 @@ def test_tail_when_nobody_speaks_says_so_and_waits(tmp_path: Path, end: signal.S
 def test_tail_when_the_endpoint_is_none_names_it() -> None:
     tail = qzdctl("--endpoint", "nonsense", "tail")
     _, err = tail.communicate(timeout=30)
-    assert "nonsense: cannot be connected to" in err
+    assert "nonsense: cannot connect" in err
     assert tail.returncode == 3
 
 

@@ -37,7 +37,7 @@ def test_authorized_keys_when_a_file_is_no_key_or_a_link_leads_nowhere_keeps_the
     assert not known.read()
     assert [problem.splitlines()[0].rpartition("/")[2] for problem in known.problems] == [
         "b.pub: cannot be read: No such file or directory",
-        "c.pub: it is no CURVE key",
+        "c.pub: not a CURVE key",
     ]
 
 

@@ -182,7 +182,7 @@ def test_listener_when_an_authorised_file_is_no_key_ignores_it_and_says_so(
     (service.authorised / "nonsense.pub").write_text("nonsense")
     with caplog.at_level(logging.WARNING), service.client("alice"):
         assert service.publisher.wait_for_subscriptions(1, 5)
-        until(lambda: "nonsense.pub: it is no CURVE key" in caplog.text)
+        until(lambda: "nonsense.pub: not a CURVE key" in caplog.text)
 
 
 @pytest.mark.parametrize("endpoint", ["ipc://{directory}/socket", ANY_PORT, "tcp://*:*"])
