@@ -17,7 +17,6 @@ __all__ = [
     "classifier",
     "convolution",
     "detection_output",
-    "end_to_end",
     "picture",
     "rows",
     "unknown",
@@ -64,25 +63,34 @@ def yolox(classes: int = 80, *, activated: bool = True) -> ov.Model:
 
 
 def yolo_v8(
-    classes: int = 80, *, bins: int = 16, dfl: bool = True, last: bool = False, unit: float = 1
+    classes: int = 80,
+    *,
+    bins: int = 16,
+    dfl: bool = True,
+    last: bool = False,
+    unit: float = 1,
+    apart: bool = False,
 ) -> ov.Model:
-    """As Ultralytics exports it: distributions, their expectation, then boxes, in input pixels times unit."""
+    """As Ultralytics exports it, since 8.4 with boxes and scores `apart`: distributions, then boxes."""
     frame = picture()
     scales = []
     for stride in STRIDES:
         features = ops.relu(convolution(frame, 8, stride))
-        scales.append(_rows(ops.concat([convolution(features, 4 * bins), convolution(features, classes)], 1)))
-    joined = ops.concat(scales, 2)
-    split = ops.variadic_split(joined, 1, [4 * bins, classes])
+        scales.append([_rows(convolution(features, 4 * bins)), _rows(convolution(features, classes))])
+    if apart:
+        raw, logits = (ops.concat([scale[k] for scale in scales], 2).output(0) for k in (0, 1))
+    else:
+        joined = ops.concat([ops.concat(scale, 1) for scale in scales], 2)
+        raw, logits = ops.variadic_split(joined, 1, [4 * bins, classes]).outputs()
     if dfl:
-        grouped = ops.reshape(split.output(0), np.array([1, 4, bins, CELLS]), special_zero=False)
+        grouped = ops.reshape(raw, np.array([1, 4, bins, CELLS]), special_zero=False)
         share = ops.softmax(ops.transpose(grouped, np.array([0, 2, 1, 3])), 1)
         values = np.arange(bins, dtype=np.float32).reshape(1, bins, 1, 1)
         sides = ops.reshape(ops.convolution(share, ops.constant(values), [1, 1], [0, 0], [0, 0], [1, 1]),
                             np.array([1, 4, CELLS]), special_zero=False)  # fmt: skip
     else:
         start, stop, one = np.array([0]), np.array([4]), np.array([1])
-        sides = ops.relu(ops.slice(split.output(0), start, stop, one, one))
+        sides = ops.relu(ops.slice(raw, start, stop, one, one))
     halves = ops.split(sides, 1, 2)
     cells, strides = _cells()
     low = ops.subtract(ops.constant(cells), halves.output(0))
@@ -90,7 +98,7 @@ def yolo_v8(
     middle = ops.divide(ops.add(low, high), np.float32(2))
     boxes = ops.concat([middle, ops.subtract(high, low)], 1)
     boxes = ops.multiply(boxes, ops.constant(strides * np.float32(unit)))
-    output = ops.concat([boxes, ops.sigmoid(split.output(1))], 1)
+    output = ops.concat([boxes, ops.sigmoid(logits)], 1)
     if last:
         output = ops.transpose(output, np.array([0, 2, 1]))
     return ov.Model([output], [frame], "yolo_v8")
@@ -112,7 +120,7 @@ def _cells() -> tuple[np.ndarray, np.ndarray]:
 
 
 def yolo_v5(classes: int = 80, anchors: int = 3, unit: float = 1) -> ov.Model:
-    """Everything activated, boxes decoded by arithmetic on Sigmoid."""
+    """Everything activated, boxes about their cells decoded by arithmetic on Sigmoid."""
     frame = picture()
     scales = []
     for stride in STRIDES:
@@ -122,21 +130,12 @@ def yolo_v5(classes: int = 80, anchors: int = 3, unit: float = 1) -> ov.Model:
         rows = ops.reshape(ops.transpose(grouped, np.array([0, 1, 3, 2])),
                            np.array([1, anchors * side * side, 5 + classes]), special_zero=False)  # fmt: skip
         parts = ops.variadic_split(rows, 2, [2, 2, 1 + classes])
-        middle = ops.multiply(parts.output(0), np.float32(stride * unit))
+        row, column = np.divmod(np.arange(side * side), side)
+        cells = np.tile(np.stack([column, row], 1), (anchors, 1))[None].astype(np.float32)
+        middle = ops.multiply(ops.add(parts.output(0), ops.constant(cells)), np.float32(stride * unit))
         sides = ops.multiply(ops.power(parts.output(1), np.float32(2)), np.float32(4 * stride * unit))
         scales.append(ops.concat([middle, sides, parts.output(2)], 2))
     return ov.Model([ops.concat(scales, 1)], [frame], "yolo_v5")
-
-
-def end_to_end(keep: int = 20, *, activated: bool = False) -> ov.Model:
-    """[1, K, 6], its rows chosen by TopK; or activated after they were, as where queries are chosen."""
-    frame = picture()
-    rows = ops.transpose(_rows(convolution(frame, 6, 8)), np.array([0, 2, 1]))
-    scores = ops.reduce_max(rows, np.array([2]), keep_dims=False)
-    best = ops.topk(scores, np.int64(keep), 1, "max", "value")
-    chosen = ops.gather(rows, best.output(1), np.int64(1), 1)
-    rows = ops.reshape(chosen, np.array([1, keep, 6]), special_zero=False)
-    return ov.Model([ops.sigmoid(rows) if activated else rows], [frame], "end_to_end")
 
 
 def detection_output(

@@ -13,7 +13,6 @@ from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import (
     Classification,
     DetectionOutput,
-    EndToEnd,
     YoloAnchor,
     YoloV5,
     YoloV8,
@@ -22,8 +21,7 @@ from qzd_ext.manifest import (
 )
 from qzd_tools.convert.facts import Facts, Recognised, known
 from qzd_tools.convert.heads.recognise import recognise
-from qzd_tools.convert.heads.subject import Seen
-from qzd_tools.convert.labels import from_names
+from qzd_tools.convert.heads.subject import Subject
 from qzd_tools.convert.run import ConvertOptions, convert
 from qzd_tools.graph.walk import cut, simplify
 from support import detector_graphs
@@ -35,7 +33,7 @@ ANCHORS = tuple((float(i), float(i + 1)) for i in range(6))
 
 def see(model: ov.Model, facts: Facts | None = None, asked: str | None = None) -> Recognised:
     simplify(model)
-    return recognise(Seen(model, detector_graphs.SIDE, detector_graphs.SIDE, facts or Facts(), asked))
+    return recognise(Subject(model, detector_graphs.SIDE, detector_graphs.SIDE, facts or Facts(), asked))
 
 
 @pytest.mark.parametrize(
@@ -106,18 +104,6 @@ def test_recognise_says_why_a_class_is_background(classes: int, stated: bool | N
     assert found.reason.endswith(f"of which 0 is background, {reason}" if stated else reason)
 
 
-def test_recognise_finds_an_end_to_end_head_when_topk_chooses_its_rows() -> None:
-    found = see(detector_graphs.end_to_end(), known("flag", normalized=False, labels=from_names(["a", "b"])))
-    assert (EndToEnd(), 2) == (found.head, found.classes)
-
-
-def test_recognise_takes_scores_that_nothing_chose_for_no_end_to_end_head() -> None:
-    """As RT-DETR's two classes beside a box in 0..1: TopK chose its queries, not its rows."""
-    facts = known("metadata", normalized=False, labels=from_names(["a", "b"]))
-    with pytest.raises(ModelError, match="end_to_end: its scores come straight from Sigmoid"):
-        see(detector_graphs.end_to_end(21, activated=True), facts)
-
-
 def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential() -> None:
     """YOLOv6 ends alike, and is fed with RGB in 0..1."""
     model = detector_graphs.yolo_v5(2, anchors=1)
@@ -127,14 +113,9 @@ def test_the_family_of_one_decoded_box_a_cell_is_yolox_only_with_its_exponential
     assert see(model).family.color == "bgr"
 
 
-def test_recognise_asks_for_the_unit_of_boxes_that_the_graph_finishes() -> None:
-    with pytest.raises(UsageError, match="--normalized or --pixels"):
-        see(detector_graphs.end_to_end())
-
-
 @pytest.mark.parametrize("nhwc", [False, True], ids=["nchw", "nhwc"])
 def test_recognise_takes_anchors_from_flags_when_grids_are_bare(nhwc: bool) -> None:
-    found = see(detector_graphs.anchor_grids(nhwc=nhwc), known("flag", anchors=ANCHORS))
+    found = see(detector_graphs.anchor_grids(nhwc=nhwc), known("flag", anchors=ANCHORS, decode="darknet"))
     layout: Literal["nhwc", "nchw"] = "nhwc" if nhwc else "nchw"
     assert YoloAnchor(anchors=ANCHORS, masks=((0, 1, 2), (3, 4, 5)), layout=layout) == found.head
     assert found.classes == 2
@@ -152,7 +133,7 @@ def test_recognise_refuses_anchors_that_do_not_fit(
     stated: dict[str, tuple[tuple[float, float], ...]],
 ) -> None:
     with pytest.raises(UsageError, match="21 channels"):
-        see(detector_graphs.anchor_grids(), known("flag", **stated))
+        see(detector_graphs.anchor_grids(), known("flag", decode="darknet", **stated))
 
 
 def test_recognise_lists_what_was_seen_when_no_head_fits() -> None:
@@ -229,7 +210,8 @@ def test_region_operations_may_each_have_anchors_of_their_own() -> None:
 def test_bare_grids_say_which_anchors_they_have(
     masks: tuple[tuple[int, ...], ...] | None, words: str
 ) -> None:
-    assert words in see(detector_graphs.anchor_grids(), known("asked", anchors=ANCHORS, masks=masks)).reason
+    facts = known("asked", anchors=ANCHORS, masks=masks, decode="darknet")
+    assert words in see(detector_graphs.anchor_grids(), facts).reason
 
 
 def test_convert_refuses_a_graph_whose_results_are_not_its_heads(tmp_path: Path) -> None:

@@ -104,12 +104,13 @@ def reversed_channels(node: ov.Node) -> ov.Node:
         (ov.Type.f32, lambda n: ops.multiply(n, np.float32(255)), (None, None, None)),
         (ov.Type.f32, lambda n: ops.multiply(ops.fake_quantize(n, *UNIT, 256), np.float32(1)), (None,) * 3),
         (ov.Type.f32, reversed_channels, ("bgr", None, None)),
-        (ov.Type.f32, lambda n: ops.subtract(reversed_channels(n), np.float32(3)), ("bgr", (0.0,), (1.0,))),
+        (ov.Type.f32, lambda n: ops.subtract(reversed_channels(n), np.float32(120)), ("bgr", (0.0,), (1.0,))),
+        (ov.Type.f32, lambda n: ops.subtract(n, np.float32(0.5)), (None, None, None)),
         (ov.Type.f32, lambda n: ops.multiply(n, ops.sigmoid(n)), (None, None, None)),
     ],
     ids=[
         "plain", "bytes", "scaled", "normalised from 0..1", "scaled from 0..1", "quantized",
-        "reversed", "reversed and shifted", "its own product",
+        "reversed", "reversed and shifted", "shifted in 0..1", "its own product",
     ],
 )
 def test_find_picture_says_what_the_first_operations_say(

@@ -252,7 +252,7 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(
         (["yolox.xml", "--resize", "crop", "--short-side", "9"], 2, "short_side 9 is smaller"),
         (["yolox.xml", "--head", "yolo_anchor"], 3, "the head is not yolo_anchor"),
         (["yolox.xml", "--pixels"], 2, "--normalized or --pixels says nothing about"),
-        (["anchor_grids.xml", "--labels", "a,b", "--anchors", "1,2"], 2, "masks ((), ())"),
+        (["anchor_grids.xml", "--labels", "a,b", "--decode", "v5", "--anchors", "1,2"], 2, "masks ((), ())"),
         (["yolox.xml", "-o", "taken"], 3, "something is there already"),
         (["yolox.xml", "yolo.weights"], 2, "does not belong"),
         ([], 2, "Missing argument"),
@@ -279,7 +279,8 @@ def test_the_command_says_what_is_wrong_and_exits(
 
 def test_the_command_takes_masks_and_anchors(tmp_path: Path) -> None:
     model = write(tmp_path, detector_graphs.anchor_grids())
-    flags = ["--anchors", "1,2,3,4,5,6,7,8,9,10,11,12", "--masks", "0,1,2/3,4,5", "--scale-xy", "1.05,1.05"]
+    flags = ["--anchors", "1,2,3,4,5,6,7,8,9,10,11,12", "--masks", "0,1,2/3,4,5", "--scale-xy", "1.05,1.05",
+             "--decode", "darknet"]  # fmt: skip
     assert run("convert", model, "-o", tmp_path / "bundle", "--labels", "a,b", *flags) == 0
     head = instance_of(YoloAnchor, bundles.read(tmp_path / "bundle").manifest.head)
     assert (head.masks, head.scale_xy, head.anchors[5]) == (((0, 1, 2), (3, 4, 5)), (1.05, 1.05), (11, 12))

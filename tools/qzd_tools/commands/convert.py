@@ -16,8 +16,8 @@ from qzd_tools.commands import json_option, say, write_json
 __all__ = ["command"]
 
 HEADS = (
-    "detection_output", "ssd", "yolo_anchor", "yolo_v5", "yolox", "yolo_v8", "yolo_v8_raw", "end_to_end",
-    "classification",
+    "detection_output", "ssd", "detr", "end_to_end", "dfl", "distances", "yolox", "yolo_v8_raw", "yolo_v8",
+    "yolo_v5", "yolo_anchor", "boxes_scores", "classification",
 )  # fmt: skip
 
 
@@ -65,6 +65,22 @@ class Groups(Numbers):
         return tuple(super(Groups, self).convert(group, param, ctx) for group in str(value).split("/"))
 
 
+class Columns(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.2 on
+    """Names of columns with commas between them."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        found = tuple(name.strip() for name in str(value).split(","))
+        if not set(found) <= COLUMNS:
+            self.fail(f"{value!r} is not a list of {', '.join(sorted(COLUMNS))}", param, ctx)
+        return found
+
+
+COLUMNS = {"x0", "y0", "x1", "y1", "xc", "yc", "w", "h", "score", "class", "-"}
+NAMES = Columns()
 PER_CHANNEL = "one number, or three with commas between them"
 MEAN = Numbers(float, (1, 3), PER_CHANNEL)
 SCALE = Numbers(float, (1, 3), PER_CHANNEL, positive=True)
@@ -88,7 +104,7 @@ def _plain(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The bundle.  [default: ./NAME-PRECISION]"
 )
-@click.option("--head", type=click.Choice(HEADS), help="What the model ends in, where it is not recognised.")
+@click.option("--head", type=click.Choice(HEADS), help="Name the head if it is not recognised.")
 @click.option("--labels", help="A file, coco80, coco91, voc, imagenet, or names with commas.")
 @click.option("--resize", type=click.Choice(["stretch", "letterbox", "crop"]), help="How frames are fitted.")
 @click.option("--anchor", type=click.Choice(["center", "corner"]), help="Where a letterboxed frame lies.")
@@ -104,6 +120,9 @@ def _plain(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--anchors", type=ANCHORS, help="WIDTH,HEIGHT,... in input pixels, for yolo_anchor.")
 @click.option("--masks", type=MASKS, help="Anchors of each output, such as 0,1,2/3,4,5/6,7,8.")
 @click.option("--scale-xy", type=SCALE_XY, help="Of each output: Darknet's scale_x_y.")
+@click.option("--decode", type=click.Choice(["darknet", "v5"]), help="How raw anchor grids are decoded.")
+@click.option("--columns", type=NAMES, help="Of final rows, such as x0,y0,x1,y1,score,class; - is skipped.")
+@click.option("--boxes-only", is_flag=True, help="Leave out the masks or keypoints of a model.")
 @click.option("--confidence", type=Finite(0, 1), help="Threshold that the bundle serves with.")
 @click.option("--iou", type=Finite(0, 1), help="Overlap that NMS suppresses above.")
 @click.option("--nms", type=click.Choice(["iou", "diou"]), help="The overlap that NMS measures.")

@@ -15,6 +15,7 @@ import openvino as ov
 
 from qzd_ext.detections import FloatArray
 from qzd_ext.errors import UsageError
+from qzd_ext.head_types import Column
 from qzd_ext.manifest import Head, Labels
 
 __all__ = ["FLAGS", "Facts", "Recognised", "known", "wanted"]
@@ -26,6 +27,8 @@ FLAGS = {
     "scale": "--scale, the divisor, such as 1, 255 or 58.395,57.12,57.375",
     "resize": "--resize stretch, letterbox or crop",
     "normalized": "--normalized or --pixels",
+    "columns": "--columns, such as x0,y0,x1,y1,score,class or class,score,xc,yc,w,h",
+    "decode": "--decode darknet, or --decode v5 for YOLOv5, v7 and Scaled-YOLOv4",
     "labels": "--labels FILE, coco80, coco91, voc or imagenet",
 }
 """How a person states a fact that could not be inferred."""
@@ -55,8 +58,10 @@ class Facts:
         Whether a picture may be of several classes: logits then want a sigmoid, not a softmax.
     normalized : bool or None
         Whether decoded boxes are in 0..1 instead of input pixels.
-    anchors, masks, scale_xy
+    anchors, masks, scale_xy, decode
         Of the head `yolo_anchor`, as in the manifest.
+    columns : tuple of str or None
+        Of the head `end_to_end`, as in the manifest.
     confidence, iou : float or None
         The thresholds that the model was exported with.
     nms : "iou" or "diou" or None
@@ -81,6 +86,8 @@ class Facts:
     anchors: tuple[tuple[float, float], ...] | None = None
     masks: tuple[tuple[int, ...], ...] | None = None
     scale_xy: tuple[float, ...] | None = None
+    decode: Literal["darknet", "v5"] | None = None
+    columns: tuple[Column, ...] | None = None
     confidence: float | None = None
     iou: float | None = None
     nms: Literal["iou", "diou"] | None = None
@@ -111,6 +118,8 @@ class Recognised:
         What is known of all models of this kind.
     priors : (N, 4) float32 or None
         yc xc h w in 0..1, for the head `ssd`.
+    certain : Facts
+        What the head shows for sure; it goes before what metadata says.
     """
 
     head: Head
@@ -119,6 +128,7 @@ class Recognised:
     reason: str
     family: Facts
     priors: FloatArray | None = None
+    certain: Facts = field(default_factory=lambda: Facts())
 
 
 def known(reason: str, **facts: Any) -> Facts:

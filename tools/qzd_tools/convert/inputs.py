@@ -20,6 +20,11 @@ FIRST_STEPS = 8
 
 WHITE, LARGEST = 255, 256.0
 """A pixel, and what arithmetic that is meant for pixels makes of it at most."""
+SMALLEST, SPREAD = 16.0, 200.0
+"""What is left of a black pixel if a mean of pixels was taken from it, and how far white is from it."""
+
+SIZES = {"scale_factor": "11", "im_shape": "hw", "image_shape": "hw", "orig_target_sizes": "wh"}
+"""By name: second inputs [1,2] that tell a model the size of its picture, and what they then hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,12 @@ def make_static(
     picture = model.inputs[index]
     dims = _dimensions(picture, shape)
     spots = (2, 3) if layout == "NCHW" else (1, 2)
+    if dims[0] is not None and dims[0] > 1 and (shape is None or len(shape) != 4):
+        raise ModelError(
+            f"the model takes {dims[0]} pictures at once: {picture.partial_shape}",
+            wanted="one picture at a time",
+            fix="export the model with batch 1, or try --shape 1,... with all four dimensions",
+        )
     dims[0] = 1
     dims[6 - sum(spots)] = 3
     if shape is None and None in dims:
@@ -90,6 +101,7 @@ def make_static(
             wanted="one size, since a fixed shape is faster and can be checked",
             fix="state it with --shape HEIGHT,WIDTH",
         )
+    _fix_sizes(model, int(dims[spots[1]] or 0), int(dims[spots[0]] or 0))
     if picture.partial_shape == ov.PartialShape(dims):
         return
     try:
@@ -100,6 +112,24 @@ def make_static(
             wanted="a graph whose operations follow the shape of its input",
             fix="export the model with that shape, or leave --shape out",
         ) from error
+
+
+def _fix_sizes(model: ov.Model, width: int, height: int) -> None:
+    """Replace second inputs that tell the size of the picture by what they are for the model's input."""
+    for parameter in model.get_parameters():
+        values = next((SIZES[n] for n in _names(parameter.output(0)) if n in SIZES), None)
+        if values is not None:
+            kind = parameter.get_element_type().to_dtype()
+            sides = {"w": width, "h": height, "1": 1}
+            fixed = ov.opset13.constant(np.array([[sides[side] for side in values]], kind))
+            for target in parameter.output(0).get_target_inputs():
+                target.replace_source_output(fixed.output(0))
+            model.remove_parameter(parameter)
+    model.validate_nodes_and_infer_types()
+
+
+def _names(port: ov.Output) -> set[str]:
+    return {*port.get_names(), port.get_node().get_friendly_name()}
 
 
 def _dimensions(port: ov.Output, stated: Sequence[int] | None) -> list[int | None]:
@@ -122,7 +152,8 @@ def _image_input(
             found.append((index, "NCHW"))
         elif dims and dims[3] == 3:
             found.append((index, "NHWC"))
-    if len(model.inputs) != 1 or len(found) != 1:
+    others = [port for port in model.inputs if not _names(port) & SIZES.keys()]
+    if len(others) != 1 or len(found) != 1:
         raise ModelError(
             f"cannot tell which input is the picture: {describe(model)}",
             wanted="one input, [1,3,H,W] or [1,H,W,3]",
@@ -174,8 +205,9 @@ def _reversal(port: ov.Output) -> Facts:
 def _normalisation(model: ov.Model, port: ov.Output) -> Facts:
     """A graph that starts with arithmetic on constants, or takes bytes, wants pixels as they are.
 
-    Not where that arithmetic makes large numbers of bright pixels: it was made for pixels in 0..1. What
-    follows a FakeQuantize only puts back into floats what that took from them.
+    Not if that arithmetic makes large numbers of bright pixels, or moves them by less than a mean of pixels
+    and scales nothing: it was made for pixels in 0..1. What follows a FakeQuantize only puts back into floats
+    what that took from them.
     """
     if _takes_bytes(port):
         return known("the model takes bytes", mean=(0.0,), scale=(1.0,))
@@ -188,6 +220,10 @@ def _normalisation(model: ov.Model, port: ov.Output) -> Facts:
             if not any(constant(value) is not None for value in node.input_values()):
                 break
             last = node
-    if last is None or np.abs(tried(model, last.output(0), WHITE)).max() > LARGEST:
+    if last is None:
+        return Facts()
+    black, white = (tried(model, last.output(0), value) for value in (0, WHITE))
+    unscaled = np.abs(white - black).max() > SPREAD and np.abs(black).max() < SMALLEST
+    if np.abs(white).max() > LARGEST or unscaled:
         return Facts()
     return known("the graph normalises its input itself", mean=(0.0,), scale=(1.0,))

@@ -28,6 +28,10 @@ RESIZE = {
 }
 """Model API's resize types as a bundle's resize and anchor."""
 
+TASKS = {"detect", "classify"}
+BOXED = {"segment": "masks", "pose": "keypoints"}
+"""Ultralytics' tasks whose models give boxes and classes too, and what else they give."""
+
 MODEL_TYPES = {
     "yolox": "yolox", "yolov5": "yolo_v5", "yolov8": "yolo_v8", "yolov9": "yolo_v8", "yolo11": "yolo_v8",
     "yolov10": "end_to_end", "ssd": "detection_output", "classification": "classification",
@@ -35,7 +39,7 @@ MODEL_TYPES = {
 """Model API's model types as heads; `YOLO`, which Ultralytics writes for all of its models, says nothing."""
 
 
-def read_metadata(model: ov.Model, name: str, side: int) -> Facts:
+def read_metadata(model: ov.Model, name: str, side: int, boxes_only: bool = False) -> Facts:
     """Everything that a model's metadata says.
 
     Parameters
@@ -46,6 +50,8 @@ def read_metadata(model: ov.Model, name: str, side: int) -> Facts:
     side : int
         The longer one of the model's picture, in pixels. A crop that metadata asks for is as large as the
         frame allows: neither Model API nor Ultralytics leaves a margin.
+    boxes_only : bool
+        Whether the masks or keypoints of another task may be left out.
 
     Raises
     ------
@@ -53,8 +59,8 @@ def read_metadata(model: ov.Model, name: str, side: int) -> Facts:
         The metadata says that the model is for another task.
     """
     found = (
-        _model_info(_section(model, "model_info"))
-        .over(_ultralytics(_section(model, "framework"), len(model.outputs[0].partial_shape)))
+        _model_info(_section(model, "model_info"), len(model.outputs[0].partial_shape))
+        .over(_ultralytics(_section(model, "framework"), len(model.outputs[0].partial_shape), boxes_only))
         .over(_described_input(_section(model, "framework")))
         .over(_conversion_parameters(_section(model, "conversion_parameters")))
         .over(_name_of_intel(name))
@@ -97,7 +103,7 @@ def _flag(text: str | None) -> bool | None:
     return None if text is None else text.lower() in {"true", "1", "yes"}
 
 
-def _model_info(info: dict[str, str]) -> Facts:
+def _model_info(info: dict[str, str], rank: int) -> Facts:
     if not info:
         return Facts()
     if _flag(info.get("hierarchical")):
@@ -106,6 +112,8 @@ def _model_info(info: dict[str, str]) -> Facts:
             fix="export a model whose classes are all of one kind",
         )  # fmt: skip
     resize, anchor = RESIZE.get(info.get("resize_type", ""), (None, None))
+    if info.get("model_type", "").lower() == "yolo" and resize is None and rank == 2:
+        resize = "crop"  # Ultralytics states how frames are fitted for detectors only
     reverse = _flag(info.get("reverse_input_channels"))
     pad = _number(info.get("pad_value"))
     names = [n.replace("_", " ") for n in info.get("labels", "").split()]
@@ -131,7 +139,7 @@ def _model_info(info: dict[str, str]) -> Facts:
     )
 
 
-def _ultralytics(properties: dict[str, str], rank: int) -> Facts:
+def _ultralytics(properties: dict[str, str], rank: int, boxes_only: bool) -> Facts:
     """`task`, `stride` and `names` as Ultralytics writes them.
 
     YOLOv5 gives no task. Its classifiers, whose output has a rank of 2, are not fed as its detectors are.
@@ -139,11 +147,12 @@ def _ultralytics(properties: dict[str, str], rank: int) -> Facts:
     if not {"names", "stride"} <= properties.keys():
         return Facts()
     task = properties.get("task", "detect")
-    if task not in {"detect", "classify"}:
+    if task not in TASKS and not (boxes_only and task in BOXED):
+        fix = "export a model of task detect or classify"
         raise ModelError(
-            f"the model's metadata says that its task is {task!r}",
+            f"the model's metadata says that its task is {task!r}{' (oriented boxes)' * (task == 'obb')}",
             wanted="a detector or a classifier",
-            fix="export a model of task detect or classify",
+            fix=f"state --boxes-only to leave out its {BOXED[task]}" if task in BOXED else fix,
         )
     listed = _listed(properties["names"])
     reason = "Ultralytics metadata in the model"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qzd_ext.head_types import Column
 from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, known
 
@@ -29,8 +30,10 @@ class ConvertOptions:
         What the model was trained on: `(pixel - mean) / scale` of pixels in 0..255.
     shape : sequence of int, optional
         Height and width, or all four dimensions.
-    first_label, background, normalized, anchors, masks, scale_xy
+    first_label, background, normalized, anchors, masks, scale_xy, decode, columns
         Of the heads that leave it open.
+    boxes_only : bool
+        Take the boxes of a model for segmentation or poses, and leave out its masks or keypoints.
     confidence, iou, nms
         Thresholds of the bundle, and the overlap that its NMS measures.
     fp16 : bool
@@ -59,6 +62,9 @@ class ConvertOptions:
     anchors: tuple[tuple[float, float], ...] | None = None
     masks: tuple[tuple[int, ...], ...] | None = None
     scale_xy: tuple[float, ...] | None = None
+    decode: Literal["darknet", "v5"] | None = None
+    columns: tuple[Column, ...] | None = None
+    boxes_only: bool = False
     confidence: float | None = None
     iou: float | None = None
     nms: Literal["iou", "diou"] | None = None

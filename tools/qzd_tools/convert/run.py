@@ -26,9 +26,10 @@ from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
 from qzd_tools.convert.formats.read import IR, Source, read_source, refusals_told
 from qzd_tools.convert.golden import add_golden, list_pictures
+from qzd_tools.convert.heads.boxes_only import boxes_of
 from qzd_tools.convert.heads.recognise import KINDS, recognise
 from qzd_tools.convert.heads.ssd_tensorflow import input_size
-from qzd_tools.convert.heads.subject import Seen
+from qzd_tools.convert.heads.subject import Subject
 from qzd_tools.convert.inputs import Picture, find_picture, make_static
 from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
@@ -47,7 +48,8 @@ EIGHT_BITS = {ov.Type.i8, ov.Type.u8, ov.Type.i4, ov.Type.u4}
 
 OF_HEADS = {
     "first_label": "--first-label", "background": "--background", "normalized": "--normalized or --pixels",
-    "anchors": "--anchors", "masks": "--masks", "scale_xy": "--scale-xy",
+    "anchors": "--anchors", "masks": "--masks", "scale_xy": "--scale-xy", "decode": "--decode",
+    "columns": "--columns",
 }  # fmt: skip
 """Facts that are keys of some heads, with their flags."""
 
@@ -100,7 +102,7 @@ def convert(
     source = read_source(sources)
     note(f"source: {source.format}")
     with refusals_told(sources[0]):
-        picture, facts, found = _understand(source, stated, options.shape)
+        source, picture, facts, found = _understand(source, stated, options)
         _tell(note, picture, facts, found)
         model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
@@ -119,32 +121,39 @@ def convert(
 
 
 def _understand(
-    source: Source, stated: Facts, shape: Sequence[int] | None
-) -> tuple[Picture, Facts, Recognised]:
-    """The model's input, its head, and every fact about it: stated, in metadata, or of its kind.
+    source: Source, stated: Facts, options: ConvertOptions
+) -> tuple[Source, Picture, Facts, Recognised]:
+    """Return the source, only with its boxes if asked for; its input, its head, and every fact about it.
+
+    A fact is stated, in metadata, or known of the kind.
 
     Raises
     ------
     UsageError
         A fact is missing, or contradicts the head.
     """
-    make_static(source.model, shape, read_size(source.model) or input_size(source.model))
+    make_static(source.model, options.shape, read_size(source.model) or input_size(source.model))
     picture = find_picture(source.model)
-    metadata = read_metadata(source.model, source.name, max(picture.width, picture.height))
+    metadata = read_metadata(
+        source.model, source.name, max(picture.width, picture.height), options.boxes_only
+    )
+    if options.boxes_only:
+        source = dataclasses.replace(source, model=boxes_of(source.model, stated.over(metadata).labels))
     facts = stated.over(_of_bytes(picture, stated, metadata)).over(metadata).over(picture.facts)
     simplify(source.model)
     found = source.recognised
     if found is None:
-        found = recognise(Seen(source.model, picture.width, picture.height, facts, stated.head))
+        found = recognise(Subject(source.model, picture.width, picture.height, facts, stated.head))
     elif stated.head not in {None, _kind(found)}:
         raise UsageError(f"--head {stated.head}, but the file itself says {_kind(found)}: {found.reason}")
-    facts = facts.over(_family(found, source, picture)).over(_usual_labels(found))
+    certain = stated.over(found.certain).over(facts)
+    facts = certain.over(_family(found, source, picture)).over(_usual_labels(found))
     wanted(facts, "color", "mean", "scale", "resize", "labels")
     if facts.resize == "crop":
         facts = facts.over(usual_crop(picture))
     _check_labels(facts, found)
     _check_stated(stated, facts, found)
-    return picture, facts, found
+    return source, picture, facts, found
 
 
 def _of_bytes(picture: Picture, stated: Facts, metadata: Facts) -> Facts:

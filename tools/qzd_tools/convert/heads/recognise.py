@@ -14,18 +14,21 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from qzd_ext.errors import ModelError, UsageError
-from qzd_ext.manifest import Classification, DetectionOutput, EndToEnd
-from qzd_tools.convert.facts import Facts, Recognised, known, wanted
+from qzd_ext.manifest import Classification, DetectionOutput
+from qzd_tools.convert.facts import Recognised, known
 from qzd_tools.convert.heads import yolo
+from qzd_tools.convert.heads.boxes_scores import boxes_scores, detr, ssd_faces
+from qzd_tools.convert.heads.end_to_end import end_to_end, end_to_end_apart
+from qzd_tools.convert.heads.levels import joined_cells, levels
 from qzd_tools.convert.heads.ssd_tensorflow import raw_heads
-from qzd_tools.convert.heads.subject import Seen, is_rows, shape_of
+from qzd_tools.convert.heads.subject import Subject, shape_of
 from qzd_tools.convert.heads.yolo_anchor import anchor_grids
-from qzd_tools.graph.walk import ancestors, describe, producers, skip
+from qzd_tools.graph.walk import describe, skip
 
 __all__ = ["KINDS", "recognise"]
 
 
-def recognise(seen: Seen) -> Recognised:
+def recognise(subject: Subject) -> Recognised:
     """Find the head of a graph.
 
     Raises
@@ -35,31 +38,42 @@ def recognise(seen: Seen) -> Recognised:
     UsageError
         The head that was asked for is not one.
     """
-    if seen.asked is not None and seen.asked not in KINDS:
+    if subject.asked is not None and subject.asked not in KINDS:
         raise UsageError(
-            f"there is no head {seen.asked}", wanted=f"one of {', '.join(KINDS)}", fix="correct --head"
+            f"there is no head {subject.asked}", wanted=f"one of {', '.join(KINDS)}", fix="correct --head"
         )
-    tries = [(kind, seen) for kind in ([seen.asked] if seen.asked else KINDS)]
-    if seen.facts.head in KINDS:  # metadata may name a head that its structure does not show
-        tries.append((seen.facts.head, dataclasses.replace(seen, asked=seen.facts.head)))
+    tries = [(kind, subject) for kind in ([subject.asked] if subject.asked else KINDS)]
+    if subject.facts.head in KINDS:  # metadata may name a head that its structure does not show
+        tries.append((subject.facts.head, dataclasses.replace(subject, asked=subject.facts.head)))
     reasons = {}
     for kind, view in tries:
         found = KINDS[kind](view)
         if isinstance(found, Recognised):
             return found
         reasons[kind] = f"{kind}: {found}"
-    last = ", ".join(r.input_value(0).get_node().get_type_name() for r in seen.model.get_results())
+    last = ", ".join(r.input_value(0).get_node().get_type_name() for r in subject.model.get_results())
     raise ModelError(
-        f"{f'the head is not {seen.asked}' if seen.asked else 'the head is not known'}; "
-        f"{describe(seen.model)}; the last operations are {last}",
+        f"{f'the head is not {subject.asked}' if subject.asked else 'the head is not known'}; "
+        f"{describe(subject.model)}; the last operations are {last}",
         wanted="\n    ".join(["a head that qzd decodes, but it is not", *reasons.values()]),
-        fix="leave --head out, or name another" if seen.asked
+        fix="leave --head out, or name another" if subject.asked
         else "name the nearest with --head, or export the model without its post-processing",
     )
 
 
-def _detection_output(seen: Seen) -> Recognised | str:
-    output = seen.only_output
+def first_of(subject: Subject, *recognisers: Callable[[Subject], Recognised | str]) -> Recognised | str:
+    """Return the first head that is found, or why it is none of them."""
+    reasons = []
+    for recogniser in recognisers:
+        found = recogniser(subject)
+        if isinstance(found, Recognised):
+            return found
+        reasons.append(found)
+    return "; ".join(reasons)
+
+
+def _detection_output(subject: Subject) -> Recognised | str:
+    output = subject.only_output
     if output is None or len(shape_of(output)) != 4 or shape_of(output)[3] != 7:
         return "not one output [1,1,N,7]"
     node = skip(output).get_node()
@@ -71,7 +85,7 @@ def _detection_output(seen: Seen) -> Recognised | str:
     channels = scores // (priors // (4 if attributes["normalized"] else 5))
     background = attributes["background_label_id"]
     has_background = 0 <= background < channels
-    first = seen.facts.first_label
+    first = subject.facts.first_label
     if first is None:
         first = 1 if background == 0 and not attributes["decrease_label_id"] else 0
     return Recognised(
@@ -84,36 +98,17 @@ def _detection_output(seen: Seen) -> Recognised | str:
     )
 
 
-def _end_to_end(seen: Seen) -> Recognised | str:
-    output = seen.only_output
-    if output is None or not is_rows(output) or shape_of(output)[2] != 6:
-        return "not one output [1,K,6]"
-    if seen.asked is None and "TopK" not in {n.get_type_name() for n in ancestors(output)}:
-        return "no TopK operation chooses its rows"
-    if seen.asked is None and "Sigmoid" in {p.get_node().get_type_name() for p in producers(output)}:
-        return "its scores come straight from Sigmoid, not from a choice of rows"
-    wanted(seen.facts, "normalized")
-    classes = len(seen.facts.labels.names) if seen.facts.labels is not None else 0
-    return Recognised(
-        EndToEnd(normalized=bool(seen.facts.normalized)),
-        (output,),
-        classes,
-        f"[1,{shape_of(output)[1]},6]: rows chosen by TopK, no NMS needed",
-        Facts(),
-    )
-
-
-def _classification(seen: Seen) -> Recognised | str:
-    output = seen.only_output
+def _classification(subject: Subject) -> Recognised | str:
+    output = subject.only_output
     shape = shape_of(output) if output is not None else ()
     if output is None or len(shape) not in {2, 4} or set(shape[2:]) - {1} or shape[0] != 1 or shape[1] < 2:
         return "not one output [1,C]"
     last = skip(output).get_node().get_type_name()
-    why, background = "as asked for", seen.facts.background
+    why, background = "as asked for", subject.facts.background
     if background is None:
         why, background = "as 1001 classes are ImageNet's and one more", shape[1] == 1001
     activated = last in {"Softmax", "Sigmoid"}
-    missing: Literal["sigmoid", "softmax"] = "sigmoid" if seen.facts.multilabel else "softmax"
+    missing: Literal["sigmoid", "softmax"] = "sigmoid" if subject.facts.multilabel else "softmax"
     given = f"probabilities from {last}" if activated else f"logits, {missing} still to be applied"
     return Recognised(
         Classification(activation="none" if activated else missing, background=background),
@@ -130,15 +125,19 @@ def _flat(output: ov.Output) -> ov.Output:
     return ops.reshape(output, np.array([1, output.shape[1]]), special_zero=False).output(0)
 
 
-KINDS: dict[str, Callable[[Seen], Recognised | str]] = {
+KINDS: dict[str, Callable[[Subject], Recognised | str]] = {
     "detection_output": _detection_output,
-    "ssd": lambda seen: raw_heads(seen.model),
+    "ssd": lambda subject: first_of(subject, lambda s: raw_heads(s.model), ssd_faces),
+    "detr": detr,
+    "end_to_end": lambda subject: first_of(subject, end_to_end, end_to_end_apart),
+    "dfl": joined_cells,
+    "distances": levels,
     "yolox": yolo.yolox,
     "yolo_v8_raw": yolo.yolo_v8_raw,
     "yolo_v8": yolo.yolo_v8,
     "yolo_v5": yolo.yolo_v5,
-    "end_to_end": _end_to_end,
-    "yolo_anchor": lambda seen: anchor_grids(seen.model, seen.facts),
+    "yolo_anchor": lambda subject: anchor_grids(subject.model, subject.facts),
+    "boxes_scores": boxes_scores,
     "classification": _classification,
 }
 """By kind; tried in this order."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import openvino as ov
 
 from qzd_tools.convert.facts import Facts
 
-__all__ = ["Seen", "is_rows", "shape_of"]
+__all__ = ["Subject", "is_rows", "shape_of"]
 
 STRIDES = (
     (8, 16, 32), (16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (8, 16), (8,), (16,), (32,), (4,), (4, 8),
@@ -18,7 +21,7 @@ STRIDES = (
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
+class Subject:
     """What a recogniser looks at.
 
     Attributes
@@ -49,9 +52,22 @@ class Seen:
         floats = [r for r in results if r.get_element_type().is_real()]
         return floats[0] if len(floats) == 1 else None
 
-    def cells(self, strides: tuple[int, ...]) -> int:
-        """Cells of the grids of these strides, all together."""
-        return sum((self.height // s) * (self.width // s) for s in strides)
+    @property
+    def outputs(self) -> list[ov.Output]:
+        """The tensors behind the model's results."""
+        return [r.input_value(0) for r in self.model.get_results()]
+
+    def cells(self, strides: Sequence[int]) -> int:
+        """Cells of the grids of these strides, all together; a part of a cell at the end is a cell."""
+        return sum(-(-self.height // s) * -(-self.width // s) for s in strides)
+
+    def cell_centres(self, strides: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Centres x y of all cells, row by row, in input pixels: (N, 2)."""
+        parts = []
+        for stride in strides:
+            y, x = np.mgrid[: -(-self.height // stride), : -(-self.width // stride)]
+            parts.append((np.stack([x, y], -1).reshape(-1, 2) + 0.5) * stride)
+        return np.concatenate(parts)
 
     def grids(self, cells: int) -> tuple[int, ...] | None:
         """The strides whose grids have that many cells."""

@@ -15,8 +15,10 @@ from qzd_tools.graph.walk import LAYOUT, ancestors, producers
 __all__ = ["raw_distributions"]
 
 
-def raw_distributions(output: ov.Output, cells: int, classes: int) -> tuple[ov.Output, int] | None:
-    """Where YOLOv8's output is still one tensor of raw predictions.
+def raw_distributions(
+    output: ov.Output, cells: int, classes: int
+) -> tuple[tuple[ov.Output, ...], int] | None:
+    """Find where YOLOv8's output is still raw predictions.
 
     Parameters
     ----------
@@ -26,26 +28,27 @@ def raw_distributions(output: ov.Output, cells: int, classes: int) -> tuple[ov.O
 
     Returns
     -------
-    ov.Output, int
-        The tensor `[1, 4 * bins + classes, cells]`, and bins; None where the graph is not of that kind.
+    tuple of ov.Output, int
+        The tensor `[1, 4 * bins + classes, cells]`, or `[1, 4 * bins, cells]` and `[1, classes, cells]`;
+        and bins. None if the graph is not of that kind.
     """
-    for node in ancestors(output):
-        if node.get_type_name() != "Softmax":
-            continue
-        shape = node.output(0).shape
-        bins = shape[node.get_attributes()["axis"]]
-        wanted = [1, 4 * bins + classes, cells]
-        joined = _joined(node.input_value(0), wanted)
-        scores = [p for p in producers(output) if p.get_node().get_type_name() == "Sigmoid"]
-        if joined is None or not scores or not is_raw(joined):
-            return None
-        logits = _joined(scores[0].get_node().input_value(0), wanted)
-        same = logits is not None and logits.get_node() == joined.get_node()
-        return (joined, bins) if same else None
-    return None
+    softmax = next((n for n in ancestors(output) if n.get_type_name() == "Softmax"), None)
+    scores = [p for p in producers(output) if p.get_node().get_type_name() == "Sigmoid"]
+    if softmax is None or not scores:
+        return None
+    bins = softmax.output(0).shape[softmax.get_attributes()["axis"]]
+    before, logits = softmax.input_value(0), scores[0].get_node().input_value(0)
+    joined = _moved(before, [1, 4 * bins + classes, cells])
+    if joined is not None and is_raw(joined):
+        same = _moved(logits, [1, 4 * bins + classes, cells])
+        return ((joined,), bins) if same is not None and same.get_node() == joined.get_node() else None
+    sides, apart = _moved(before, [1, 4 * bins, cells]), _moved(logits, [1, classes, cells])
+    if len(scores) > 1 or sides is None or apart is None or not is_raw(sides) or not is_raw(apart):
+        return None
+    return (sides, apart), bins
 
 
-def _joined(output: ov.Output, shape: list[int]) -> ov.Output | None:
+def _moved(output: ov.Output, shape: list[int]) -> ov.Output | None:
     """Walk up through moves to the tensor of this shape."""
     while list(output.shape) != shape:
         node = output.get_node()
