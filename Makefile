@@ -87,7 +87,7 @@ bench-validate: build ## validation beside benchmark_app's throughput and pycoco
 bench-engine: build ## the daemon beside benchmark_app: throughput, latency, fairness, start, 10 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/engine.py $(if $(JSON),--json $(JSON))
 
-bench-camera: build ## CPU and memory of a 1080p camera beside its decoding alone; an idle daemon, 4 minutes [JSON=FILE]
+bench-camera: build ## CPU and memory of a 1080p camera beside its bare decoding; an idle daemon, 4 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/camera.py $(if $(JSON),--json $(JSON))
 
 bench-scale: build ## 1 to 64 cameras: CPU, memory, latency, dropped frames, 5 minutes [JSON=FILE]

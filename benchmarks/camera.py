@@ -1,4 +1,4 @@
-"""What a live camera costs: CPU beside only its decoding, memory, and a daemon that has nothing to do.
+"""What a live camera costs: CPU beside its bare decoding, memory, and a daemon that has nothing to do.
 
 The camera is an H.264 file that is played at its own speed. Ratios are of CPU time in runs taken in turns, so
 other programs on the machine hardly change them.
@@ -115,7 +115,7 @@ def serve(bench: Bench, cameras: dict[str, str]) -> tuple[float, int]:
 
 
 def looked_at_rows(bench: Bench, video: Path) -> list[Row]:
-    """Measure a 1080p camera of which one picture per second is looked at, beside only its decoding."""
+    """Measure a 1080p camera of which one picture per second is looked at, beside its bare decoding."""
     command = [sys.executable, "-c", DECODE_ALONE, str(video), str(FPS), str(bench.seconds)]
     camera = {"gate": played(video, "max_fps = 1")}
     alone, served = [], []
@@ -125,9 +125,9 @@ def looked_at_rows(bench: Bench, video: Path) -> list[Row]:
     ratios = [one / other for one, other in zip(served, alone, strict=True)]
     name = "1080p25 H.264, 1 frame per second looked at"
     return [
-        Row("1080p25 H.264, only decoding: CPU per frame", statistics.median(alone), unit="ms"),
+        Row("1080p25 H.264, bare decoding: CPU per frame", statistics.median(alone), unit="ms"),
         Row(f"{name}: CPU per frame", statistics.median(served), unit="ms"),
-        Row(f"{name}: CPU to only decoding", statistics.median(ratios), 1.15),
+        Row(f"{name}: CPU to bare decoding", statistics.median(ratios), 1.15),
         Row(f"{name}: spread of the rounds", max(ratios) - min(ratios)),
     ]
 
