@@ -6,6 +6,7 @@ import logging
 import threading
 
 from qzd_daemon.engine.engine import Engine
+from qzd_daemon.system.threads import NamedThread
 from qzd_ext.errors import QzdError
 
 __all__ = ["SelfTests"]
@@ -27,7 +28,7 @@ class SelfTests:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="qzd-self-tests", daemon=True)
+        self._thread = NamedThread("qzd-self-tests", self._run)
 
     def start(self) -> None:
         """Begin to look."""

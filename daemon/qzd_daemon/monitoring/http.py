@@ -37,6 +37,7 @@ from prometheus_client.exposition import choose_encoder
 
 from qzd_daemon.config.load import split_address
 from qzd_daemon.monitoring.reply import HEADERS, Reply, Stream
+from qzd_daemon.system.threads import NamedThread
 from qzd_ext.errors import ConfigError, EndpointError
 
 __all__ = ["Answer", "Http", "read_token"]
@@ -102,7 +103,7 @@ class Http:
         self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         self._server.page, self._server.token, self._server.any_host = page, token, any_host
         serve = functools.partial(self._server.serve_forever, LOOK_SECONDS)
-        self._thread = threading.Thread(target=serve, name="qzd-http", daemon=True)
+        self._thread = NamedThread("qzd-http", serve)
 
     def start(self) -> None:
         """Start to answer."""

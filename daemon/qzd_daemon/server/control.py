@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import queue
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ import zmq
 from qzd_client.requests import ErrorBody, ErrorReply, Reply, Request
 from qzd_daemon.config.schema import ControlConfig
 from qzd_daemon.server.router import Envelope, RouterLoop
+from qzd_daemon.system.threads import NamedThread
 from qzd_daemon.transport.listener import Limits, Listener
 from qzd_ext.errors import QzdError
 
@@ -93,7 +93,7 @@ class Control(RouterLoop[_Call, Reply | ErrorReply]):
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Request)
         self._long: queue.Queue[_Call | None] = queue.Queue(LONG_CALLS)
-        self._worker = threading.Thread(target=self._work, name="qzd-control-long", daemon=True)
+        self._worker = NamedThread("qzd-control-long", self._work)
 
     def start(self) -> None:
         """Start both threads, if there is an endpoint."""

@@ -20,6 +20,7 @@ from qzd_daemon.config.schema import InferenceConfig
 from qzd_daemon.engine.requests import RequestLane
 from qzd_daemon.server.image_requests import STOPPING, PendingRequest, RequestServer
 from qzd_daemon.system.memory import NO_MEMORY, Memory
+from qzd_daemon.system.threads import set_os_name
 from qzd_daemon.transport.listener import Listener
 from qzd_ext.cpus import usable_cpus
 from qzd_ext.errors import QzdError
@@ -70,7 +71,9 @@ class Inference:
         self._request_lanes = request_lanes
         self._memory = memory or Memory()
         self._decoding: set[PendingRequest[ImageHeader]] = set()
-        self._pool = ThreadPoolExecutor(min(config.queue, usable_cpus()), "qzd-image")
+        self._pool = ThreadPoolExecutor(
+            min(config.queue, usable_cpus()), "qzd-image", set_os_name, ("image",)
+        )
 
     def start(self) -> None:
         """Begin to answer, if there is an endpoint."""

@@ -20,6 +20,7 @@ import zmq
 from qzd_client import messages
 from qzd_daemon.config.schema import PublishConfig
 from qzd_daemon.server.subscriptions import Subscriptions
+from qzd_daemon.system.threads import NamedThread
 from qzd_daemon.transport.listener import Limits, Listener
 
 __all__ = ["Publisher"]
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 MAX_SUBSCRIPTION_BYTES = 512  # the longest topic has 147, and INITIATE of CURVE about 300
 SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq reads more than is counted if one floods it
 BATCH = 256  # subscriptions that are read before others may send
-LOOK_SECONDS = 0.02  # how soon a subscription is noticed; libzmq heeds it at once
+LOOK_SECONDS = 0.02  # how soon a start that waits for subscribers notices that a connection has ended
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
 
 
@@ -79,7 +80,7 @@ class Publisher:
         self._next_beat = 0.0
         self._subscriptions = Subscriptions(self._bound_socket.connections)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="qzd-publisher")
+        self._thread = NamedThread("qzd-publisher", self._run)
 
     def start(self) -> None:
         """Begin to beat."""
@@ -96,6 +97,8 @@ class Publisher:
             self._send(topic, payload)
             self.last[topic] = payload
             self._sent(stamped)
+            if self._bound_socket.has_unread:
+                self._bound_socket.wake()
 
     @property
     def sequence(self) -> dict[str, int]:
@@ -124,19 +127,22 @@ class Publisher:
         with self._lock:
             self._stopping.set()
             self._beat("stopping")
+        self._bound_socket.wake()
         if self._thread.ident is not None:
             self._thread.join()
         self._bound_socket.close(self._config.linger_ms)
 
     def _run(self) -> None:
         interval = self._config.heartbeat_ms / 1e3
-        while not self._stopping.wait(min(LOOK_SECONDS, interval / 2)):
+        while not self._stopping.is_set():
             with self._lock:
                 self._bound_socket.refresh()
                 if time.monotonic() >= self._next_beat and not self._stopping.is_set():
                     self._beat("serving")
                     self._next_beat = time.monotonic() + interval
                 self._read_subscriptions(BATCH)
+                more = self._bound_socket.has_unread
+            self._bound_socket.wait_outside(0.0 if more else max(0.0, self._next_beat - time.monotonic()))
 
     def _beat(self, state: messages.BeatState) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""

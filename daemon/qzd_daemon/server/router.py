@@ -6,11 +6,11 @@ import abc
 import collections
 import contextlib
 from collections.abc import Sequence
-from threading import Thread
 from typing import Generic, TypeVar
 
 import zmq
 
+from qzd_daemon.system.threads import NamedThread
 from qzd_daemon.transport.listener import Limits, Listener
 
 __all__ = ["Envelope", "RouterLoop"]
@@ -62,7 +62,7 @@ class RouterLoop(abc.ABC, Generic[Request, Answer]):
         self.pending: set[Request] = set()
         self._done: collections.deque[tuple[Request, Answer]] = collections.deque()
         self._stopping = False
-        self._thread = Thread(target=self._run, name=f"qzd-{name}")
+        self._thread = NamedThread(f"qzd-{name}", self._run)
 
     def start(self) -> None:
         """Start the thread, if there is an endpoint."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from qzd_client.requests import ErrorBody
+from qzd_daemon.system.threads import NamedThread
 from qzd_ext.memory import usable_memory
 
 __all__ = ["NO_MEMORY", "Memory", "MemoryGuard", "default_limit"]
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 NO_MEMORY = ErrorBody("busy", "there is not enough memory now. To fix: ask again later, or send less")
 SHARE = 0.8  # of the container's or the machine's memory: the kernel counts more than the process does
-LOOK_SECONDS = 0.02  # over ipc, peers send some 40 MB in this time
+FILL_RATE = 2 << 30  # bytes per second that peers can send over ipc
+LOOK_SECONDS = (0.02, 1.0)  # between two looks at the memory: the shortest and the longest time
 PAUSE_SECONDS = 0.05  # until the sockets' threads have freed what peers had sent
 PAGE = os.sysconf("SC_PAGE_SIZE")
 STATM = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # opened once: files may be used up later
@@ -87,7 +89,7 @@ class MemoryGuard:
         self._memory = memory
         self._disconnect = disconnect
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="qzd-memory")
+        self._thread = NamedThread("qzd-memory", self._run)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -100,7 +102,7 @@ class MemoryGuard:
             self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
+        while not self._stop.wait(_pause(self._memory.limit - self._memory.used)):
             used = self._memory.used
             if used > self._memory.limit:
                 log.error(
@@ -112,6 +114,12 @@ class MemoryGuard:
                 self._disconnect()
                 self._stop.wait(PAUSE_SECONDS)
                 _give_back()
+
+
+def _pause(free: int) -> float:
+    """Return the seconds until the next look: peers can fill half of what is free until then."""
+    shortest, longest = LOOK_SECONDS
+    return min(max(free / FILL_RATE / 2, shortest), longest)
 
 
 def _give_back() -> None:

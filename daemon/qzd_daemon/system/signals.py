@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
+
+from qzd_daemon.system.threads import NamedThread
 
 __all__ = ["Signals"]
 
@@ -27,7 +28,7 @@ class Signals:
     def __init__(self, numbers: Sequence[signal.Signals], received: Callable[[signal.Signals], None]) -> None:
         self._numbers = numbers
         self._received = received
-        self._thread = threading.Thread(target=self._read, name="qzd-signals", daemon=True)
+        self._thread = NamedThread("qzd-signals", self._read)
 
     def __enter__(self) -> Signals:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC)

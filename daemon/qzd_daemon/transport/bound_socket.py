@@ -6,6 +6,7 @@ import collections
 import contextlib
 import logging
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -65,6 +66,9 @@ class BoundSocket:
         self._poller = zmq.Poller()
         self._poller.register(self._bell, zmq.POLLIN)
         self._poller.register(bound, zmq.POLLIN)
+        self._outside = select.poll()
+        for file in (self._bell, bound.getsockopt(zmq.FD)):
+            self._outside.register(file, select.POLLIN)  # type: ignore[arg-type]
 
     def wait(self, milliseconds: int | None = None) -> None:
         """Sleep until something can be read, `wake` is called, or the time is over; then `refresh`."""
@@ -76,6 +80,22 @@ class BoundSocket:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
         self.refresh()
+
+    def wait_outside(self, seconds: float) -> None:
+        """Sleep as `wait` does, without using the socket: other threads use it meanwhile, under a lock.
+
+        libzmq signals what can be read by the edge of a file descriptor, which any use of the socket may take
+        away. So each thread looks at `has_unread` after its use, and calls `wake`. Source: zmq_getsockopt(3).
+        """
+        longest = REBIND_PAUSE_SECONDS if self._unbound else LOOK_MS / 1e3
+        self._outside.poll(min(seconds, longest) * 1e3)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a message can be read; for the thread that may use the socket."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def wake(self) -> None:
         """End the owner's `wait`, from any thread; after `close` it does nothing."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import logging
 import os
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from qzd_client.curve import read_secret
 from qzd_daemon.config.schema import SecurityConfig
+from qzd_daemon.system.threads import NamedThread
 from qzd_daemon.transport.authorized_keys import AuthorizedKeys
 from qzd_daemon.transport.bind import BindOptions, bind
 from qzd_daemon.transport.bound_socket import BoundSocket
@@ -119,7 +119,7 @@ class Listener:
         self._said: dict[str, float] = {}
         self._seen_at: float | None = None
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._thread = threading.Thread(target=self._run, name="qzd-door")
+        self._thread = NamedThread("qzd-listener", self._run)
 
     def open(self, name: str, kind: int, endpoints: tuple[str, ...], limits: Limits) -> BoundSocket:
         """Make a socket and bind it; only before `start`.
