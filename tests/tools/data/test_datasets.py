@@ -65,7 +65,7 @@ def test_read_coco_gives_pictures_by_id_when_images_lie_beside(tmp_path: Path) -
         ({"annotations": [annotation(image_id=4)]}, ["annotations[0] (id 7)", "image_id 4"]),
         ({"annotations": [annotation(bbox=[60, 0, 10, 10])]}, ["6 pixels outside", "64x48"]),
         ({"annotations": [annotation(bbox=[-3, 0, 10, 10])]}, ["annotations[0]", "3 pixels outside"]),
-        ({"annotations": [annotation(bbox=[5, 5, -1, 10])]}, ["annotations[0]", "is no box"]),
+        ({"annotations": [annotation(bbox=[5, 5, -1, 10])]}, ["annotations[0]", "is not a box"]),
         ({"annotations": [annotation(bbox=[5, 5, 1])]}, ["$.annotations[0].bbox", "length 4"]),
         ({"annotations": [annotation(), annotation()]}, ["annotations[1] has id 7", "annotations[0]"]),
         ({"annotations": [{"id": 1, "image_id": 1}]}, ["missing required field", "$.annotations[0]"]),
@@ -243,7 +243,7 @@ def test_read_imagenet_gives_classes_when_list_is_sound(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("a.png 3\n", ":1: class 3"),
-        ("a.png 0\nb.png 0\n", ":2: .*b.png is not there"),
+        ("a.png 0\nb.png 0\n", ":2: .*b.png does not exist"),
         ("a.png\n", ":1: 'a.png'"),
         ("0\n", ":1: '0'"),
         ("a.png x\n", ":1: 'a.png x'"),

@@ -109,7 +109,7 @@ def options(**given: object) -> list[str]:
         ("classifier", {"annotations": "boxes/instances.json"}, 2, "is for classification"),
         ("detector", {"annotations": "boxes/instances.json", "max_drop": "0.1"}, 2, "--baseline"),
         ("detector", {"annotations": "boxes/no.json"}, 3, "no.json"),
-        ("detector", {"annotations": "boxes/instances.json", "images": "classes/images"}, 3, "is not there"),
+        ("detector", {"annotations": "boxes/instances.json", "images": "classes/images"}, 3, "not exist"),
         ("detector", {"annotations": "boxes/instances.json", "device": "TPU"}, 3, "TPU is not available"),
         ("boxes", {"annotations": "boxes/instances.json"}, 3, "no bundle here"),
         ("detector", {"imagenet": "classes/labels.txt", "json": "boxes/instances.json/x"}, 2, "be written"),

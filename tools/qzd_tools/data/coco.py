@@ -151,7 +151,7 @@ def _picture_hashes(pictures: Sequence[Picture]) -> list[str]:
 
 
 def normalized(name: str) -> str:
-    """A label for comparison: case, underscores, hyphens and double spaces do not matter.
+    """Spell a label for comparison: case, underscores, hyphens and double spaces do not matter.
 
     Nor does how an accent is written: names of folders that come from macOS have it as a letter of its own.
     """
@@ -181,9 +181,10 @@ def read_coco(annotations: Path, images: Path | None = None) -> BoxDataset:
     _check_entries(annotations, coco)
     directory = image_directory(annotations, images)
     for index, image in enumerate(coco.images):
-        if not (directory / image.file_name).is_file():
+        path = directory / image.file_name
+        if not path.is_file():
             raise DataError(
-                f"{annotations}: images[{index}] (id {image.id}): {directory / image.file_name} is not there",
+                f"{annotations}: images[{index}] (id {image.id}): {path} does not exist",
                 fix=f"name the directory of the images of {annotations.name} with {FLAGS}",
             )
     pictures = sorted((_picture(directory, image) for image in coco.images), key=lambda p: p.truth)
@@ -234,7 +235,7 @@ def _annotation_problem(
         return f"category_id {annotation.category_id} is not among the categories"
     x, y, width, height = annotation.bbox
     if not all(map(math.isfinite, annotation.bbox)) or width < 0 or height < 0:
-        return f"bbox {list(annotation.bbox)} is no box: x, y, width, height"
+        return f"bbox {list(annotation.bbox)} is not a box: x, y, width, height"
     if annotation.area is not None and not annotation.area >= 0:
         return f"area {annotation.area:g} is less than nothing"
     image = images[annotation.image_id]

@@ -25,7 +25,7 @@ IMAGENETTE = {
 """ImageNet's class by WordNet id, for the ten that Imagenette has folders for."""
 
 MOST_DIGITS = 9
-"""Of a class; what is longer is no number of a class."""
+"""Of a class; a longer number is not one of a class."""
 
 
 def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> ClassDataset:
@@ -43,7 +43,7 @@ def read_imagenet(labels: Path, images: Path | None, names: tuple[str, ...]) -> 
     Raises
     ------
     DataError
-        A line or folder is wrong, or a file is not there; the message names it.
+        A line or folder is wrong, or a file does not exist; the message names it.
     """
     if labels.is_dir():
         return _read_class_folders(labels, names)
@@ -71,12 +71,13 @@ def _listed(where: str, line: str, directory: Path, classes: int) -> Picture:
         )
     path = directory.joinpath(*file)
     if not path.is_file():
-        raise DataError(f"{where}: {path} is not there", fix=f"name the directory of the images with {FLAGS}")
+        fix = f"name the directory of the images with {FLAGS}"
+        raise DataError(f"{where}: {path} does not exist", fix=fix)
     return Picture(path, int(number))
 
 
 def _read_class_folders(directory: Path, names: tuple[str, ...]) -> ClassDataset:
-    """A directory with a folder a class, named as the model's label, its index, or Imagenette's id."""
+    """Read a directory with one folder per class, named as its label, its index, or Imagenette's id."""
     folders = sorted(d for d in directory.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not folders:
         raise DataError(f"{directory}: no folder in it", wanted="a folder of images for each class")
@@ -95,7 +96,7 @@ def _read_class_folders(directory: Path, names: tuple[str, ...]) -> ClassDataset
 
 
 def _folder_classes(folder: str, names: tuple[str, ...], spelt: list[str]) -> list[int]:
-    """The classes that a folder's name may mean; `spelt` are the labels as they are compared."""
+    """Return the classes that a folder's name may mean; `spelt` are the labels as they are compared."""
     alike = [index for index, name in enumerate(spelt) if name and name == normalized(folder)]
     exact = [index for index in alike if names[index] == folder]
     if alike:

@@ -30,7 +30,7 @@ LONGEST_SIDE = 640
 
 
 def list_images(directory: Path) -> list[Path]:
-    """The pictures of a directory and those below it, sorted by path. Hidden files are left out.
+    """List the pictures of a directory and those below it, sorted by path. Hidden files are left out.
 
     Links are followed; a directory that can be reached in several ways counts once.
     Whether each is a picture, or a link that leads nowhere, is found out when it is read.
@@ -38,7 +38,7 @@ def list_images(directory: Path) -> list[Path]:
     Raises
     ------
     DataError
-        The directory is not there, holds no file, or one below it may not be looked into.
+        The directory does not exist, holds no file, or one below it may not be read.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory", fix="name a directory with images")
@@ -68,7 +68,7 @@ def _walk(directory: Path) -> Iterator[Path]:
 
 
 def evenly(paths: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of the paths, in their order, taken evenly from all of them."""
+    """Take at most `most` of the paths, in their order, evenly from all of them."""
     count = min(len(paths), most)
     return [paths[i * len(paths) // count] for i in range(count)]
 
@@ -85,7 +85,7 @@ def read_image(path: Path) -> Frame:
     Raises
     ------
     DataError
-        It is not there, or is not a picture that OpenCV can read.
+        It does not exist, or is not a picture that OpenCV can read.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -96,7 +96,7 @@ def read_image(path: Path) -> Frame:
         raise DataError(
             f"{path}: not an image that can be read ({len(data)} bytes)",
             wanted="JPEG, PNG, BMP, WebP or TIFF",
-            fix="remove it or put a whole one in its place; a directory of images must hold images alone",
+            fix="remove it or put a whole one in its place; a directory of images must hold only images",
         )
     return np.asarray(frame, np.uint8)
 
@@ -122,7 +122,7 @@ def write_image(path: Path, frame: Frame) -> None:
 
 
 def shrunk(frame: Frame, longest_side: int = LONGEST_SIDE) -> Frame:
-    """A picture of at most `longest_side` pixels, (h, w, 3) uint8; itself where it is that small."""
+    """Shrink a picture to at most `longest_side` pixels, (h, w, 3) uint8; return it if it is that small."""
     ratio = longest_side / max(frame.shape[:2])
     if ratio >= 1:
         return frame

@@ -1,4 +1,4 @@
-"""The conveyor belt: its colour, its texture, and what is on it that is no part.
+"""The conveyor belt: its colour, its texture, and what is on it beside parts.
 
 Here lives only the background. Parts are parts.py's; light, blur and noise are scene.py's.
 """
@@ -30,7 +30,7 @@ _COLOURS = (  # BGR: rubber, black, green, blue, grey, canvas, red
 
 
 def new_belt(rng: np.random.Generator, height: int, length: int) -> Pixels:
-    """A strip of belt that may be repeated along x.
+    """Paint a strip of belt that may be repeated along x.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ CALIBRATION_SEED = 2
 VALIDATION_SEED = 3
 CLIP_SEED = 4
 
-_RATE = 25  # of a clip, frames a second
+_RATE = 25  # of a clip, frames per second
 
 
 def write_dataset(directory: Path, images: int, seed: int) -> Path:
@@ -61,7 +61,7 @@ def write_dataset(directory: Path, images: int, seed: int) -> Path:
 
 
 def write_clip(path: Path, frames: int, seed: int = CLIP_SEED) -> Path:
-    """Write a running belt as MPEG-4, 320x240 pixels, 25 frames a second.
+    """Write a running belt as MPEG-4, 320x240 pixels, 25 frames per second.
 
     Parameters
     ----------

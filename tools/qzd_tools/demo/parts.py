@@ -69,7 +69,7 @@ class Part:
 
 
 def new_part(rng: np.random.Generator, x: float, y: float, unit: float, belt_luma: float) -> Part:
-    """A part of random kind, size, turn and metal.
+    """Make a part of random kind, size, turn and metal.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def new_part(rng: np.random.Generator, x: float, y: float, unit: float, belt_lum
 
 
 def outline(part: Part) -> list[Points]:
-    """The part's contours: the outer one first, then its holes.
+    """Return the part's contours: the outer one first, then its holes.
 
     Returns
     -------
@@ -223,7 +223,7 @@ class _Brush:
         cv2.polylines(self.canvas, points, closed, _shade(self.part, tone), thickness, cv2.LINE_AA, _SHIFT)
 
     def glint(self, radius: float, tone: float, width: float) -> None:
-        """An arc that faces the light."""
+        """Draw an arc that faces the light."""
         turns = np.linspace(-0.9, 0.9, 12) + self.light - self.part.angle
         self.lines([radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)], tone, width)
 

@@ -141,7 +141,7 @@ def _serve(directory: Path, say: Say) -> list[dict[str, Any]]:
 def _until_ended(
     tail: subprocess.Popen[str], qzd: subprocess.Popen[str], directory: Path
 ) -> Iterator[dict[str, Any]]:
-    """What the subscriber prints, until the clip has ended."""
+    """Yield what the subscriber prints, until the clip has ended."""
     assert tail.stdout is not None
     overdue = time.monotonic() + SERVE_SECONDS
 
@@ -202,7 +202,7 @@ def _summarise(directory: Path, lines: list[dict[str, Any]], say: Say) -> None:
 
 
 def _draw(clip: Path, line: dict[str, Any], picture: Path) -> None:
-    """The frame of a message, three times as large, with its boxes."""
+    """Draw the frame of a message, three times as large, with its boxes."""
     frame = _frame(clip, line["frame"])
     image = np.asarray(cv2.resize(frame, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC), np.uint8)
     colors = [(60, 200, 255), (80, 255, 80), (255, 160, 60), (200, 80, 255)]
@@ -247,7 +247,7 @@ def _command(say: Say, directory: Path, *arguments: str) -> None:
 def _process(
     say: Say, directory: Path, arguments: list[str], log: str | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A command of this installation that runs beside; ended in any case."""
+    """Run a command of this installation beside; end it in any case."""
     say(f"     $ {shlex.join(arguments)} &")
     output = (directory / log).open("w") if log else subprocess.PIPE
     errors = subprocess.STDOUT if log else None
@@ -263,7 +263,7 @@ def _process(
 
 
 def _absolute(arguments: tuple[str, ...] | list[str]) -> list[str]:
-    """The console script of this very installation, whatever is on the PATH."""
+    """Return the console script of this installation, whatever is on the PATH."""
     script = Path(sys.executable).parent / arguments[0]
     if not os.access(script, os.X_OK):
         raise ResourceError(f"{script}: not there", fix="install qzd with `pip install 'qzd[tools]'`")

@@ -1,7 +1,7 @@
 """Parts on a conveyor belt: pictures of a made-up factory together with the truth about them.
 
 Here lives the scene: where parts lie, what hides what, what the camera adds, and the boxes of what is seen.
-NumPy and OpenCV alone; no file is written here (dataset.py does) and nothing is known of models.
+Only NumPy and OpenCV are used; no file is written here (dataset.py does) and nothing is known of models.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def still(seed: int, index: int) -> Frame:
 
 
 def moving(seed: int, frames: int, height: int = 240, width: int = 320) -> Iterator[Frame]:
-    """The pictures of a running belt, 3 pixels further each.
+    """Yield the pictures of a running belt, 3 pixels further each.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ def unpack(archive: Path, directory: Path, most_bytes: int = MOST_BYTES) -> list
     Raises
     ------
     DataError
-        It is no archive, is damaged, or holds what is refused; the message names the member.
+        It is not an archive, is damaged, or holds what is refused; the message names the member.
     ResourceError
         The disk has no room for it.
     """

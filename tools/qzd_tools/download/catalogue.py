@@ -94,7 +94,7 @@ def load(path: Path | None = None) -> Mapping[str, Entry]:
 
 
 def find(catalogue: Mapping[str, Entry], name: str) -> Entry:
-    """The entry of a name.
+    """Find the entry of a name.
 
     Raises
     ------

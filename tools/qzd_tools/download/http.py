@@ -71,7 +71,7 @@ class _SameOrSafer(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """HTTP and HTTPS alone, through the proxies that the environment names."""
+    """Open only HTTP and HTTPS, through the proxies that the environment names."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -228,7 +228,7 @@ def _stream(address: str, file: RemoteFile, part: Path, stall_seconds: float, st
 
 @contextlib.contextmanager
 def _response(address: str, headers: dict[str, str], seconds: float, part: Path) -> Iterator[Any]:
-    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - the opener knows http alone
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - the opener knows only http
     try:
         response = _opener().open(request, timeout=seconds)
     except urllib.error.HTTPError as error:

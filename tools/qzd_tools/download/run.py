@@ -58,12 +58,12 @@ class Downloaded(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What convert is given."""
 
     def paths(self, directory: Path) -> list[Path]:
-        """The files that convert is given."""
+        """Return the files that convert is given."""
         return [directory / path for path in self.model]
 
 
 def downloaded(name: str, entry: Entry, directory: Path) -> Downloaded | None:
-    """What a directory holds of a model, with every checksum verified; None where that is not all of it."""
+    """Find a model in a directory, with every checksum verified; None if that is not all of it."""
     try:
         record = msgspec.json.decode((directory / RECORD).read_bytes(), type=Downloaded)
         if (record.name, record.fetched) != (name, _checksums(entry)):

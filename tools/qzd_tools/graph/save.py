@@ -49,6 +49,6 @@ def save_ir(model: ov.Model, path: Path, *, fp16: bool = False) -> None:
 
 
 def _is_unnamed(node: ov.Node) -> bool:
-    """A constant that was folded has the name of the operation that it stands for."""
+    """Tell whether a node has the name that OpenVINO makes up; a folded constant has its operation's."""
     kind = r"\w+" if node.get_type_name() == "Constant" else re.escape(node.get_type_name())
     return re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()) is not None

@@ -113,7 +113,7 @@ def weight_port(node: ov.Node) -> tuple[int, tuple[int, ...]]:
 
 
 def constant_values(output: ov.Output) -> FloatArray | None:
-    """A float constant's values, through the Convert of a half precision one; None for anything else."""
+    """Return a float constant's values, through the Convert of a half precision one; else None."""
     node = output.get_node()
     if node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
@@ -141,7 +141,7 @@ def find_head(model: ov.Model) -> HeadParts:
 
 
 def _shares(model: ov.Model, names: Iterable[str]) -> tuple[float, float]:
-    """The part that some weighted layers have in all multiplications, and in all weights."""
+    """Return the part that some weighted layers have in all multiplications, and in all weights."""
     every = {node.get_friendly_name(): _cost(node) for node in weighted_layers(model)}
     chosen = [every[name] for name in names]
     totals = [max(sum(costs), 1) for costs in zip(*every.values(), strict=True)] or [1, 1]
@@ -170,7 +170,7 @@ def _operations(model: ov.Model) -> list[ov.Node]:
 
 
 def match_names(model: ov.Model, names: Sequence[str]) -> list[str]:
-    """The given names, each of which must be in the graph.
+    """Return the given names, each of which must be in the graph.
 
     Raises
     ------

@@ -21,7 +21,7 @@ LAYOUT = frozenset({"Concat", "Convert", "FakeQuantize", "Identity", "Reshape", 
 
 @functools.cache
 def core() -> ov.Core:
-    """The one OpenVINO core of a conversion."""
+    """Return the one OpenVINO core of a conversion."""
     return ov.Core()
 
 
@@ -71,13 +71,13 @@ def ancestors(output: ov.Output, stop: frozenset[str] = frozenset()) -> Iterator
 
 
 def constant(output: ov.Output) -> ov.op.Constant | None:
-    """The constant behind an output, looking through Convert; None where it is computed."""
+    """Find the constant behind an output, looking through Convert; None if it is computed."""
     node = skip(output, frozenset({"Convert"})).get_node()
     return node if node.get_type_name() == "Constant" else None
 
 
 def cut(model: ov.Model, outputs: Sequence[ov.Output]) -> ov.Model:
-    """The part of a model that computes these outputs, in this order."""
+    """Cut out the part of a model that computes these outputs, in this order."""
     needed = {node.get_friendly_name() for output in outputs for node in ancestors(output)}
     parameters = [p for p in model.get_parameters() if p.get_friendly_name() in needed]
     results = [ov.opset13.result(output) for output in outputs]
@@ -87,7 +87,7 @@ def cut(model: ov.Model, outputs: Sequence[ov.Output]) -> ov.Model:
 
 
 def tried(model: ov.Model, output: ov.Output, value: int) -> FloatArray:
-    """What an output becomes for a picture that is `value` everywhere."""
+    """Compute what an output becomes for a picture that is `value` everywhere."""
     part = cut(model, [output])
     picture = np.full(tuple(part.inputs[0].shape), value).astype(part.inputs[0].element_type.to_dtype())
     return np.asarray(core().compile_model(part, "CPU")([picture])[0], np.float32)
@@ -99,7 +99,7 @@ def simplify(model: ov.Model) -> None:
 
 
 def describe(model: ov.Model) -> str:
-    """A model's inputs and outputs in one line, for messages."""
+    """Describe a model's inputs and outputs in one line, for messages."""
 
     def side(ports: Sequence[ov.Output]) -> str:
         return ", ".join(f"{p.any_name if p.names else '?'} {p.partial_shape}" for p in ports)

@@ -87,7 +87,7 @@ class Ledger:
 
 @contextlib.contextmanager
 def open_ledger(directory: Path) -> Iterator[Ledger]:
-    """A directory's ledger, while no other process has it.
+    """Open a directory's ledger, while no other process has it.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
 
 
 def _read(path: Path) -> dict[str, _Done]:
-    """What is on record; nothing where it cannot be read, since then nothing is certain."""
+    """Return what is on record; nothing if it cannot be read, since then nothing is certain."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, _Done])
     except (OSError, ValueError):

@@ -189,7 +189,7 @@ class _Work:
         return remark
 
     def fetch(self) -> list[Path]:
-        """The model's files."""
+        """Find or download the model's files."""
         plan = self.plan
         if plan.entry is None:
             return list(plan.sources)
@@ -203,7 +203,7 @@ class _Work:
         return there.paths(directory)
 
     def convert(self, sources: list[Path]) -> Bundle:
-        """The original as a bundle."""
+        """Make the original into a bundle."""
         plan, target = self.plan, self.plan.output / ORIGINAL
         golden = evenly(plan.calibration, GOLDEN_FRAMES)
         options = dataclasses.replace(plan.convert, name=plan.name, golden=golden, overwrite=True)
@@ -280,7 +280,7 @@ class _Work:
         return {"bundle": bundle.digest, "dataset": self.dataset.digest, "on": on}
 
     def _keep_validation(self, name: str, validation: Validation) -> None:
-        """What quantize measured need not be measured again."""
+        """Keep what quantize measured, which need not be measured again."""
         figures = self.plan.results(f"validate-{name}")
         inputs = self._validation_inputs(validation.bundle)
         self.ledger.step(

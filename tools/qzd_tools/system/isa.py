@@ -32,7 +32,7 @@ def saturates(target: str) -> bool:
 
 
 def host_isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """The instruction sets of `TARGETS` that this machine has; empty where it cannot be found out."""
+    """Return the instruction sets of `TARGETS` that this machine has; empty if they cannot be read."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def is_wrong_here(target: str, host: tuple[str, ...]) -> bool:
 
 
 def advice(target: str, host: tuple[str, ...]) -> str:
-    """What to know about this target on this host, as a sentence; empty where there is nothing."""
+    """Say what to know about this target on this host, in one sentence; empty if there is nothing."""
     here = ", ".join(host) or platform.machine()
     if is_wrong_here(target, host):
         return (

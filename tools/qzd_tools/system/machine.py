@@ -33,7 +33,7 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on."""
+    """Describe the machine that this process runs on."""
     versions = {"qzd": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -196,7 +196,7 @@ def _matches(entries: Sequence[dict[str, Any] | None], thresholds: int) -> Class
 def _precisions(matches: ClassMatches, weights: Ints) -> Floats:
     """Average precision by IoU threshold, (replicates, thresholds); NaN without an object.
 
-    Only boxes that are right change the recall, so precision is looked at there alone; between two of them
+    Only boxes that are right change the recall, so precision is looked at only there; between two of them
     stand the wrong ones, which are counted. Source: COCOeval.accumulate.
     """
     objects = weights @ matches.objects

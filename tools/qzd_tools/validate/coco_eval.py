@@ -42,7 +42,7 @@ class Evaluation(COCOeval):  # type: ignore[misc]
         return overlaps if len(near) else []
 
     def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:  # noqa: N802, N803
-        """What COCOeval says of a pair, with the boxes that were put aside in their places again."""
+        """Return what COCOeval says of a pair, with the boxes that were put aside in their places again."""
         pair = imgId, catId
         ranked, near = self._ranked[pair], self._near[pair]
         said = super().evaluateImg(imgId, catId, aRng, maxDet)

@@ -118,7 +118,7 @@ def _run(
 
 @contextlib.contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """What the workers die of and lack, as errors for a person."""
+    """Raise what the workers end by or lack as errors with a message."""
     from distributed import KilledWorker
 
     try:
@@ -144,7 +144,7 @@ def _lost(address: str) -> EndpointError:
 
 @contextlib.contextmanager
 def _client(address: str) -> Iterator[Client]:
-    """A client of the scheduler, which has workers."""
+    """Connect a client to the scheduler, which must have workers."""
     try:
         from distributed import Client
         from distributed.comm.addressing import get_address_host_port

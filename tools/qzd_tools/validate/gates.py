@@ -84,7 +84,7 @@ def check_baseline(baseline: Validation) -> None:
         raise DataError(
             f"{baseline.bundle.path}: nothing that it finds on {baseline.images} images is right",
             wanted="a baseline that something can be lost from, for --max-drop",
-            fix="validate it alone, and look at how it was converted: input, head and labels",
+            fix="validate it by itself, and look at how it was converted: input, head and labels",
         )
 
 

@@ -114,7 +114,7 @@ class Validation:
         return round(baseline.score.main - self.score.main, 9)
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` writes."""
+        """Return what `--json` writes."""
         manifest = self.bundle.manifest
         bundle = {"name": manifest.name, "version": manifest.version, "digest": self.bundle.digest}
         return {
@@ -142,7 +142,7 @@ def validation_thresholds(
     iou: float | None = None,
     max_detections: int = MAX_DETECTIONS,
 ) -> Thresholds:
-    """The thresholds to judge with: low confidence, every class of a candidate, the bundle's kind of NMS.
+    """Choose the thresholds to judge with: low confidence, every class, the bundle's kind of NMS.
 
     `iou` is 0.65 for plain NMS where it is not given; a bundle with DIoU-NMS keeps its own, which that
     model was published with.
@@ -226,7 +226,7 @@ def agree(
 
 
 def judge_for(bundle: Bundle, dataset: Dataset) -> tuple[Callable[[list[Any]], Score], str]:
-    """What turns predictions into a score, and what is to be said of it.
+    """Return what turns predictions into a score, and what is to be said of it.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def _check_objects(dataset: BoxDataset, categories: Categories) -> None:
     judged = set(categories.evaluated)
     if not any(a.category_id in judged and not a.iscrowd for a in dataset.annotations):
         raise DataError(
-            f"{dataset.source}: no object of a class that the model knows, but for crowds",
+            f"{dataset.source}: no object of a class that the model knows, except crowds",
             wanted="annotations to judge by",
             fix="name annotations that have some; those of a test set are often withheld",
         )
