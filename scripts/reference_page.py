@@ -30,6 +30,7 @@ HEAD = """# Reference
 Made from the code by `make docs`; a test fails when it is not what the code says.
 """
 MESSAGES = (messages.Detections, messages.StreamState, messages.ModelState, messages.Heartbeat)
+NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", dict[str, str]: "table of strings"}
 
 
 def page() -> str:
@@ -54,8 +55,9 @@ def _configuration() -> Iterator[str]:
 def _keys(table: Any) -> Iterator[tuple[str, ...]]:
     hints = typing.get_type_hints(table, include_extras=True)
     for field in msgspec.structs.fields(table):
-        required = field.default is msgspec.NODEFAULT
-        default = "required" if required else f"`{msgspec.json.encode(field.default).decode()}`"
+        made = field.default_factory is not msgspec.NODEFAULT
+        value = field.default_factory() if made else field.default
+        default = "required" if field.required else f"`{msgspec.json.encode(value).decode()}`"
         kind, meta = _unwrap(hints[field.name])
         yield f"`{field.name}`", kind, "none" if default == "`null`" else default, meta
 
@@ -75,7 +77,7 @@ def _unwrap(hint: Any) -> tuple[str, str]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [_unwrap(part)[0] for part in typing.get_args(hint) if part is not type(None)]
         return " or ".join(kinds), ""
-    return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint], ""
+    return NAMES[hint], ""
 
 
 def _limit(meta: msgspec.Meta) -> str:

@@ -14,7 +14,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from qzd_daemon.config.schema import SCHEMES, SENT, Config, HttpConfig, StreamConfig, Table
+from qzd_daemon.config.schema import (
+    NETWORK,
+    SAFE_OPTIONS,
+    SCHEMES,
+    SENT,
+    V4L2,
+    Config,
+    HttpConfig,
+    StreamConfig,
+    Table,
+)
 from qzd_ext.errors import ConfigError
 
 __all__ = ["NAME", "read_config", "split_address"]
@@ -28,6 +38,8 @@ KINDS = {  # msgspec's names of TOML's types
     "bool": "true or false",
     "object": "a table",
 }
+DEVICE = re.compile(r"/dev/video\d+|/dev/v4l/by-.*")
+SCHEME = re.compile(r"[A-Za-z0-9]+://")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -48,12 +60,22 @@ def read_config(path: Path) -> Config:
         ) from error
     except (ValueError, RecursionError) as error:  # numbers and brackets without end, too
         raise ConfigError(f"{path}: not TOML: {error}", fix="correct the line that is named") from error
-    config = _convert(values, Config, path, "")
+    config = _lower_schemes(_convert(values, Config, path, ""))
     _check_names(config, path)
     _check_endpoints(config, path)
     _check_security(config, path)
     _check_http(config.http, path)
     return _resolve(config, path.absolute().parent)
+
+
+def _lower_schemes(config: Config) -> Config:
+    """Write the schemes of URLs in lower case: they are the same in any."""
+    replace = msgspec.structs.replace
+    streams = {
+        name: replace(stream, source=SCHEME.sub(lambda found: found[0].lower(), stream.source, count=1))
+        for name, stream in config.streams.items()
+    }
+    return replace(config, streams=streams)
 
 
 T = TypeVar("T")
@@ -149,6 +171,7 @@ def _check_names(config: Config, path: Path) -> None:
         for model in stream.models:
             if model not in config.models:
                 raise _unknown_model(path, name, model, list(config.models))
+        _check_camera(stream, path, f"streams.{name}")
         if stream.watch and (stream.is_url or stream.loop):
             raise _wrong_value(path, f"streams.{name}.watch", "only for directories, and not with `loop`")
         if len(set(stream.models)) != len(stream.models):
@@ -156,15 +179,40 @@ def _check_names(config: Config, path: Path) -> None:
 
 
 def _check_url(stream: StreamConfig, path: Path, where: str) -> None:
-    """Where a user and password end must be plain, or they could not be kept out of the log."""
+    """Check that it is plain where a user and password end; else they could not be kept out of the log."""
+    if not stream.is_url:
+        return
     try:
-        _ = urlsplit(stream.source).port
+        parts = urlsplit(stream.source)
+        _ = parts.port
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}" or parts.netloc.count("@") > 1:
+            raise ValueError
     except ValueError:  # its text may have a part of the password
         raise ConfigError(
             f"{path}: {where}: it is not clear where the address begins and ends",
             wanted="SCHEME://USER:PASSWORD@HOST:PORT/PATH",
-            fix="write what is special in a user or password as %XX, for example [ as %5B and / as %2F",
+            fix="give the keys `user` and `password_file` instead, or write what is special in them as %XX, "
+            "for example @ as %40, / as %2F and [ as %5B",
         ) from None
+
+
+def _check_camera(stream: StreamConfig, path: Path, where: str) -> None:
+    """Check the keys that only some sources have."""
+    if sum(v is not None for v in (stream.password, stream.password_file, stream.password_env)) > 1:
+        raise _wrong_value(path, where, "only one of password, password_file and password_env")
+    for key in ("user", "password", "password_file", "password_env"):
+        if getattr(stream, key) is not None and stream.scheme not in NETWORK:
+            raise _wrong_value(path, f"{where}.{key}", "only for cameras on the network")
+    if stream.interval_s is not None and stream.scheme not in ("http", "https"):
+        raise _wrong_value(path, f"{where}.interval_s", "only for http and https")
+    for option in stream.options:
+        if option not in SAFE_OPTIONS:
+            near = _nearest(option, list(SAFE_OPTIONS))
+            raise ConfigError(
+                f"{path}: {where}.options: {option} cannot be set",
+                wanted=f"some of {', '.join(SAFE_OPTIONS)}",
+                fix=f"did you mean {near}?" if near else f"remove {option}",
+            )
 
 
 def _check_sent(config: Config, stream: StreamConfig, path: Path, where: str) -> None:
@@ -289,9 +337,7 @@ def _resolve(config: Config, base: Path) -> Config:
     return replace(
         config,
         models={n: replace(m, bundle=str(base / m.bundle)) for n, m in config.models.items()},
-        streams={
-            n: s if s.is_url else replace(s, source=str(base / s.source)) for n, s in config.streams.items()
-        },
+        streams={n: _resolve_stream(s, base) for n, s in config.streams.items()},
         service=service,
         security=security,
         http=http,
@@ -302,3 +348,14 @@ def _credential(path: str) -> str:
     """Fill in the directory of systemd's credentials."""
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "$CREDENTIALS_DIRECTORY")
     return path.replace("$CREDENTIALS_DIRECTORY", credentials)
+
+
+def _resolve_stream(stream: StreamConfig, base: Path) -> StreamConfig:
+    """Make a stream's paths absolute; `/dev/video0` is a camera."""
+    source = stream.source
+    if not stream.is_url:
+        source = f"{V4L2}{source}" if DEVICE.fullmatch(source) else str(base / source)
+    file = stream.password_file
+    return msgspec.structs.replace(
+        stream, source=source, password_file=str(base / _credential(file)) if file is not None else None
+    )

@@ -25,13 +25,22 @@ __all__ = [
 
 SENT = "ingest://"
 V4L2 = "v4l2://"
-SCHEMES = ("rtsp://", "rtsps://", "http://", "https://", f"{V4L2}/", SENT)
+NETWORK = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "rtp")
+SCHEMES = (*(f"{scheme}://" for scheme in NETWORK), f"{V4L2}/", SENT)
+SAFE_OPTIONS = (  # of FFmpeg's: none writes, opens another host or turns a check off
+    *("allowed_media_types", "analyzeduration", "buffer_size", "ca_file", "fifo_size", "framerate"),
+    *("input_format", "max_delay", "pixel_format", "pkt_size", "probesize", "reorder_queue_size"),
+    *("rtmp_live", "rtsp_flags", "rw_timeout", "timeout", "tls_verify", "use_wallclock_as_timestamps"),
+    *("user_agent", "video_size"),
+)
 
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 MOST = 2**31 - 1  # of what libzmq and OpenVINO count: they take 32 bits
 MOST_SECONDS = 86_400.0  # longer is a mistake, and `inf` cannot be waited for
 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
+Interval = Annotated[float, Meta(ge=0.05, le=MOST_SECONDS)]
+Text = Annotated[str, Meta(min_length=1)]
 Names = Annotated[tuple[str, ...], Meta(min_length=1)]
 Rate = Annotated[float, Meta(ge=0.0001)]  # its interval is waited for
 
@@ -203,8 +212,9 @@ class StreamConfig(Table, frozen=True):
         str,
         Meta(
             min_length=1,
-            description="A video file, a directory of images, a URL of rtsp or http, `v4l2:///dev/videoN` "
-            "for a camera at this machine, or `ingest://` for frames that are sent to `[ingest] bind`.",
+            description="A video file, a directory of images, a URL of rtsp, http, rtmp, udp or rtp, "
+            "`/dev/videoN` for a camera at this machine, or `ingest://` for frames that are sent to "
+            "`[ingest] bind`.",
         ),
     ]
     model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
@@ -221,6 +231,29 @@ class StreamConfig(Table, frozen=True):
         float, Meta(ge=0.0, description="How long the source may be down before the daemon is not ready.")
     ] = 30.0
 
+    user: Annotated[Text | None, Meta(description="The user of a camera.")] = None
+    password: Annotated[
+        Text | None, Meta(description="Its password; the next two keep it out of this file.")
+    ] = None
+    password_file: Annotated[
+        Text | None,
+        Meta(description="File with its password; may begin with $CREDENTIALS_DIRECTORY (LoadCredential=)."),
+    ] = None
+    password_env: Annotated[Text | None, Meta(description="Environment variable with its password.")] = None
+    interval_s: Annotated[
+        Interval | None,
+        Meta(description="Fetch a single JPEG or PNG from an http URL at this interval."),
+    ] = None
+    options: Annotated[
+        dict[str, str], Meta(description=f"Options for FFmpeg, of {', '.join(SAFE_OPTIONS)}.")
+    ] = {}
+    skip: Annotated[
+        Literal["nonref", "nonkey"] | None,
+        Meta(
+            description="Decode less: nonref leaves out pictures that no other refers to, nonkey all but key "
+            "frames."
+        ),
+    ] = None
     on_damage: Annotated[
         Literal["damaged", "error"],
         Meta(
@@ -265,6 +298,11 @@ class StreamConfig(Table, frozen=True):
         return "://" in self.source
 
     @property
+    def scheme(self) -> str:
+        """The scheme of a URL, without `://`."""
+        return urlsplit(self.source).scheme
+
+    @property
     def address(self) -> str:
         """The source as it may be shown: of a URL, no user, no password and no query.
 
@@ -273,7 +311,7 @@ class StreamConfig(Table, frozen=True):
         if not self.is_url:
             return self.source
         parts = urlsplit(self.source)
-        path = "/".join("..." if "=" in part else part for part in parts.path.split("/"))
+        path = "/".join("..." if "=" in part or ":" in part else part for part in parts.path.split("/"))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}"
 
     @property

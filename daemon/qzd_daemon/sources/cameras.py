@@ -1,4 +1,7 @@
-"""Cameras, which come and go: over the network by RTSP and HTTP, and at this machine by V4L2."""
+"""Cameras, which come and go: over the network, and at this machine by V4L2.
+
+A camera never ends and never fails the daemon: what goes wrong is a state of its stream, and tried again.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,36 @@ import errno
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import av
 import av.container
 import av.error
+import av.logging
 from av.container import Flags
 
 from qzd_daemon.config.schema import V4L2, StreamConfig
+from qzd_daemon.sources.credentials import Credentials
+from qzd_daemon.sources.damage import Messages
 from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_daemon.sources.hardware import decoder
+from qzd_daemon.sources.protocols import ffmpeg_options
+from qzd_daemon.sources.reasons import REDIRECTED, describe
+from qzd_ext.errors import SourceError
 
 __all__ = ["Camera", "DeviceCamera", "Pause"]
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-FIRST_PICTURE = 6  # times `timeout_s`: a connection may begin in the middle of a long group of pictures
+WHOLE = 6  # times `timeout_s`: a connection may begin in the middle of a long group of pictures
 
 
 class Pause:
-    """How long to wait before the next try: doubling up to a cap, less up to half of it by chance.
+    """How long to wait before the next try: doubling up to a cap, minus up to half of it at random.
 
-    The chance keeps a room full of streams from falling upon a camera server that has come back.
+    So not all streams connect at the same moment to a server that has come back.
     """
 
     def __init__(self, rng: random.Random) -> None:
@@ -37,18 +46,18 @@ class Pause:
         self._longest = FIRST_PAUSE_SECONDS
 
     def next(self) -> float:
-        """Seconds to wait after one more failure."""
+        """Return the seconds to wait after one more failure."""
         seconds = self._longest * self._rng.uniform(0.5, 1.0)
         self._longest = min(self._longest * 2, LONGEST_PAUSE_SECONDS)
         return seconds
 
     def reset(self) -> None:
-        """Frames have come."""
+        """Begin again: frames have come."""
         self._longest = FIRST_PAUSE_SECONDS
 
 
 class Camera:
-    """An RTSP or HTTP stream, read by FFmpeg.
+    """A stream over the network, read by FFmpeg.
 
     Parameters
     ----------
@@ -65,72 +74,122 @@ class Camera:
         self._pause = Pause(random.Random())  # noqa: S311 - not a secret
 
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
-        """Frames and states until it is told to stop."""
+        """Deliver frames and states until it is told to stop."""
         yield SourceState("connecting", self._config.address)
         while not stopping.is_set():
-            try:
-                with self._connect() as container:
-                    yield from self._read(container, stopping)
-                reason = "its stream has ended"
-            except (av.error.FFmpegError, OSError) as error:
-                reason = self._describe(error)
+            with av.logging.Capture() as said:
+                try:
+                    credentials = Credentials(self._config)
+                    container = self._connect(credentials)
+                except SourceError as error:
+                    reason = error.found
+                except (av.error.FFmpegError, OSError) as error:
+                    reason = credentials.redact(self._describe(error, said))
+                else:
+                    reason = ""
+            if not reason:
+                with container:
+                    reason = yield from self._read_until_it_ends(container, stopping)
             seconds = self._pause.next()
             yield SourceState(
                 "reconnecting", f"{self._config.address}: {reason}; next try in {seconds:.1f} s"
             )
             stopping.wait(seconds)
 
-    def _connect(self) -> av.container.InputContainer:
-        # the last: what goes on under other numbers in an MPEG-TS would be read, and never handed on
-        options = {"fflags": "nobuffer", "flags": "low_delay", "merge_pmt_versions": "1"}
-        if self._config.source.startswith("rtsp"):
-            options["rtsp_transport"] = self._config.rtsp_transport
+    def _connect(self, credentials: Credentials) -> av.container.InputContainer:
         timeout = self._config.timeout_s
-        return av.open(self._config.source, options=options, timeout=(timeout, timeout))
+        return av.open(credentials.url, options=ffmpeg_options(self._config), timeout=(timeout, timeout))
+
+    def _read_until_it_ends(
+        self, container: av.container.InputContainer, stopping: threading.Event
+    ) -> Generator[SourceFrame | SourceState, None, str]:
+        """Deliver the frames of a connection; returns why it has ended."""
+        try:
+            yield from self._read(container, stopping)
+        except (av.error.FFmpegError, OSError) as error:
+            return self._describe(error, ())
+        return "its stream has ended"
 
     def _read(
         self, container: av.container.InputContainer, stopping: threading.Event
     ) -> Iterator[SourceFrame | SourceState]:
         if not container.streams.video:
             raise OSError(None, "there is no video in it")
-        yield SourceState("running")
-        seen, begun = time.monotonic(), False
-
-        def wait(seconds: float) -> bool:
-            limit = self._config.timeout_s * (1 if begun or seconds else FIRST_PICTURE)
-            if time.monotonic() - seen > limit:
-                raise OSError(errno.ETIMEDOUT, f"no whole picture came for {limit:g} s")
-            return not stopping.wait(seconds)
-
-        decode = decoder(container, self._config.address, hardware=self._config.hardware_decoding)
-        for captured in decode_frames(container, decode, wait):
-            yield captured
-            if captured.frame is not None:
+        yield SourceState("connected", self._config.address)
+        patience = _Patience(self._config.timeout_s, stopping)
+        decode = decoder(
+            container, self._config.address, hardware=self._config.hardware_decoding, skip=self._config.skip
+        )
+        for frame in decode_frames(container, decode, patience.wait):
+            if frame.frame is not None and not patience.pictures:
+                yield SourceState("running")
+            if frame.whole or patience.pictures or patience.waited_long:
+                yield frame
+            patience.note(frame)
+            if frame.whole:
                 self._pause.reset()
-                seen, begun = time.monotonic(), True  # now: whoever takes it may have let it wait
-            else:
-                wait(0.0)  # a camera that has changed its codec sends nothing else any more
 
     def close(self) -> None:
         """Nothing is kept open between frames."""
 
-    def _describe(self, error: Exception) -> str:
+    def _describe(self, error: av.error.FFmpegError | OSError, said: Messages) -> str:
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):
             return f"nothing came for {self._config.timeout_s:g} s"
-        return getattr(error, "strerror", None) or str(error)
+        if error.errno == errno.EIO and self._config.scheme in ("http", "https") and not said:
+            return REDIRECTED  # all that FFmpeg says of it
+        return describe(error, said)
+
+
+class _Patience:
+    """How long a connection is kept that gives no pictures, or no whole ones.
+
+    What comes before the first whole picture is what a connection in the middle of a group of pictures begins
+    with: it is left out, unless it lasts.
+    """
+
+    def __init__(self, timeout: float, stopping: threading.Event) -> None:
+        self._timeout = timeout
+        self._stopping = stopping
+        self._begun = self._picture_at = self._whole_at = time.monotonic()
+        self.pictures = False
+
+    @property
+    def waited_long(self) -> bool:
+        """Whether it is time to deliver what is not whole, too."""
+        return time.monotonic() - self._begun > self._timeout
+
+    def note(self, frame: SourceFrame) -> None:
+        """Note a frame that was taken: it may have had to wait for that."""
+        if frame.frame is not None:
+            self._picture_at = time.monotonic()
+            self.pictures = self.pictures or frame.whole or self.waited_long
+        if frame.whole:
+            self._whole_at = self._picture_at
+        else:
+            self.wait(0.0)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for so many seconds, 0 to go on; returns whether to go on, or raises OSError."""
+        now, first = time.monotonic(), WHOLE * self._timeout
+        limit = self._timeout if self.pictures or seconds else first
+        if now - self._picture_at > limit:
+            raise OSError(errno.ETIMEDOUT, f"no picture came for {limit:g} s")
+        if now - self._whole_at > first:  # a new connection begins with a key frame
+            raise OSError(errno.ETIMEDOUT, f"no whole picture came for {first:g} s")
+        return not self._stopping.wait(seconds)
 
 
 class DeviceCamera(Camera):
-    """A camera at this machine, read by FFmpeg as it is set up: size, format and rate are the device's own.
+    """A camera at this machine, read by FFmpeg; `options` may set its size, format and rate.
 
     It is read without waiting for it: a driver that waits in the kernel could not be interrupted.
     """
 
-    def _connect(self) -> av.container.InputContainer:
+    def _connect(self, _: Credentials) -> av.container.InputContainer:
         path = self._config.source.removeprefix(V4L2)
         if not Path(path).exists():
             there = ", ".join(sorted(map(str, Path("/dev").glob("video*")))) or "none"
             raise OSError(errno.ENODEV, f"there is no such device; cameras that are there: {there}")
-        flags = Flags.no_buffer | Flags.non_block  # by number: FFmpeg has no name for the second
+        options = {**self._config.options, "fflags": str(Flags.non_block.value)}  # FFmpeg has no name for it
         timeout = self._config.timeout_s
-        return av.open(path, format="v4l2", options={"fflags": str(flags.value)}, timeout=(timeout, timeout))
+        return av.open(path, format="v4l2", options=options, timeout=(timeout, timeout))

@@ -48,7 +48,7 @@ def decode_frames(
     """
     video = container.streams.video[0]
     tracker = DamageTracker(video.codec_context)
-    is_even = video.average_rate == video.base_rate
+    is_even = video.average_rate == video.base_rate and video.codec_context.skip_frame == "DEFAULT"
     pictures = _Pictures(tracker, Cadence(video.average_rate if is_even else None))
     for packet, messages in _read_packets(container, wait):
         if packet.size:

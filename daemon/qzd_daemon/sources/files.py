@@ -14,7 +14,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.frames import SourceFrame, SourceState, Tally
-from qzd_daemon.sources.hardware import decoder
+from qzd_daemon.sources.hardware import Skip, decoder
 from qzd_ext.errors import SourceError
 
 __all__ = ["FileSource"]
@@ -25,12 +25,15 @@ class FileSource:
 
     live = False
 
-    def __init__(self, path: Path, *, loop: bool = False, hardware: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, loop: bool = False, hardware: bool = False, skip: Skip | None = None
+    ) -> None:
         self.end = ""
         self.complete = True
         self._path = path
         self._loop = loop
         self._hardware = hardware
+        self._skip = skip
         self._decoded = 0
         self._container = self._open()
 
@@ -69,7 +72,9 @@ class FileSource:
     def _once(self) -> Iterator[SourceFrame]:
         tally, last = Tally(), 0.0
         try:
-            decode = decoder(self._container, self._path.name, hardware=self._hardware)
+            decode = decoder(
+                self._container, self._path.name, hardware=self._hardware, skip=self._skip
+            )
             for frame in decode_frames(self._container, decode):
                 tally.add(frame)
                 last = max(last, frame.pts_s or 0.0)

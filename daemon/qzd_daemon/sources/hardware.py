@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Literal, cast
 
 import av
 import av.container
@@ -16,15 +16,17 @@ from av.video.codeccontext import VideoCodecContext
 from qzd_daemon.sources.damage import Packet
 from qzd_daemon.sources.ffmpeg import MAX_PIXELS, limit_pixels
 
-__all__ = ["HardwareDecoder", "decoder"]
+__all__ = ["HardwareDecoder", "Skip", "decoder"]
 
+Skip = Literal["nonref", "nonkey"]
+SKIPPED: dict[Skip, Literal["NONREF", "NONKEY"]] = {"nonref": "NONREF", "nonkey": "NONKEY"}
 THREADED = "libdav1d"  # has threads of its own, which log nothing
 
 log = logging.getLogger(__name__)
 
 
 def decoder(
-    container: av.container.InputContainer, source: str, *, hardware: bool
+    container: av.container.InputContainer, source: str, *, hardware: bool, skip: Skip | None = None
 ) -> Callable[[Packet], Sequence[av.VideoFrame]]:
     """Return what decodes the packets of a container's video.
 
@@ -35,6 +37,8 @@ def decoder(
         Whose video it is, for the log.
     hardware : bool
         Try hardware first.
+    skip : "nonref", "nonkey" or None
+        Pictures that are not decoded.
     """
     video = container.streams.video[0]
     limit_pixels(video)
@@ -42,6 +46,8 @@ def decoder(
     if context.name != THREADED:
         context.thread_count = 1  # so that what FFmpeg logs is logged by the thread that decodes
     context.options = {**context.options, "err_detect": "crccheck"}
+    if skip is not None:
+        context.skip_frame = SKIPPED[skip]
     _show_damage(context)
     if not hardware:
         return _in_software

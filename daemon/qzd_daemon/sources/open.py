@@ -13,6 +13,7 @@ from qzd_daemon.sources.directory import DirectorySource
 from qzd_daemon.sources.files import FileSource
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_daemon.sources.ingest import IngestRegistry, IngestSource
+from qzd_daemon.sources.snapshots import SnapshotCamera
 from qzd_ext.errors import SourceError
 
 __all__ = ["Source", "SourceFrame", "SourceState", "open_source"]
@@ -76,6 +77,8 @@ def open_source(name: str, config: StreamConfig, registry: IngestRegistry) -> So
         return IngestSource(name, config.policy, config.timeout_s, registry)
     if config.source.startswith(V4L2):
         return DeviceCamera(config)
+    if config.interval_s is not None:
+        return SnapshotCamera(config)
     if config.is_url:
         return Camera(config)
     path = Path(config.source)
@@ -84,7 +87,7 @@ def open_source(name: str, config: StreamConfig, registry: IngestRegistry) -> So
             return DirectorySource(path, loop=config.loop, watch=config.watch)
         if path.is_file():
             path.open("rb").close()  # if the user may not, the video is not at fault
-            return FileSource(path, loop=config.loop, hardware=config.hardware_decoding)
+            return FileSource(path, loop=config.loop, hardware=config.hardware_decoding, skip=config.skip)
         there = path.exists()
     except OSError as error:
         raise SourceError(
@@ -94,6 +97,6 @@ def open_source(name: str, config: StreamConfig, registry: IngestRegistry) -> So
         ) from error
     raise SourceError(
         f"{config.source}: {'neither a file nor a directory' if there else 'no such file or directory'}",
-        wanted="a video file, a directory of images, a URL of rtsp or http, v4l2:///dev/videoN or ingest://",
+        wanted="a video file, a directory of images, a URL of a camera, /dev/videoN or ingest://",
         fix="correct the stream's `source`; a relative path begins at the configuration file",
     )

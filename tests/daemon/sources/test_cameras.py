@@ -159,7 +159,7 @@ def camera(url: str, timeout_s: float = 5) -> Camera:
 
 def test_camera_when_it_sends_delivers_its_pictures(server: MjpegServer) -> None:
     items = watch(camera(server.url), 10)
-    assert states(items) == ["connecting", "running"]
+    assert states(items) == ["connecting", "connected", "running"]
     frames = [pixels(item) for item in items if isinstance(item, SourceFrame)]
     assert all(frame.shape == (64, 64, 3) for frame in frames)
     colours = [int(np.argmax(frame[28, 28])) for frame in frames]
@@ -170,20 +170,20 @@ def test_camera_when_its_resolution_changes_delivers_the_new_one(server: MjpegSe
     server.grows_at = 10
     items = watch(camera(server.url), 17)
     sides = [item.size[1] for item in items if isinstance(item, SourceFrame) and item.frame is not None]
-    assert states(items) == ["connecting", "running"]
+    assert states(items) == ["connecting", "connected", "running"]
     assert sides == sorted(sides)
     assert set(sides) == {64, 128}
 
 
 def test_camera_when_it_closes_the_connection_is_connected_to_again(server: MjpegServer) -> None:
     items = watch(camera(server.url), 30)
-    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+    assert states(items) == ["connecting", "connected", "running", "reconnecting", "connected", "running"]
 
 
 def test_camera_when_it_falls_silent_is_connected_to_again(server: MjpegServer) -> None:
     server.hold.set()
     items = watch(camera(server.url, timeout_s=0.5), 30)
-    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+    assert states(items) == ["connecting", "connected", "running", "reconnecting", "connected", "running"]
     (told,) = [i.reason for i in items if isinstance(i, SourceState) and i.state == "reconnecting"]
     assert told is not None
     assert "nothing came for 0.5 s" in told
@@ -194,17 +194,17 @@ def test_camera_when_its_video_stops_and_its_sound_goes_on_is_connected_to_again
 ) -> None:
     monkeypatch.setattr(_Handler, "_send_pictures", _send_sound)
     items = watch(camera(server.url, timeout_s=0.5), 11)
-    assert states(items) == ["connecting", "running", "reconnecting", "running"]
+    assert states(items) == ["connecting", "connected", "running", "reconnecting", "connected", "running"]
     (told,) = [i.reason for i in items if isinstance(i, SourceState) and i.state == "reconnecting"]
     assert told is not None
-    assert "no whole picture came for 0.5 s" in told
+    assert "no picture came for 0.5 s" in told
 
 
 def test_camera_when_it_sends_nothing_whole_any_more_is_connected_to_again(server: MjpegServer) -> None:
     server.frames_a_connection, server.damaged_from = 1000, 3
     frames = camera(server.url, timeout_s=0.5).frames(threading.Event())
     told = next(i for i in frames if isinstance(i, SourceState) and i.state == "reconnecting")
-    assert "no whole picture came for 0.5 s" in (told.reason or "")
+    assert "no picture came for 0.5 s" in (told.reason or "")
 
 
 def test_camera_when_its_first_whole_picture_is_late_is_waited_for(
@@ -212,7 +212,7 @@ def test_camera_when_its_first_whole_picture_is_late_is_waited_for(
 ) -> None:
     monkeypatch.setattr(_Handler, "_send_pictures", _send_whole_ones_late)
     items = watch(camera(server.url, timeout_s=0.5), 160)
-    assert states(items) == ["connecting", "running"]
+    assert states(items) == ["connecting", "connected", "running"]
     whole = [i.frame is not None for i in items if isinstance(i, SourceFrame)]
     assert [whole[0], whole[-1]] == [False, True]
     assert whole == sorted(whole)
@@ -223,13 +223,14 @@ def test_camera_when_its_encoder_starts_again_under_another_number_is_read_on(
 ) -> None:
     monkeypatch.setattr(_Handler, "_send_pictures", _send_renumbered)
     items = watch(camera(server.url), 15)
-    assert states(items) == ["connecting", "running"]
+    assert states(items) == ["connecting", "connected", "running"]
 
 
 def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
     first = MjpegServer()
     first.stop()
-    source = camera(first.url)
+    config = StreamConfig(source=first.url, model="any", timeout_s=5)
+    source = Camera(config)
     stopping = threading.Event()
     items = source.frames(stopping)
     assert isinstance(next(items), SourceState)
@@ -238,6 +239,7 @@ def test_camera_when_it_is_not_there_yet_is_waited_for() -> None:
     assert refused.state == "reconnecting"
     assert "Connection refused" in (refused.reason or "")
     server = MjpegServer(first.server_port)
+    assert next(items) == SourceState("connected", config.address)
     assert next(items) == SourceState("running")
     stopping.set()
     assert isinstance(items, Generator)
@@ -270,7 +272,7 @@ def test_device_camera_when_it_is_not_there_says_so_and_is_waited_for(path: str,
 @pytest.mark.skipif(not Path("/dev/video0").exists(), reason="no camera; `modprobe vivid` makes one")
 def test_device_camera_when_it_is_there_delivers_its_pictures() -> None:
     items = watch(device("/dev/video0"), 10)
-    assert states(items) == ["connecting", "running"]
+    assert states(items) == ["connecting", "connected", "running"]
     assert all(item.frame is not None for item in items if isinstance(item, SourceFrame))
 
 
