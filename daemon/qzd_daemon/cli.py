@@ -108,7 +108,7 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
 
 
 def _check(config: Config) -> None:
-    """What can be known without a device and without a port."""
+    """Check what can be known without a device and without a port."""
     keys = Path(config.security.bundle_keys) if config.security.bundle_keys else None
     for model in config.models.values():
         bundle.read(Path(model.bundle), keys=keys)

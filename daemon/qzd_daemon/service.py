@@ -308,7 +308,7 @@ class Service:
         return drained
 
     def _signal(self, number: signal.Signals) -> None:
-        """The first SIGTERM or SIGINT asks for a stop, the second forces it.
+        """Stop at the first SIGTERM or SIGINT, and end at once at the second.
 
         Before READY nothing is under way, and a model may take minutes to compile: the first will do.
         """

@@ -82,7 +82,7 @@ T = TypeVar("T")
 
 
 def _convert(values: Any, kind: type[T], path: Path, where: str) -> T:
-    """A TOML table to a struct. Tables go one by one, so that a message can name the key in full."""
+    """Convert a TOML table to a struct, table by table, so that a message can name the whole key."""
     if not isinstance(values, dict):
         raise _wrong_value(path, where, f"Expected a table, got {type(values).__name__}")
     hints = typing.get_type_hints(kind)

@@ -70,7 +70,7 @@ class PublishConfig(Table, frozen=True):
     heartbeat_ms: Annotated[int, Meta(ge=10, le=MOST, description="Interval of heartbeats.")] = 1000
     wait_for_subscribers: Annotated[
         int,
-        Meta(ge=0, description="Start the sources only when there are so many subscriptions to detections."),
+        Meta(ge=0, description="Start the sources only when detections have this number of subscriptions."),
     ] = 0
     max_connections: Annotated[
         int, Meta(ge=1, le=MOST, description="Subscribers on one endpoint at once.")
@@ -226,7 +226,7 @@ class StreamConfig(Table, frozen=True):
             "Default: wait for files and directories, else drop."
         ),
     ] = None
-    max_fps: Annotated[Rate | None, Meta(description="Most frames a second that the model looks at.")] = None
+    max_fps: Annotated[Rate | None, Meta(description="Most frames per second for the model.")] = None
     max_down_s: Annotated[
         float, Meta(ge=0.0, description="How long the source may be down before the daemon is not ready.")
     ] = 30.0

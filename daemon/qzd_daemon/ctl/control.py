@@ -61,7 +61,7 @@ interval_option = click.option(
     type=Finite(0.1, 86400),
     default=1.0,
     show_default=True,
-    help="Refresh every so many seconds.",
+    help="Refresh at this interval in seconds.",
 )
 model_argument = click.argument("model")
 

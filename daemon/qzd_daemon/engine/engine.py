@@ -1,7 +1,7 @@
 """The models and streams that are served, and every way in which they change while others run on.
 
 A change is prepared as a whole first: bundles are read, compiled and tested, sources are opened. It is
-carried out only when nothing can fail any more. Start, reload, swap and fallback all go through here.
+carried out only when nothing can fail. Start, reload, swap and fallback all go through here.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Engine:
                 pass  # they are started again below, when nothing may fail
             gone = [name for name in before.streams if name in new_streams or name not in config.streams]
             with self._at_work():
-                undo.pop_all()  # nothing can fail any more
+                undo.pop_all()  # nothing can fail from here on
                 self._config = config
                 for scheduler in self._schedulers.values():
                     scheduler.timeout = config.service.inference_timeout_s

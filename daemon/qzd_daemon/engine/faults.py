@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 __all__ = ["DeviceFaults"]
 
-FAULTS, FAULT_SECONDS = 3, 5.0  # so many faults in a row, or within that time: a device has failed
+FAULTS, FAULT_SECONDS = 3, 5.0  # a device has failed after this number of faults in a row, or in this time
 ANSWERS = 20  # frames in a row that a failed device must answer before it is trusted again
 
 

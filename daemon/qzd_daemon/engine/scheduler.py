@@ -284,7 +284,7 @@ class Scheduler:
         return self._steps.get()
 
     def _collect_late(self, timeout: float) -> None:
-        """Release the requests that have come back; wait so many seconds for each."""
+        """Release the requests that have come back; wait this number of seconds for each."""
         self._late = [frame for frame in self._late if not self._release_if_back(frame, timeout)]
 
     def _release_if_back(self, frame: _Started, timeout: float) -> bool:

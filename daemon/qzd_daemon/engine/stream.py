@@ -165,7 +165,7 @@ class Stream:
                 log.warning("stream %s: frame %d: %s", self.name, self.tally.frames, captured.reason)
 
     def _publish_last_state(self, state: StreamStateName, reason: str) -> None:
-        """A stream has ended when its last frame is published, not when it was read."""
+        """End the stream when its last frame is published, not when it was read."""
         self.wait_finished(unless=self._stopping.is_set)
         if not self._stopping.is_set():
             self._publish_state(state, reason)

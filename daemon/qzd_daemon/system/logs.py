@@ -161,7 +161,7 @@ class _Journal(logging.Handler):
 
 
 def _field(name: str, value: str) -> bytes:
-    """A value with a line break is sent with its length, as 64 bits little endian."""
+    """Send a value with a line break with its length, as 64 bits little endian."""
     data = value.encode("utf-8", "replace")
     if b"\n" not in data:
         return name.encode() + b"=" + data + b"\n"
@@ -197,7 +197,7 @@ def set_up_logging(level: str, form: LogFormat | None) -> None:
 
 
 def _open_handler(form: LogFormat) -> tuple[logging.Handler, str | None]:
-    """Where records go, and why not to the journal where that is not there."""
+    """Choose where records go, and say why not to the journal if that is not available."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     missing = None
     if form == "journal":

@@ -45,7 +45,7 @@ def watchdog_interval() -> float | None:
 
 @contextlib.contextmanager
 def more_time(most: float) -> Iterator[None]:
-    """Ask systemd to wait while this context lasts, but for no more than `most` seconds."""
+    """Ask systemd to wait while this context lasts, for at most `most` seconds."""
     if not os.environ.get("NOTIFY_SOCKET"):
         yield
         return

@@ -1,4 +1,4 @@
-"""The page over real HTTP: what it answers, to whom, and that it lets go of viewers who leave."""
+"""The page over real HTTP: what it answers, to which peers, and that viewers who leave are disconnected."""
 
 from __future__ import annotations
 
