@@ -126,7 +126,7 @@ def test_read_source_says_that_a_file_is_not_there(tmp_path: Path) -> None:
 
 
 def test_read_source_says_that_a_directory_is_no_saved_model(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"without saved_model\.pb"):
+    with pytest.raises(ModelError, match=r"without a model or saved_model\.pb"):
         read_source([tmp_path])
 
 

@@ -29,13 +29,14 @@ def command(model: tuple[Path, ...], head: str | None, layers: bool, json_file: 
     Of a bundle, whether every file is as it was written is checked: exit code 3 where one is not.
     """
     from qzd_ext.bundle import MANIFEST
+    from qzd_tools.convert.formats.read import holds_model
     from qzd_tools.convert.run import ConvertOptions
     from qzd_tools.inspection import inspect_bundle, inspect_source
 
     first = model[0]
     if not first.exists():
         raise ResourceError(f"{first}: no such file or directory", fix="correct the path")
-    is_source = first.is_file() or len(model) > 1 or (first / "saved_model.pb").is_file()
+    is_source = first.is_file() or len(model) > 1 or holds_model(first)
     if first.name == MANIFEST and first.is_file():
         first, is_source = first.parent, False
     found = inspect_source(model, ConvertOptions(head=head)) if is_source else inspect_bundle(first)

@@ -13,7 +13,7 @@ from pathlib import Path
 from qzd_ext.errors import DataError, UsageError
 from qzd_ext.manifest import Labels
 
-__all__ = ["NAMED", "from_names", "load", "named", "usual"]
+__all__ = ["NAMED", "from_names", "load", "named", "read_labels", "usual"]
 
 NAMED = ("coco80", "coco91", "voc", "imagenet")
 
@@ -80,8 +80,9 @@ def _plain(name: str) -> str:
 def load(text: str) -> Labels:
     """Labels from what a person gave: a named set, a file, or names with commas between them.
 
-    A file is one name a line (a blank line marks a class without a name), a COCO annotation file
-    (`.json`, its categories by id), or a label map of the TensorFlow Object Detection API (`.pbtxt`).
+    A file has one name per line (a blank line marks a class without a name), with or without its number; or
+    it is a COCO annotation file (`.json`, its categories by id), a JSON list of names or table by class id,
+    a label map of the TensorFlow Object Detection API (`.pbtxt`), or the data.yaml of Ultralytics.
 
     Raises
     ------
@@ -103,14 +104,24 @@ def load(text: str) -> Labels:
             fix="correct --labels",
         )
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        readers = {".json": _from_coco, ".pbtxt": _from_label_map}
-        found = readers.get(path.suffix.lower(), _from_lines)(content)
+        found = read_labels(path.name, path.read_text(encoding="utf-8-sig"))
     except (OSError, ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _no_names(path, f"cannot be read as labels: {error!r}") from error
     if not any(found.names):
         raise _no_names(path, "holds no names")
     return found
+
+
+def read_labels(name: str, content: str) -> Labels:
+    """Read labels from the content of a file of this name.
+
+    Raises
+    ------
+    ArithmeticError, KeyError, RecursionError, TypeError, ValueError
+        The content is no list of labels.
+    """
+    readers = {".json": _from_json, ".pbtxt": _from_label_map, ".yaml": _from_yaml, ".yml": _from_yaml}
+    return readers.get(Path(name).suffix.lower(), _from_lines)(content)
 
 
 def _is_file(path: Path) -> bool:
@@ -123,17 +134,49 @@ def _is_file(path: Path) -> bool:
 def _no_names(path: Path, what: str) -> DataError:
     return DataError(
         f"{path}: {what}",
-        wanted="one name a line, a COCO annotation file (.json) or a label map (.pbtxt)",
+        wanted="one name per line, COCO annotations or names (.json), a label map (.pbtxt) or a data.yaml",
         fix="correct the file, or name another with --labels",
     )
 
 
 def _from_lines(content: str) -> Labels:
-    return from_names([line.strip() for line in content.rstrip().splitlines()])
+    """One name per line; numbers from 0 on in front of them, without a gap, are their ids."""
+    lines = [line.strip() for line in content.rstrip().splitlines()]
+    numbered = [re.fullmatch(r"(\d+)[:\s,]\s*(.+)", line) for line in lines if line]
+    ids = sorted(int(found[1]) for found in numbered if found)
+    if numbered and ids == list(range(len(numbered))):
+        return _by_id({int(found[1]): found[2] for found in numbered if found})
+    return from_names(lines)
 
 
-def _from_coco(content: str) -> Labels:
-    categories = sorted((int(c["id"]), str(c["name"])) for c in json.loads(content)["categories"])
+def _by_id(names: dict[int, str]) -> Labels:
+    """Names by class id; an id that is left out has none."""
+    if max(names, default=0) > MOST:
+        raise ValueError(f"id {max(names)} is above {MOST}")
+    return from_names([names.get(i, "").strip() for i in range(max(names, default=-1) + 1)])
+
+
+def _from_yaml(content: str) -> Labels:
+    """The `names` of an Ultralytics data set: a list, or a table by class id, in the line or below it."""
+    items = r"(?:[ \t]*(?:-|\d+:)[^\n]*\n?|[ \t]*#[^\n]*\n|[ \t]*\n)*"
+    found = re.search(rf"^names:[ \t]*(.*)\n?({items})", content, re.M)
+    if found is None:
+        raise ValueError("no names")
+    if found[1].strip():
+        listed = [part.strip().strip("'\"") for part in found[1].split("#")[0].strip(" []").split(",")]
+        return from_names([name for name in listed if name])
+    pairs = re.findall(r"^[ \t]*(?:-|(\d+):)[ \t]*([^#\n]*)", found[2], re.M)
+    return _by_id({int(key or i): name.strip().strip("'\"") for i, (key, name) in enumerate(pairs)})
+
+
+def _from_json(content: str) -> Labels:
+    """COCO's annotations, a list of names, or a table by class id."""
+    document = json.loads(content)
+    if isinstance(document, list):
+        return from_names([str(name) for name in document])
+    if "categories" not in document:
+        return _by_id({int(key): str(name) for key, name in document.items()})
+    categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
     return Labels(names=tuple(n for _, n in categories), category_ids=tuple(i for i, _ in categories))
 
 

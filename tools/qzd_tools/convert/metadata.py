@@ -174,7 +174,7 @@ def _listed(text: str) -> list[str]:
     """The names in a Python dictionary's text, or in a list's, as YOLOv5 wrote it; else none."""
     try:
         names = ast.literal_eval(text)
-        found = [names[i] for i in sorted(names)] if isinstance(names, dict) else names
+        found = [names[i] for i in sorted(names, key=int)] if isinstance(names, dict) else names
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return []
     return [str(name) for name in found] if isinstance(found, list) else []

@@ -139,7 +139,8 @@ def _understand(
     )
     if options.boxes_only:
         source = dataclasses.replace(source, model=boxes_of(source.model, stated.over(metadata).labels))
-    facts = stated.over(_of_bytes(picture, stated, metadata)).over(metadata).over(picture.facts)
+    facts = stated.over(_of_bytes(picture, stated, metadata)).over(metadata).over(source.facts)
+    facts = facts.over(picture.facts)
     simplify(source.model)
     found = source.recognised
     if found is None:

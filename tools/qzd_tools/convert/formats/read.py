@@ -6,6 +6,7 @@ OpenVINO's frontends are called directly: `openvino.convert_model` would report 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,14 @@ from openvino.frontend import (
 
 from qzd_ext.bundle import MANIFEST, MODEL, sha256_of
 from qzd_ext.errors import ModelError, UsageError
-from qzd_tools.convert.facts import Recognised
+from qzd_tools.convert.facts import Facts, Recognised
 from qzd_tools.convert.formats import tflite
 from qzd_tools.convert.formats.darknet import read_network
 from qzd_tools.convert.formats.darknet_graph import build
+from qzd_tools.convert.formats.sidecar import labels_beside, labels_inside, properties_of
 from qzd_tools.graph.walk import core
 
-__all__ = ["IR", "Source", "read_source", "refusals_told"]
+__all__ = ["IR", "Source", "holds_model", "read_source", "refusals_told"]
 
 IR = "OpenVINO IR"
 
@@ -79,6 +81,8 @@ class Source:
     format: str
     files: dict[str, str] = field(repr=False)
     recognised: Recognised | None = None
+    facts: Facts = field(default_factory=Facts)
+    """Labels from a file beside the model or inside its own."""
 
 
 def read_source(paths: Sequence[Path]) -> Source:
@@ -100,6 +104,46 @@ def read_source(paths: Sequence[Path]) -> Source:
     main, companion = _sort(paths)
     if not main.exists():
         raise ModelError(f"{main}: no such file", fix="correct the path")
+    folder = main.is_dir()
+    main = _in_folder(main) if folder else main
+    source = _read_source(main, companion)
+    for key, value in properties_of(main).items():
+        if not source.model.has_rt_info(["framework", key]):
+            source.model.set_rt_info(value, ["framework", key])
+    labels = labels_inside(main).over(labels_beside(main) if folder else Facts())
+    return dataclasses.replace(source, facts=labels)
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder holds a model that is not a bundle's."""
+    return not (folder / MANIFEST).is_file() and (
+        (folder / SAVED_MODEL).is_file() or any(path.suffix.lower() in FORMATS for path in folder.iterdir())
+    )
+
+
+def _in_folder(folder: Path) -> Path:
+    """Return the one model in a folder; the folder itself if it is a SavedModel.
+
+    Raises
+    ------
+    ModelError
+        There is none, or more than one.
+    """
+    _check_unbundled(folder)
+    if (folder / SAVED_MODEL).is_file():
+        return folder
+    found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMATS and path.is_file()]
+    names = ", ".join(path.name for path in found)
+    if len(found) != 1:
+        raise ModelError(
+            f"{folder}: a directory {f'with {names}' if names else f'without a model or {SAVED_MODEL}'}",
+            wanted=f"a SavedModel directory, or one model: {', '.join(FORMATS)}",
+            fix="name the model's file",
+        )
+    return found[0]
+
+
+def _read_source(main: Path, companion: Path | None) -> Source:
     if main.is_dir():
         model = _read_saved_model(main)
         files = {p.relative_to(main).as_posix(): sha256_of(p) for p in sorted(main.rglob("*")) if p.is_file()}
@@ -123,15 +167,28 @@ def read_source(paths: Sequence[Path]) -> Source:
 
 
 def _external(main: Path) -> Iterator[str]:
-    """Names of the files that hold an ONNX model's tensors; one that is missing is OpenVINO's to refuse."""
+    """Names of the files that hold an ONNX model's tensors.
+
+    Raises
+    ------
+    ModelError
+        One is missing.
+    """
     content = main.read_bytes()
     places = set()
     for found in EXTERNAL.finditer(content):
         low, high = found[1][0], found[1][-1] if len(found[1]) > 1 else 0
         places.add(content[found.end() : found.end() + (low & 0x7F | high << 7)])
     for name in sorted(place.decode(errors="replace") for place in places):
-        if "\0" not in name and (main.parent / name).is_file():
-            yield name
+        if "\0" in name or not name.isprintable():
+            continue  # other bytes that look alike
+        if not (main.parent / name).is_file():
+            raise ModelError(
+                f"{main}: {name}, which holds its weights, is missing",
+                wanted="the files with external data beside the model",
+                fix=f"put {name} beside it, or export the model as one file",
+            )
+        yield name
 
 
 def _sort(paths: Sequence[Path]) -> tuple[Path, Path | None]:
@@ -173,13 +230,6 @@ def _check_unbundled(directory: Path) -> None:
 
 
 def _read_saved_model(path: Path) -> ov.Model:
-    _check_unbundled(path)
-    if not (path / SAVED_MODEL).is_file():
-        raise ModelError(
-            f"{path}: a directory without {SAVED_MODEL}",
-            wanted=f"a SavedModel directory, or a file: {', '.join(FORMATS)}",
-            fix="name the model's file",
-        )
     with refusals_told(path):
         return core().read_model(path)
 
