@@ -1,17 +1,22 @@
-"""What quantization costs and gains: FP32, NNCF's defaults and qzd's modes, beside each other.
+"""What quantization costs and gains: FP32, NNCF's presets and qzd's modes, beside each other.
 
-For each model of QZD_DATA: accuracy of the three on all validation images through the same `Detector`,
-throughput in turns in one process, and the time that quantizing takes beside a bare `nncf.quantize` call
-with the same parameters on the same images; of the modes without data accuracy and size. Times are
-processor time of this process, so that other programs on the machine do not count; a throughput is
-inferences per second of one core.
+For each model of QZD_DATA: accuracy in f32 on all validation images through the same `Detector`, the change
+from FP32 with its 95 % interval, agreement with the float model's own boxes, natively and as a CPU without
+VNNI computes (`ONEDNN_MAX_CPU_ISA`), throughput in turns in one process, and the time that quantizing takes
+beside a bare `nncf.quantize` call on the same images; of the modes without data accuracy and size.
+
+Times are processor time of this process, so that other programs on the machine do not count; a throughput is
+inferences per second of one core. The choice among candidates never sees a validation image.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -29,15 +34,19 @@ from qzd_tools.convert.run import ConvertOptions, convert
 from qzd_tools.data.coco import Dataset, read_coco
 from qzd_tools.data.imagenet import read_imagenet
 from qzd_tools.data.images import list_images
-from qzd_tools.quantize.calibration import choose, preparer
-from qzd_tools.quantize.recipe import Recipe, nncf_parameters, quiet_nncf
-from qzd_tools.quantize.run import Mode, quantize
-from qzd_tools.validate.run import validate
+from qzd_tools.quantize.calibration import preparer
+from qzd_tools.quantize.draft import Mode
+from qzd_tools.quantize.recipe import quiet_nncf
+from qzd_tools.quantize.run import quantize
+from qzd_tools.system.isa import host_isa
+from qzd_tools.validate.bootstrap import Interval
+from qzd_tools.validate.run import Validation, validate
 
-DROP = 0.005
-CLASSIFIER_DROP = 3 / 250 + 1e-9
-SPEED = 0.95
-TIME = 1.1
+DROP = 0.003
+CLASSIFIER_DROP = 1 / 250 + 1e-9
+ENOUGH = 0.95
+TIME, QUICK_TIME = 3.0, 1.1
+ISA_DIFFERENCE = 0.002
 MODE_DROP = 0.003
 CLASSIFIER_MODE_DROP = 1 / 250 + 1e-9
 """Of the modes without data; one image of a classifier is more than 0.003."""
@@ -46,6 +55,7 @@ WITHOUT_DATA: tuple[Mode, ...] = ("int8-weights", "fp16")
 MODELS = {
     "yolox_nano": "models/yolox_nano.onnx",
     "yolo-fastest": "darknet/yolo-fastest-1.1-xl.cfg",
+    "mbv2-yolov3-nano": "darknet/mbv2-yolov3-nano.cfg",
     "yolov8n": "models/yolov8n.onnx",
     "ssd_mobilenet_v1": "models/ssd_mobilenet_v1_coco.xml",
     "ssd_mobilenet_v1_tflite": "models/ssd_mobilenet_v1_coco_quant_detect.tflite",
@@ -55,65 +65,106 @@ MODELS = {
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One INT8 model beside the float one."""
+
+    accuracy: float
+    change: Interval
+    agreement: float
+    speed: float
+    """Inferences per second beside FP32's."""
+
+
+@dataclass(frozen=True)
 class Figures:
-    """Measure one model: mAP or top-1, inferences per second, and seconds to quantize."""
+    """One model: mAP or top-1, agreement, speed, and seconds to quantize beside NNCF's."""
 
     name: str
-    accuracy: tuple[float, float, float]
-    """FP32, NNCF's defaults, ours."""
-    speed: tuple[float, float, float]
+    float_accuracy: float
+    variants: dict[str, Variant]
+    """NNCF's two presets, the plain recipe (`--quick`), and the default."""
+    chosen: str
+    avx2: float
+    """Agreement of the default as a CPU without VNNI computes it."""
     seconds: tuple[float, float]
-    """A bare call of NNCF with our parameters, ours."""
+    """Of the plain recipe and the default, beside a bare call of NNCF."""
     bytes: tuple[int, int]
-    """Of the bundle: FP32, ours."""
+    """Of the bundle: FP32, the default."""
     modes: dict[Mode, tuple[float, int]]
     """Accuracy and bytes of the modes without data."""
     classifier: bool
 
 
 def measure(name: str, data: Path, work: Path) -> Figures:
-    """Convert, quantize in three ways, and measure."""
+    """Convert, quantize in every way, and measure."""
     parent = convert([data / MODELS[name]], work / f"{name}-fp32", ConvertOptions())
     images = list_images(data / "coco" / "calibration" / "images")
     dataset = dataset_for(parent, data)
-    prepare = preparer(parent.manifest.input)
-    begin = time.process_time()
-    chosen = choose(images, 300, 0, prepare).images
-    choosing = time.process_time() - begin
-    calibration = nncf.Dataset(chosen, prepare)
-
-    def bare(path: Path, **parameters: object) -> tuple[Path, float]:
-        model = ov.Core().read_model(parent.model)
-        begin = time.process_time()
-        with quiet_nncf():
-            quantized = nncf.quantize(model, calibration, subset_size=len(images), **parameters)
-        seconds = time.process_time() - begin
-        path.mkdir()
-        ov.save_model(quantized, path / bundles.MODEL, compress_to_fp16=False)
-        return path, seconds
-
-    defaults, _ = bare(work / f"{name}-nncf")
-    recipe = Recipe()
-    _, seconds = bare(work / f"{name}-bare", **nncf_parameters(ov.Core().read_model(parent.model), recipe))
-    ours = quantize(parent, work / f"{name}-int8", recipe=recipe, images=images)
-    candidates = [parent, bundles.unsealed(defaults, parent.manifest, parent.priors), ours.bundle]
-    scores = [validate(bundle, dataset).score.main for bundle in candidates]
-    models = [bundle.model for bundle in candidates]
-    targets = [(model, RunOptions()) for model in models]
-    speeds = throughputs(targets, rounds=9, seconds=1.0, clock=time.process_time)
+    made: dict[str, Bundle] = {}
+    bare = 0.0
+    for preset in ("performance", "mixed"):
+        made[f"nncf {preset}"], bare = by_nncf(parent, images, preset, work / f"{name}-nncf-{preset}")
+    quick = quantize(parent, work / f"{name}-quick", prefer=None, images=images)
+    ours = quantize(parent, work / f"{name}-int8", images=images)
+    made |= {"quick": quick.bundle, "default": ours.bundle}
+    before = validate(parent, dataset)
+    targets = [(bundle, RunOptions()) for bundle in (parent, *made.values())]
+    whole, *rates = throughputs(targets, rounds=9, seconds=0.5, clock=time.process_time)
+    pairs = zip(made.items(), rates, strict=True)
+    variants = {key: compared(validate(one, dataset), before, rate / whole) for (key, one), rate in pairs}
     modes: dict[Mode, tuple[float, int]] = {}
     for mode in WITHOUT_DATA:
         small = quantize(parent, work / f"{name}-{mode}", mode=mode).bundle
         modes[mode] = (validate(small, dataset).score.main, small.size)
     return Figures(
         name,
-        (scores[0], scores[1], scores[2]),
-        (speeds[0], speeds[1], speeds[2]),
-        (seconds, choosing + ours.processor_seconds),
+        before.score.main,
+        variants,
+        next((one.candidate.name for one in ours.candidates if one.chosen), "plain"),
+        agreement_on(ours.bundle, parent, dataset, "AVX2", work / f"{name}-avx2.json"),
+        (quick.processor_seconds / bare, ours.processor_seconds / bare),
         (parent.size, ours.bundle.size),
         modes,
         parent.manifest.task == "classification",
     )
+
+
+def compared(after: Validation, before: Validation, speed: float) -> Variant:
+    """Put a validation beside the float model's."""
+    change = next(iter(after.change_from(before).values()))
+    return Variant(after.score.main, change, after.agreement_with(before).value, speed)
+
+
+def by_nncf(parent: Bundle, images: list[Path], preset: str, path: Path) -> tuple[Bundle, float]:
+    """Quantize with NNCF as it comes; the bundle, and the processor's seconds."""
+    model = ov.Core().read_model(parent.model)
+    calibration = nncf.Dataset(images, preparer(parent.manifest.input))
+    begin = time.process_time()
+    with quiet_nncf():
+        quantized = nncf.quantize(
+            model, calibration, subset_size=len(images), preset=nncf.QuantizationPreset(preset)
+        )
+    seconds = time.process_time() - begin
+    path.mkdir()
+    ov.save_model(quantized, path / bundles.MODEL, compress_to_fp16=False)
+    return bundles.unsealed(path, parent.manifest, parent.priors), seconds
+
+
+def agreement_on(bundle: Bundle, parent: Bundle, dataset: Dataset, isa: str, result: Path) -> float:
+    """Measure agreement in a process of its own that has an instruction set at most."""
+    folder = result.with_suffix("")
+    folder.mkdir()
+    for picture in dataset.pictures:
+        (folder / picture.path.name).symlink_to(picture.path.absolute())
+    words = ["validate", str(bundle.path), "--baseline", str(parent.path), "--images", str(folder)]
+    start = "from qzd_tools.cli import main; import sys; sys.exit(main())"
+    subprocess.run(
+        [sys.executable, "-c", start, *words, "--json", str(result)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": isa},
+    )
+    return float(json.loads(result.read_text())["agreement"]["value"])
 
 
 def dataset_for(bundle: Bundle, data: Path) -> Dataset:
@@ -124,42 +175,46 @@ def dataset_for(bundle: Bundle, data: Path) -> Dataset:
 
 
 def rows(found: Figures) -> list[Row]:
-    """Return the figures of one model beside their targets."""
-    float_, defaults, ours = found.accuracy
+    """Put the figures of one model beside their targets."""
     unit = "top-1" if found.classifier else "mAP"
     limit = CLASSIFIER_DROP if found.classifier else DROP
     mode_limit = CLASSIFIER_MODE_DROP if found.classifier else MODE_DROP
-    ratio = found.speed[2] / found.speed[1]
-    whole = found.bytes[0]
+    ours, name = found.variants["default"], found.name
+    nncf_best = max(found.variants[f"nncf {preset}"].agreement for preset in ("performance", "mixed"))
     modes = []
     for mode, (accuracy, size) in found.modes.items():
-        modes.append(Row(f"{found.name}: drop by {mode}", abs(float_ - accuracy), mode_limit, unit=unit))
-        modes.append(Row(f"{found.name}: size by {mode}, beside FP32", size / whole))
+        drop = abs(found.float_accuracy - accuracy)
+        modes.append(Row(f"{name}: drop by {mode}", drop, mode_limit, unit=unit))
+        modes.append(Row(f"{name}: size by {mode}, beside FP32", size / found.bytes[0]))
     return [
-        Row(f"{found.name}: drop by the default recipe", float_ - ours, limit, unit=unit),
-        Row(f"{found.name}: drop by NNCF's defaults", float_ - defaults, unit=unit),
-        Row(f"{found.name}: throughput, beside NNCF's defaults", ratio, SPEED, "higher"),
-        Row(f"{found.name}: throughput, beside FP32", found.speed[2] / found.speed[0], better="higher"),
-        Row(f"{found.name}: time, beside a bare nncf.quantize", found.seconds[1] / found.seconds[0], TIME),
-        Row(f"{found.name}: size, beside FP32", found.bytes[1] / whole),
+        Row(f"{name}: drop by the default, near end of its interval", -ours.change.high, limit, unit=unit),
+        Row(f"{name}: agreement by the default", ours.agreement, ENOUGH, "higher"),
+        Row(f"{name}: agreement beside NNCF's best", ours.agreement - nncf_best, 0.0, "higher"),
+        Row(f"{name}: agreement on AVX2, difference", abs(ours.agreement - found.avx2), ISA_DIFFERENCE),
+        Row(f"{name}: throughput, beside FP32", ours.speed, better="higher"),
+        Row(f"{name}: throughput, beside NNCF's", ours.speed / found.variants["nncf performance"].speed),
+        Row(f"{name}: time, beside a bare nncf.quantize", found.seconds[1], TIME),
+        Row(f"{name}: time with --quick, beside a bare nncf.quantize", found.seconds[0], QUICK_TIME),
+        Row(f"{name}: size, beside FP32", found.bytes[1] / found.bytes[0]),
         *modes,
     ]
 
 
 def table(figures: list[Figures]) -> str:
-    """Return the figures as a Markdown table."""
-    titles = ["model", "FP32", "NNCF defaults", "int8", "int8-weights", "fp16"]
-    titles += ["speed beside NNCF", "beside FP32", "time beside NNCF", "size", "int8-weights", "fp16"]
+    """Write the figures as a Markdown table."""
+    titles = ["model", "FP32", "default", "95 % interval"]
+    titles += ["agreement: NNCF", "mixed", "quick", "default", "default on AVX2"]
+    titles += ["speed: NNCF", "quick", "default", "time: quick", "default", "size", "what stays in float"]
     lines = [f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}"]
     for one in figures:
-        accuracies = (*one.accuracy, *(accuracy for accuracy, _ in one.modes.values()))
-        _, default, ours = one.speed
-        ratios = (ours / default, ours / one.speed[0], one.seconds[1] / one.seconds[0])
-        sizes = (one.bytes[1], *(size for _, size in one.modes.values()))
-        cells = [f"{value:.4f}" for value in accuracies] + [f"{value:.2f}" for value in ratios]
-        cells += [f"{size / one.bytes[0]:.2f}" for size in sizes]
-        lines.append(f"| {' | '.join([one.name, *cells])} |")
-    return "\n".join(lines)
+        ours = one.variants["default"]
+        cells = [one.name, f"{one.float_accuracy:.4f}", f"{ours.accuracy:.4f}"]
+        cells.append(f"{ours.change.low:+.4f} {ours.change.high:+.4f}")
+        cells += [f"{v.agreement:.3f}" for v in one.variants.values()] + [f"{one.avx2:.3f}"]
+        cells += [f"{v.speed:.2f}" for key, v in one.variants.items() if key != "nncf mixed"]
+        cells += [f"{value:.2f}" for value in (*one.seconds, one.bytes[1] / one.bytes[0])]
+        lines.append(f"| {' | '.join([*cells, one.chosen])} |")
+    return f"Measured on {', '.join(host_isa())}.\n\n" + "\n".join(lines)
 
 
 def main() -> None:

@@ -95,9 +95,8 @@ def test_quantize_chooses_on_images_that_it_did_not_calibrate_with(painted: Path
     (chosen,) = (one for one in listed if one.endswith(", chosen"))
     best = max(result.candidates, key=lambda one: one.agreement.value)
     assert best.agreement.value == pytest.approx(1, abs=0.05)
-    reverted = made.quantization["layers_reverted_to_float"]
-    assert isinstance(reverted, list)
-    assert bool(reverted) == (not chosen.startswith("all layers"))
+    assert bool(made.quantization["layers_reverted_to_float"]) == ("depthwise" in chosen)
+    assert (made.quantization["head_layers"] == "float") == ("last" in chosen)
 
 
 def test_quantize_makes_the_plain_recipe_when_it_is_to_be_quick(painted: Path, tmp_path: Path) -> None:

@@ -620,3 +620,32 @@ def test_calibration_sees_what_the_detector_sees(painted: Path) -> None:
     assert prepared.shape == (1, 64, 64, 3)
     assert prepared.dtype == np.uint8
     assert (prepared[0] == cv2.imread(str(path))).all()
+
+
+@pytest.mark.parametrize(
+    ("drop", "certainty", "held"),
+    [(0.0, None, True), (0.0, 0.95, True), (0.3, None, False)],
+    ids=["nothing lost", "surely nothing lost", "much lost"],
+)
+def test_gates_hold_with_the_certainty_that_is_asked_for(
+    painted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drop: float,
+    certainty: float | None,
+    held: bool,
+) -> None:
+    broken_judge(monkeypatch, [drop])
+    gate = Gate(
+        dataset=read_coco(painted / "validation" / "instances.json"),
+        max_drop=0.1,
+        max_disagreement=0.2,
+        certainty=certainty,
+        time_budget=0.0,
+    )
+    images = list_images(painted / "calibration" / "images")
+    made = quantize(bundles.read(painted / "detector"), tmp_path / "new", images=images, gate=gate)
+    assert (made.missed is None) == held
+    accuracy = made.bundle.manifest.accuracy[0]
+    assert set(accuracy.change) == {"map", "map50"}
+    assert accuracy.agreement["value"] == pytest.approx(1, abs=0.05)

@@ -10,11 +10,11 @@ import openvino as ov
 
 from qzd_ext.errors import DeviceError, ModelError
 from qzd_tools.quantize.recipe import Recipe
-from qzd_tools.quantize.search import Attempt, Make, escalate
+from qzd_tools.quantize.search import Attempt, Judgement, Make, escalate
 from support.painted_model import build_painted
 
 MODEL = build_painted()
-PLAIN = Attempt(MODEL, Recipe(head_layers="float"), (), drop=0.5, seconds=0.0)
+PLAIN = Attempt(MODEL, Recipe(head_layers="float"), (), Judgement(0.5), seconds=0.0)
 
 
 def search(
@@ -32,11 +32,11 @@ def search(
         for count in (1, 2, 4):
             yield ("layer",) * count, functools.partial(quantize, Recipe())
 
-    def judge(*_: object) -> float:
+    def judge(*_: object) -> Judgement:
         drop = drops.pop(0)
         if isinstance(drop, Exception):
             raise drop
-        return drop
+        return Judgement(drop)
 
     return escalate(PLAIN, 0.1, budget, quantize, judge, reverts, said.append)
 

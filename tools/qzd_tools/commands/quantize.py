@@ -79,6 +79,8 @@ INT8_ONLY = (*RECIPE, "images", "annotations", "seed", "allow_overlap", "time_bu
 @click.option("--validation-imagenet", type=click.Path(path_type=Path), help="The same for a classifier.")
 @click.option("--validation-images", type=DIRECTORY, help="Where those images lie, if not in images/ beside.")
 @click.option("--max-drop", type=Finite(0, 1), help="How much mAP or top-1 may be lost.")
+@click.option("--max-disagreement", type=Finite(0, 1), help="How much it may disagree with the float model.")
+@click.option("--certainty", type=Finite(0.5, 0.9999), help="Let gates hold only with this certainty.")
 @click.option("--time-budget", type=Finite(0), help="Seconds to search.  [default: 1800]")
 @click.option("--allow-overlap", is_flag=True, help="Let images be in both sets.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
@@ -171,7 +173,7 @@ def _gate(manifest: Manifest, given: dict[str, Any]) -> Gate | None:
 
     annotations, imagenet = given["validation_annotations"], given["validation_imagenet"]
     if annotations is None and imagenet is None:
-        for option in ("max_drop", "time_budget", "validation_images"):
+        for option in ("max_drop", "max_disagreement", "certainty", "time_budget", "validation_images"):
             if given[option] is not None:
                 raise UsageError(
                     f"--{option.replace('_', '-')} without validation data",
@@ -182,7 +184,8 @@ def _gate(manifest: Manifest, given: dict[str, Any]) -> Gate | None:
         raise UsageError("--time-budget without --max-drop", fix="say what may be lost: --max-drop 0.01")
     dataset = dataset_for(manifest, annotations, imagenet, given["validation_images"])
     budget = {} if given["time_budget"] is None else {"time_budget": given["time_budget"]}
-    return Gate(dataset=dataset, max_drop=given["max_drop"], **budget)
+    limits = {name: given[name] for name in ("max_drop", "max_disagreement", "certainty")}
+    return Gate(dataset=dataset, **limits, **budget)
 
 
 def _describe(result: Quantized) -> str:

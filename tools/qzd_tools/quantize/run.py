@@ -21,15 +21,15 @@ from qzd_ext.errors import GateError, UsageError
 from qzd_ext.runner import Runner, RunOptions
 from qzd_tools.benchmark.throughput import throughputs
 from qzd_tools.data.coco import Dataset
-from qzd_tools.graph.structure import is_quantized
+from qzd_tools.graph.structure import find_head, is_quantized
 from qzd_tools.quantize.calibration import FEW, choose, hold_out, overlap
 from qzd_tools.quantize.candidates import Measured, Prefer, make_candidates, measure_candidates, pick
 from qzd_tools.quantize.draft import Job, Mode, Say
 from qzd_tools.quantize.recipe import Recipe, ignored_operations, make_names_unique, settled
 from qzd_tools.quantize.revert import revert_layers
-from qzd_tools.quantize.search import RANKING_IMAGES, Attempt, Make, escalate, rank_layers
+from qzd_tools.quantize.search import RANKING_IMAGES, Attempt, Judgement, Make, escalate, rank_layers
 from qzd_tools.system import isa
-from qzd_tools.validate.gates import check_baseline, check_drop, compare
+from qzd_tools.validate.gates import check_agreement, check_baseline, check_drop, compare
 from qzd_tools.validate.run import Validation, validate
 
 __all__ = ["Gate", "GateMissedError", "Mode", "Quantized", "Speed", "accuracy_figures", "quantize"]
@@ -44,12 +44,18 @@ class Gate:
     dataset : Dataset
     max_drop : float or None
         By how much mAP or top-1 may fall; None measures and lets everything pass.
+    max_disagreement : float or None
+        By how much the model may disagree with the float one.
+    certainty : float or None
+        With which both must be kept, 0..1; None compares what was measured.
     time_budget : float
         Seconds for the search after the plain recipe missed.
     """
 
     dataset: Dataset
     max_drop: float | None = None
+    max_disagreement: float | None = None
+    certainty: float | None = None
     time_budget: float = 1800.0
 
 
@@ -211,9 +217,9 @@ def quantize(
         after = job.measure(graph, recipe, reverted, gate.dataset) if gate else None
         missed = None
         if gate is not None and before is not None and after is not None:
-            drop = after.drop_from(before)
-            plain = Attempt(graph, settled(model, recipe), reverted, drop, stopwatch.read()[0])
-            after = _improve(job, model, plain, gate, before, after, say)
+            judged = _judged(gate, before, after)
+            plain = Attempt(graph, settled(model, recipe), reverted, judged, stopwatch.read()[0])
+            after = _improve(job, model, plain, gate, before, say).judgement.validation or after
             missed = _missed(job, gate, before, after)
             if missed is not None and not fresh:
                 raise GateMissedError(missed, before, after)
@@ -255,7 +261,11 @@ def _made(
     for one in measured:
         say(f"  {one}")
     job.candidates = [str(one) for one in measured]
-    return best.candidate.graph, (recipe, best.candidate.reverted), tuple(measured)
+    reverted = best.candidate.reverted
+    if last := set(find_head(model).layers) & set(reverted):  # the recipe has a word for these
+        recipe = dataclasses.replace(recipe, head_layers="float")
+        reverted = tuple(name for name in reverted if name not in last)
+    return best.candidate.graph, (recipe, reverted), tuple(measured)
 
 
 class _Stopwatch:
@@ -302,15 +312,11 @@ def _tell_about_calibration(job: Job, gate: Gate | None, allow_overlap: bool, sa
         say(advice)
 
 
-def _improve(
-    job: Job, model: ov.Model, plain: Attempt, gate: Gate, before: Validation, after: Validation, say: Say
-) -> Validation:
-    """Search for a better recipe where the plain one misses the gate; the best is in the draft at the end."""
-    measured = {id(plain.model): after}
+def _improve(job: Job, model: ov.Model, plain: Attempt, gate: Gate, before: Validation, say: Say) -> Attempt:
+    """Search for a better recipe if the plain one misses the gate; the best is in the draft at the end."""
 
-    def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> float:
-        measured[id(candidate)] = job.measure(candidate, recipe, reverted, gate.dataset)
-        return measured[id(candidate)].drop_from(before)
+    def judge(candidate: ov.Model, recipe: Recipe, reverted: tuple[str, ...]) -> Judgement:
+        return _judged(gate, before, job.measure(candidate, recipe, reverted, gate.dataset))
 
     def reverts(attempt: Attempt, seconds: float) -> Iterator[tuple[tuple[str, ...], Make]]:
         assert job.calibration is not None
@@ -324,20 +330,28 @@ def _improve(
 
     say(f"plain recipe: drop {plain.drop:+.4f}")
     if gate.max_drop is None or plain.drop <= gate.max_drop or job.mode != "int8":
-        return after
+        return plain
     make = functools.partial(job.make, model)
     best = escalate(plain, gate.max_drop, gate.time_budget, make, judge, reverts, say)
     job.save(best.model, best.recipe, best.reverted)
-    return measured[id(best.model)]
+    return best
+
+
+def _judged(gate: Gate, before: Validation, after: Validation) -> Judgement:
+    """Say what a validation loses: the measured drop, or its bound if the gate asks for certainty."""
+    drop = compare(after, before, gate.dataset).drop
+    return Judgement(drop.value if gate.certainty is None else drop.upper(gate.certainty), after)
 
 
 def _missed(job: Job, gate: Gate, before: Validation, after: Validation) -> GateError | None:
-    if gate.max_drop is None:
-        return None
+    """Give the first gate that is missed."""
+    comparison = compare(after, before, gate.dataset)
     try:
-        check_drop(compare(after, before, gate.dataset), gate.max_drop)
+        if gate.max_drop is not None:
+            check_drop(comparison, gate.max_drop, gate.certainty)
+        if gate.max_disagreement is not None:
+            check_agreement(comparison.agreement, gate.max_disagreement, gate.certainty)
     except GateError as error:
-        more = "give more --time-budget or calibration images, or " if job.mode == "int8" else ""
-        fix = f"{more}choose another --mode"
-        return GateError(error.found, wanted=error.wanted, fix=fix)
+        more = "give more --time-budget or images, or " if job.mode == "int8" else ""
+        return GateError(error.found, wanted=error.wanted, fix=f"{more}choose another --mode")
     return None

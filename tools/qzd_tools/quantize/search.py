@@ -19,13 +19,29 @@ from qzd_tools.graph.structure import weighted_layers
 from qzd_tools.progress import progress
 from qzd_tools.quantize.recipe import Recipe
 from qzd_tools.quantize.revert import revert_layers
+from qzd_tools.validate.run import Validation
 
-__all__ = ["RANKING_IMAGES", "Attempt", "Make", "escalate", "rank_layers"]
+__all__ = ["RANKING_IMAGES", "Attempt", "Judgement", "Make", "escalate", "rank_layers"]
 
 RANKING_IMAGES = 8
 
 Make = Callable[[], ov.Model]
 """Makes the INT8 graph of a step, which takes its time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What was measured of an INT8 graph.
+
+    Attributes
+    ----------
+    drop : float
+        By which the main figure is below that of the float model; its upper bound if a certainty is asked.
+    validation : Validation or None
+    """
+
+    drop: float
+    validation: Validation | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +54,7 @@ class Attempt:
     recipe : Recipe
     reverted : tuple of str
         Layers that were put back to float afterwards.
-    drop : float
-        By which the main figure is below that of the float model.
+    judgement : Judgement
     seconds : float
         What it took, quantizing and measuring.
     """
@@ -47,8 +62,13 @@ class Attempt:
     model: ov.Model
     recipe: Recipe
     reverted: tuple[str, ...]
-    drop: float
+    judgement: Judgement
     seconds: float
+
+    @property
+    def drop(self) -> float:
+        """What it loses."""
+        return self.judgement.drop
 
 
 def escalate(
@@ -56,7 +76,7 @@ def escalate(
     limit: float,
     budget: float,
     quantize: Callable[[Recipe], ov.Model],
-    judge: Callable[[ov.Model, Recipe, tuple[str, ...]], float],
+    judge: Callable[[ov.Model, Recipe, tuple[str, ...]], Judgement],
     reverts: Callable[[Attempt, float], Iterator[tuple[tuple[str, ...], Make]]],
     say: Callable[[str], None],
 ) -> Attempt:
@@ -74,7 +94,7 @@ def escalate(
         From a recipe to an INT8 graph. A step in which it or `judge` raises ModelError or DeviceError is
         told and passed over.
     judge : callable
-        From an INT8 graph, its recipe and its reverted layers to its drop.
+        From an INT8 graph, its recipe and its reverted layers to what was measured of it.
     reverts : callable
         From an attempt, and the seconds that may go into ranking its layers, to more and more of them,
         each with what makes the graph in which they are float.
@@ -100,14 +120,14 @@ def escalate(
         name, recipe, reverted, make = step
         try:
             model = make()
-            drop = judge(model, recipe, reverted)
+            judgement = judge(model, recipe, reverted)
         except (DeviceError, ModelError) as error:
             say(f"{name}: {error.found}")
             continue
         seconds = time.monotonic() - step_begin
-        say(f"{name}: drop {drop:+.4f} ({seconds:.0f} s)")
-        if drop < best.drop:
-            best = Attempt(model, recipe, reverted, drop, seconds)
+        say(f"{name}: drop {judgement.drop:+.4f} ({seconds:.0f} s)")
+        if judgement.drop < best.drop:
+            best = Attempt(model, recipe, reverted, judgement, seconds)
     return best
 
 
@@ -128,7 +148,8 @@ def _steps(
         yield "accurate bias correction", recipe, (), functools.partial(quantize, recipe)
     base = best()
     for reverted, make in reverts(base, left() / 2):
-        yield f"{len(reverted)} layers that cost most in float", base.recipe, reverted, make
+        layers = (*base.reverted, *reverted)
+        yield f"{len(reverted)} layers that cost most in float", base.recipe, layers, make
 
 
 def rank_layers(
