@@ -19,7 +19,7 @@ UNITS := $(DESTDIR)$(LIB)/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo build lint types test test-system test-models test-memory dist clean lock \
+.PHONY: docs help demo build lint types test test-system test-client test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
         bench-kernels bench-quantize bench-validate bench-engine bench-camera bench-scale bench-wire
 
@@ -61,6 +61,9 @@ test: lint types ## everything that a change must pass
 
 test-system: build ## real processes on real models and videos, for minutes
 	$(BIN)/pytest -m system
+
+test-client: build ## qzd-client alone in an environment of its own, on each CPython from 3.10 to 3.13
+	$(BIN)/pytest -s -m system tests/system/test_client_alone.py
 
 test-models: build ## INT8 accuracy of real models, and the whole of `prepare` on them, for an hour
 	$(BIN)/pytest -m models
