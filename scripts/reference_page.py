@@ -72,6 +72,8 @@ def _unwrap(hint: Any) -> tuple[str, str]:
         return " ".join([kind, *limits]), text
     if typing.get_origin(hint) is typing.Literal:
         return " or ".join(f'`"{value}"`' for value in typing.get_args(hint)), ""
+    if typing.get_origin(hint) is dict:
+        return f"table of {_unwrap(typing.get_args(hint)[1])[0]}", ""
     if typing.get_origin(hint) is tuple:
         return "strings", ""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

@@ -131,7 +131,12 @@ class UsedThresholds(Struct, frozen=True):
     """The thresholds that filtered the boxes."""
 
     confidence: float
+    """Of every label that is not in `confidences`."""
     iou: float
+    confidences: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    """Of single labels; absent if there are none."""
+    labels: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The only labels that are listed; absent if all are."""
 
 
 class Message(Struct, frozen=True, kw_only=True, tag_field="schema"):

@@ -28,6 +28,8 @@ cdef class Candidates:
     cdef Py_ssize_t count, capacity, picked
     cdef Rules rules
     cdef int parts                      # scans that are still to come
+    cdef const float[::1] floors        # the least score of each class, if there is one
+    cdef bint has_floors
     cdef readonly Py_ssize_t invalid
     cdef readonly bint truncated
 
@@ -35,3 +37,4 @@ cdef class Candidates:
     cdef int grow(self) except -1 nogil
     cdef int scanned(self) except -1 nogil
     cdef int pick(self) except -1 nogil
+    cdef void keep_above_floors(self) noexcept nogil

@@ -103,6 +103,28 @@ cdef class Candidates:
                     self.invalid += 1
             self.scanned()
 
+    def set_floors(self, const float[::1] floors not None):
+        """Leave out candidates below the least score of their class, (classes,) float32.
+
+        Raises
+        ------
+        ValueError
+            There is not one for each class.
+        """
+        if floors.shape[0] != self.rules.classes:
+            raise ValueError(f"wanted {self.rules.classes} floors, got {floors.shape[0]}")
+        self.floors = floors
+        self.has_floors = True
+
+    cdef void keep_above_floors(self) noexcept nogil:
+        """Move the candidates that reach their floor together, in their order."""
+        cdef Py_ssize_t i, kept = 0
+        for i in range(self.count):
+            if self.items[i].score >= self.floors[self.items[i].class_id]:
+                self.items[kept] = self.items[i]
+                kept += 1
+        self.count = kept
+
     cdef int scanned(self) except -1 nogil:
         """Note that a scan has ended; select after the last one."""
         self.parts -= 1
@@ -112,8 +134,12 @@ cdef class Candidates:
 
     cdef int pick(self) except -1 nogil:
         """Sort by score, suppress what overlaps a better box, and keep the best of the rest."""
-        cdef Py_ssize_t n = self.count, entering = min(n, self.rules.max_candidates)
+        cdef Py_ssize_t n, entering
         cdef Key *keys
+        if self.has_floors:
+            self.keep_above_floors()
+        n = self.count
+        entering = min(n, self.rules.max_candidates)
         self.truncated = n > entering
         if n == 0:
             return 0

@@ -54,7 +54,11 @@ class Decoder:
             self._scans = scans_for(outputs)
 
     def decode(
-        self, tensors: Sequence[FloatArray], transform: Transform, thresholds: Thresholds
+        self,
+        tensors: Sequence[FloatArray],
+        transform: Transform,
+        thresholds: Thresholds,
+        floors: FloatArray | None = None,
     ) -> Detections | Classes:
         """Decode one frame's results.
 
@@ -67,6 +71,8 @@ class Decoder:
             How the frame was laid into the input.
         thresholds : Thresholds
             A classifier's `top_k` best classes do not depend on them.
+        floors : (classes,) float32, optional
+            The least score of each class. A lower one is left out before NMS, and suppresses nothing.
 
         Raises
         ------
@@ -92,6 +98,8 @@ class Decoder:
             t.max_detections,
             len(self._scans),
         )
+        if floors is not None:
+            candidates.set_floors(floors)
         for scan in self._scans:
             scan(values, candidates, t)
         if candidates.invalid:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qzd_ext.bundle import Bundle
 from qzd_ext.decode import Decoder
-from qzd_ext.detections import Classes, Detections
+from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.errors import DeviceError, ModelError, QzdError
 from qzd_ext.geometry import Frame, Picture, Transform, prepare
 from qzd_ext.golden import TOLERANCES, compare, read_golden
@@ -179,8 +179,18 @@ class Detector:
         slot.start()
         return run
 
-    def result(self, run: Run) -> Result:
+    def result(
+        self, run: Run, thresholds: Thresholds | None = None, floors: FloatArray | None = None
+    ) -> Result:
         """Decode what a run has found, once `run.slot.wait()` has returned.
+
+        Parameters
+        ----------
+        run : Run
+        thresholds : Thresholds, optional
+            The detector's, if omitted.
+        floors : (classes,) float32, optional
+            The least score of each class, not below the confidence of `thresholds`.
 
         Raises
         ------
@@ -188,7 +198,7 @@ class Detector:
             The model's results cannot be decoded.
         """
         inferred = time.perf_counter()
-        found = self._decoder.decode(run.slot.outputs, run.transform, self.thresholds)
+        found = self._decoder.decode(run.slot.outputs, run.transform, thresholds or self.thresholds, floors)
         decoded = time.perf_counter()
         preprocess, inference = run.prepared - run.begin, inferred - run.prepared
         return Result(found, Timing(preprocess * 1e3, inference * 1e3, (decoded - inferred) * 1e3))

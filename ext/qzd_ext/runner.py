@@ -358,9 +358,7 @@ def _wrong_graph(model: str, what: str, found: list[str], wanted: str) -> ModelE
     return ModelError(f"{model}: its {what} are {', '.join(found) or 'none'}", wanted=wanted, fix=fix)
 
 
-def _choose_precision(
-    model: Path | Bundle, device: str, options: RunOptions
-) -> InferencePrecision | None:
+def _choose_precision(model: Path | Bundle, device: str, options: RunOptions) -> InferencePrecision | None:
     """Choose what the device computes in; None leaves the choice to the device.
 
     A precision that the bundle asks for and the device lacks gives way to f32, or to the device's own if it

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import oracle
 from qzd_ext import manifest as m
+from qzd_ext._nms import Candidates
 from qzd_ext.decode import Decoder
 from qzd_ext.detections import Classes, FloatArray
 from qzd_ext.errors import DeviceError, ModelError
@@ -196,9 +197,7 @@ FINAL = {
 }
 
 
-def check_final(
-    decoder: Decoder, tensor: FloatArray, thresholds: Thresholds, expected: oracle.Found
-) -> None:
+def check_final(decoder: Decoder, tensor: FloatArray, thresholds: Thresholds, expected: oracle.Found) -> None:
     if expected.invalid:
         with pytest.raises(DeviceError, match="no sound model"):
             decoder.decode([tensor], FRAME, thresholds)
@@ -301,3 +300,29 @@ def test_classification_gives_its_best_classes() -> None:
     found = Decoder(manifest, [(1, 4)]).decode([values], plain(manifest), Thresholds())
     assert isinstance(found, Classes)
     assert found.class_ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_decode_with_floors_is_as_if_lower_scores_had_never_been(agnostic: bool) -> None:
+    rng = np.random.default_rng(5)
+    boxes = rng.uniform(0, 40, (400, 4)).astype(np.float32)
+    boxes[:, 2:] = boxes[:, :2] + rng.uniform(5, 20, (400, 2)).astype(np.float32)
+    scores = rng.uniform(0.3, 1, 400).astype(np.float32)
+    class_ids = rng.integers(0, 3, 400).astype(np.int32)
+    floors = np.array([0.5, np.inf, 0.8], np.float32)
+    kept = scores >= floors[class_ids]
+    found = []
+    for chosen, limits in ((np.ones(400, bool), floors), (kept, None)):
+        candidates = Candidates(3, 0.45, False, agnostic, 30000, 20)
+        if limits is not None:
+            candidates.set_floors(limits)
+        candidates.extend(boxes[chosen], scores[chosen], class_ids[chosen])
+        found.append(candidates.arrays(100, 100, 1, 1, 0, 0))
+    for with_floors, without in zip(*found, strict=True):
+        np.testing.assert_array_equal(with_floors, without)
+    assert 0 < len(found[0][1]) <= 20
+
+
+def test_floors_when_there_is_not_one_for_each_class_are_refused() -> None:
+    with pytest.raises(ValueError, match="wanted 3 floors, got 2"):
+        Candidates(3, 0.45, False, False, 100, 100).set_floors(np.zeros(2, np.float32))

@@ -193,8 +193,15 @@ class ModelConfig(Table, frozen=True):
     threads: Annotated[
         Count | None, Meta(description="CPU threads for inference; default: what the process may use.")
     ] = None
+    labels: Annotated[
+        Names | None, Meta(description="Labels that are published; default: all of the bundle's.")
+    ] = None
     confidence: Annotated[
-        Fraction | None, Meta(description="Least score that is published; default: the bundle's.")
+        Fraction | dict[str, Fraction] | None,
+        Meta(
+            description="Least score that is published, also by label: { person = 0.6, default = 0.4 }; "
+            "default: the bundle's."
+        ),
     ] = None
     iou: Annotated[
         Fraction | None,
@@ -218,6 +225,13 @@ class StreamConfig(Table, frozen=True):
         ),
     ]
     model: Annotated[str | Names, Meta(description="The name of a [models.NAME], or several.")]
+    labels: Annotated[
+        Names | None, Meta(description="Labels that are published; default: the model's `labels`.")
+    ] = None
+    confidence: Annotated[
+        Fraction | dict[str, Fraction] | None,
+        Meta(description="Least score that is published, also by label; default: the model's `confidence`."),
+    ] = None
     when_behind: Annotated[
         WhenBehind | None,
         Meta(

@@ -12,7 +12,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -149,6 +149,7 @@ class Engine:
             loaded = {name: self._load(name, model, config, undo) for name, model in new_models.items()}
             with reserve_threads(STREAM_THREADS * len(opened) + MODEL_THREADS * len(loaded)):
                 pass  # they are started again below, when nothing may fail
+            self._check_selections(config, loaded)
             gone = [name for name in before.streams if name in new_streams or name not in config.streams]
             with self._at_work():
                 undo.pop_all()  # nothing can fail from here on
@@ -317,6 +318,12 @@ class Engine:
         undo.callback(served.detector.close)
         return served
 
+    def _check_selections(self, config: Config, loaded: Mapping[str, LoadedModel]) -> None:
+        """Check that streams choose only labels that their models have, or will have once `loaded`."""
+        for stream in config.streams.values():
+            for name in stream.models:
+                (loaded.get(name) or self._schedulers[name].served).select(stream)
+
     def _choose(self, name: str, model: ModelConfig) -> Path:
         """Find the bundle that is loaded: not one that has ended the process, if there is another version."""
         path, passed_over = self._boots.choose(Path(model.bundle))
@@ -335,6 +342,7 @@ class Engine:
         with contextlib.ExitStack() as undo:
             undo.callback(self.swaps.update, refused=1)
             served = self._load(name, msgspec.structs.replace(model, bundle=str(path)), self._config, undo)
+            self._check_selections(self._config, {name: served})
             with self._at_work():
                 undo.pop_all()
                 self._put(name, served, state)
@@ -369,7 +377,7 @@ class Engine:
 
     def _stream(self, name: str, config: StreamConfig, source: Source) -> Stream:
         schedulers = [self._schedulers[model] for model in config.models]
-        lanes = [scheduler.lane(name, config.policy, self._publish, self._look) for scheduler in schedulers]
+        lanes = [scheduler.lane(name, config, self._publish, self._look) for scheduler in schedulers]
         return Stream(name, config, source, lanes, self._publish, self._stream_ended)
 
     def _remove_streams(self, names: list[str], *, publish: bool = True) -> None:

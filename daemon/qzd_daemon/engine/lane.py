@@ -13,8 +13,10 @@ import numpy as np
 
 from qzd_client import messages
 from qzd_client.requests import WhenBehind
+from qzd_daemon.config.schema import StreamConfig
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem, StreamQueue
+from qzd_daemon.engine.selection import Selection
 from qzd_daemon.sources.open import SourceFrame
 from qzd_ext.detections import Classes, Detections, FloatArray
 from qzd_ext.detector import Result
@@ -62,6 +64,10 @@ class ResultSink(Protocol):
         """Its name, for the log."""
         ...
 
+    def selection(self, served: LoadedModel) -> Selection:
+        """Return what is published of a model's results."""
+        ...
+
     def finish(
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
     ) -> None:
@@ -95,6 +101,8 @@ class Lane:
         Takes a topic and a message; called in the order of the frames.
     look : callable, optional
         Takes each message that was published, with its frame, for people to look at.
+    config : StreamConfig, optional
+        What the stream chooses of the model's labels and scores; its labels are the model's, checked before.
     """
 
     def __init__(
@@ -105,12 +113,21 @@ class Lane:
         when_behind: WhenBehind,
         publish: Publish,
         look: Look | None = None,
+        config: StreamConfig | None = None,
     ) -> None:
         self.stream = stream
+        self._config = config
+        self._selection: tuple[LoadedModel, Selection] | None = None
         self._look = look
         self.model = model
         self.queue: StreamQueue[FrameJob] = StreamQueue(fair_queue, when_behind)
         self._publish = functools.partial(publish, messages.detections_topic(stream, model))
+
+    def selection(self, served: LoadedModel) -> Selection:
+        """Return what is published of a model's results; the same model is asked only once."""
+        if self._selection is None or self._selection[0] is not served:
+            self._selection = (served, served.select(self._config))
+        return self._selection[1]
 
     def finish(
         self, queued: QueuedItem[FrameJob], served: LoadedModel, queue_ms: float, outcome: Result | NoResult
@@ -173,7 +190,7 @@ def make_message(
         dropped_before=queued.dropped_before,
         model=served.info,
         timing_ms=messages.StageTimes(*(round(ms, 3) for ms in (queue_ms, *stages))),
-        thresholds=served.thresholds,
+        thresholds=queued.item.lane.selection(served).used,
         **(_found(outcome.found, served) if isinstance(outcome, Result) else {}),
     )
 

@@ -7,16 +7,14 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from qzd_client import messages
-from qzd_daemon.config.schema import ModelConfig
+from qzd_daemon.config.schema import ModelConfig, StreamConfig
 from qzd_daemon.engine import compile_cache
+from qzd_daemon.engine.selection import Selection, select
 from qzd_ext import bundle
 from qzd_ext.bundle import Bundle
 from qzd_ext.detector import Detector
 from qzd_ext.errors import DeviceError, GateError
-from qzd_ext.manifest import Thresholds
 from qzd_ext.runner import RunOptions
 
 __all__ = ["LoadedModel", "load", "locate", "self_test"]
@@ -34,16 +32,32 @@ class LoadedModel:
     ----------
     detector : Detector
     info : ModelInfo
-    thresholds : UsedThresholds
-        What messages say about it.
+    config : ModelConfig
+    selection : Selection
+        What is published of it, if a stream does not choose otherwise.
     device : str
         The chosen one of the configuration's devices; `info.device` names the device that executes.
     """
 
     detector: Detector
     info: messages.ModelInfo
-    thresholds: messages.UsedThresholds
+    config: ModelConfig
+    selection: Selection
     device: str
+
+    def select(self, stream: StreamConfig | None) -> Selection:
+        """Return what is published of it for a stream.
+
+        Raises
+        ------
+        ConfigError
+            The stream names a label that the model does not have.
+        """
+        return (
+            select(self.info.name, self.detector.bundle.manifest, self.config, stream)
+            if stream
+            else self.selection
+        )
 
 
 def locate(config: ModelConfig) -> Path:
@@ -84,6 +98,7 @@ def load(
 def _load_on(
     device: str, name: str, config: ModelConfig, cache_dir: Path | None, found: Bundle
 ) -> LoadedModel:
+    selection = select(name, found.manifest, config)
     options = RunOptions(
         device=device,
         hint=config.hint,
@@ -96,7 +111,7 @@ def _load_on(
         detector = Detector(
             found,
             dataclasses.replace(options, cache_dir=folder),
-            _thresholds(found.manifest.thresholds, config),
+            selection.thresholds,
         )
     try:
         self_test(name, detector)
@@ -112,14 +127,7 @@ def _load_on(
         *(name, manifest.name, manifest.version, manifest.precision),
         *(executes, detector.precision, detector.requests),
     )
-    used = messages.UsedThresholds(detector.thresholds.confidence, detector.thresholds.iou)
-    return LoadedModel(detector, info, used, device)
-
-
-def _thresholds(of_bundle: Thresholds, config: ModelConfig) -> Thresholds:
-    names = ("confidence", "iou", "max_detections")
-    given = {name: value for name in names if (value := getattr(config, name)) is not None}
-    return msgspec.structs.replace(of_bundle, **given)
+    return LoadedModel(detector, info, config, selection, device)
 
 
 def self_test(name: str, detector: Detector) -> None:

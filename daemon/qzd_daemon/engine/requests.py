@@ -11,6 +11,7 @@ from qzd_client import messages
 from qzd_daemon.engine.lane import FrameJob, NoResult, send_message
 from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.queues import FairQueue, QueuedItem, StreamQueue
+from qzd_daemon.engine.selection import Selection
 from qzd_daemon.sources.open import SourceFrame
 from qzd_ext.detector import Result
 from qzd_ext.geometry import Frame
@@ -63,6 +64,10 @@ class RequestLane:
             asked
         )  # `answer` may lead to the returned callable: a cycle would keep the frame
         return lambda: (still := waiting()) is not None and self._queue.discard(still)
+
+    def selection(self, served: LoadedModel) -> Selection:
+        """Return what the model's own configuration chooses."""
+        return served.selection
 
     def close(self) -> None:
         """Accept no more frames; those that wait are still answered."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from qzd_client.requests import WhenBehind
+from qzd_daemon.config.schema import StreamConfig
 from qzd_daemon.engine.faults import DeviceFaults
 from qzd_daemon.engine.lane import FrameJob, Lane, Look, NoResult, Publish
 from qzd_daemon.engine.models import LoadedModel
@@ -110,9 +110,9 @@ class Scheduler:
         self._starter = NamedThread(f"qzd-start-{name}", self._start_frames)
         self._finisher = NamedThread(f"qzd-finish-{name}", self._finish_frames)
 
-    def lane(self, stream: str, when_behind: WhenBehind, publish: Publish, look: Look | None) -> Lane:
+    def lane(self, stream: str, config: StreamConfig, publish: Publish, look: Look | None) -> Lane:
         """Return a lane for a stream's frames through this model."""
-        return Lane(stream, self.name, self._fair_queue, when_behind, publish, look)
+        return Lane(stream, self.name, self._fair_queue, config.policy, publish, look, config)
 
     def start(self) -> None:
         """Begin to serve."""
@@ -305,7 +305,8 @@ class Scheduler:
                 self._late.append(frame)
                 self._hand_on(frame, NoResult("error", reason))
                 return
-            outcome: Result | QzdError = detector.result(frame.run)
+            selection = frame.queued.item.lane.selection(frame.served)
+            outcome: Result | QzdError = detector.result(frame.run, selection.thresholds, selection.floors)
         except QzdError as error:
             outcome = error
         except Exception as error:  # one frame must not end the model's service

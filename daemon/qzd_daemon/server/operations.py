@@ -202,7 +202,7 @@ class Operations:
             task=manifest.task,
             input=(manifest.input.width, manifest.input.height),
             labels=len(manifest.labels.names),
-            thresholds=served.thresholds,
+            thresholds=served.selection.used,
             passed_over=str(self._engine.passed_over[name]) if name in self._engine.passed_over else None,
             self_test=SelfTestStatus(age_s=round(age, 1), passed=name not in self._engine.failed_tests),
             directory=self._engine.directory_of(name, served),

@@ -43,7 +43,7 @@ def test_read_config_when_paths_are_absolute_keeps_them(tmp_path: Path) -> None:
         (("max_fps", "max_fsp"), ["unknown key streams.gate.max_fsp", "did you mean streams.gate.max_fps?"]),
         (("[publish]", "[pubish]"), ["unknown key pubish", "did you mean publish?"]),
         (("confidence", "zzzzzz"), ["unknown key models.ssd.zzzzzz", "remove models.ssd.zzzzzz"]),
-        (("0.4", '"high"'), ["models.ssd.confidence: Expected a number, got text in quotes"]),
+        (("0.4", '"high"'), ["models.ssd.confidence: Expected a number or a table, got text in quotes"]),
         (("0.4", "1.5"), ["models.ssd.confidence: Expected a number <= 1.0"]),
         (("max_fps = 10", "max_fps = 0"), ["streams.gate.max_fps: Expected a number >= 0.0001"]),
         (("0.4", "9" * 5000), ["not TOML: Exceeds the limit"]),
