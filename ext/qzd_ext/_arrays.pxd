@@ -18,7 +18,7 @@ cdef inline Py_ssize_t length(ndarray array, int axis) except -1:
 
 
 cdef inline const float *floats(ndarray array, Py_ssize_t size) except NULL:
-    """The values of a C-contiguous float32 array of so many. The shape is its owner's business.
+    """The values of a C-contiguous float32 array of this size. The shape is its owner's business.
 
     Raises
     ------

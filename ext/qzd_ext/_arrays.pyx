@@ -1,7 +1,4 @@
-"""Checks of arrays that every frame passes, at the price of C.
-
-What may live here: what comes in at the door of a decode, and what leaves it frozen.
-"""
+"""Checks of arrays that every frame passes, at the price of C: input of a decode, and its results."""
 
 from numpy cimport (
     NPY_ARRAY_WRITEABLE, NPY_FLOAT32, NPY_INT32, PyArray_CLEARFLAGS, PyArray_DIM, PyArray_IS_C_CONTIGUOUS,

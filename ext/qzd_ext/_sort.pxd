@@ -9,7 +9,7 @@ from qzd_ext._nms cimport Candidate, Place
 ctypedef unsigned long long Key     # score, falling, in the upper half; place among the items in the lower
 
 cdef enum:
-    FEW = 64            # so many are sorted by insertion
+    FEW = 64            # up to this number are sorted by insertion
 
 
 cdef inline Key key_of(float score, Py_ssize_t place) noexcept nogil:

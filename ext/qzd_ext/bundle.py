@@ -118,7 +118,7 @@ class Bundle:
 
 
 def locate(path: Path) -> Path:
-    """The bundle that a path means: itself, or the highest of the numbered bundles in it.
+    """Return the bundle that a path means: itself, or the highest of the numbered bundles in it.
 
     Raises
     ------
@@ -376,7 +376,7 @@ def _check_destination(destination: Path, overwrite: bool) -> None:
 
 
 def _put_in_place(temporary: Path, destination: Path) -> None:
-    """What was there may be left in `temporary`, which is then removed."""
+    """Put it in its place; what it replaces may be left in `temporary`, which is then removed."""
     if destination.exists():
         if _exchange(temporary, destination):
             return

@@ -80,7 +80,7 @@ class Detector:
     ModelError
         The model's tensors are not what the bundle's head needs.
     DeviceError
-        The device is not there, or cannot compile the model.
+        The device is not available, or cannot compile the model.
     """
 
     def __init__(
@@ -282,7 +282,7 @@ class Detector:
             self._runner.release(slot)
 
     def close(self) -> None:
-        """Wait for the frames under way, then let go of the device; once, whoever else closes it too."""
+        """Wait for the frames under way, then release the device; a second call does nothing."""
         self.drain()
         with self._changed:
             closed, self._closed = self._closed, True

@@ -9,7 +9,7 @@
      ├── ResourceError    (3)   a file, model or device could not be used
      │    ├── BundleError       a bundle is missing, damaged or from another schema
      │    ├── ModelError        a model cannot be read, or its tensors are not what its head needs
-     │    ├── DeviceError       the inference device is not there, or failed
+     │    ├── DeviceError       the inference device is not available, or failed
      │    ├── DataError         images or annotations cannot be used
      │    ├── SourceError       a stream cannot be opened or read
      │    └── EndpointError     a socket cannot be bound or reached
@@ -66,7 +66,7 @@ class ModelError(ResourceError):
 
 
 class DeviceError(ResourceError):
-    """The inference device is not there, refused the model, or failed while running it."""
+    """The inference device is not available, refused the model, or failed while running it."""
 
     code = "device"
 

@@ -128,7 +128,7 @@ def _expected(stored: _Stored, task: str) -> Detections | Classes:
 def compare(
     expected: Detections | Classes, got: Detections | Classes, tolerance: Tolerance, confidence: float
 ) -> list[str]:
-    """What differs by more than the tolerance, as sentences; empty when the two agree.
+    """Say what differs by more than the tolerance, in sentences; empty if the two agree.
 
     Every golden box that is surely above the threshold must have a partner of its class, and every box
     that was found surely above it must have a golden one.
@@ -143,7 +143,7 @@ def compare(
     sure = confidence + tolerance.score
     return [
         *_unmatched(expected, got, tolerance, sure, "is missing or has changed"),
-        *_unmatched(got, expected, tolerance, sure, "was not there when the bundle was made"),
+        *_unmatched(got, expected, tolerance, sure, "was not found when the bundle was made"),
     ]
 
 

@@ -252,7 +252,7 @@ Head = (
 
 
 def head_problems(head: Head) -> list[str]:
-    """What a type cannot say, as sentences; empty if the head is sound."""
+    """Say what a type cannot, in sentences; empty if the head is sound."""
     match head:
         case YoloAnchor():
             return _anchor_problems(head)

@@ -140,7 +140,7 @@ def _decode(form: Literal["jpeg", "png"], data: bytes) -> Frame:
 
 
 def frame_bytes(form: Literal["jpeg", "png", "bgr"], data: bytes | memoryview) -> int:
-    """Return how many bytes an image takes when it is decoded; 0 for bgr, which is used where it lies.
+    """Return how many bytes decoding an image takes; 0 for bgr, which is used where it lies.
 
     Raises
     ------

@@ -102,7 +102,7 @@ class Labels(_Table, frozen=True, kw_only=True):
     """By class id, the category id in the dataset that the model was trained on; may be empty."""
 
     def name(self, class_id: int) -> str:
-        """The label of a class id; `class 12` where it has none."""
+        """Return the label of a class id; `class 12` if it has none."""
         return self.names[class_id] or f"class {class_id}"
 
 
@@ -187,7 +187,7 @@ class Manifest(_Table, frozen=True, kw_only=True):
 
 
 def _problems(m: Manifest) -> list[str]:
-    """What a type cannot say, as sentences; empty when the manifest is sound."""
+    """Say what a type cannot, in sentences; empty if the manifest is sound."""
     found = []
     if m.task != m.head.task:
         found.append(f"task is {m.task!r} but head {type(m.head).__name__} is for {m.head.task!r}")

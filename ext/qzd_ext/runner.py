@@ -177,7 +177,7 @@ class Runner:
     ModelError
         The IR cannot be read, or its input or results are of another form.
     DeviceError
-        The device is not there, or cannot compile the model.
+        The device is not available, or cannot compile the model.
     """
 
     def __init__(self, model: Path | Bundle, options: RunOptions = RunOptions()) -> None:
@@ -434,7 +434,7 @@ def _compile(
 
 
 def _busy_requests(compiled: ov.CompiledModel, options: RunOptions) -> int:
-    """What the device finds best, and for throughput some that wait in its queue.
+    """Count the requests that the device finds best, and for throughput some that wait in its queue.
 
     Else a stream of the device idles while its last result is decoded and the next frame is laid in.
     """
@@ -488,7 +488,7 @@ def _device_fault(device: str, error: Exception) -> QzdError:
 
 
 def _last_line(error: Exception) -> str:
-    """The sentence that says what happened, without OpenVINO's source locations."""
+    """Return the sentence that says what happened, without OpenVINO's source locations."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
     return (telling or lines or [type(error).__name__])[-1]

@@ -36,7 +36,7 @@ def config_of(source: str, timeout_s: float = 5.0, **keys: object) -> StreamConf
 
 
 def watch(config: StreamConfig, frames: int = 10**6) -> tuple[list[SourceFrame], list[SourceState]]:
-    """Collect what comes until so many frames are there, or the connection ends."""
+    """Collect what comes until there is a number of frames, or the connection ends."""
     source = open_source("any", config, IngestRegistry(10**6))
     found: list[SourceFrame] = []
     states: list[SourceState] = []

@@ -114,7 +114,7 @@ def test_label_files_of_every_form_are_read(
 
 
 def test_convert_names_the_external_data_that_is_missing(tmp_path: Path) -> None:
-    """An ONNX file whose tensor lies in a file of its own, by protobuf's bytes alone."""
+    """Write an ONNX file whose tensor is in a file of its own, only by protobuf's bytes."""
     entry = b"\x0a\x08location\x12\x0cweights.data"
     (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + entry)
     with pytest.raises(ModelError, match=r"weights\.data, which holds its weights, is missing"):
