@@ -55,8 +55,8 @@ HEARTBEAT = f"{PREFIX}heartbeat/"
 NoResultOutcome = Literal["skipped", "stale", "error"]
 Outcome = Literal["ok", "damaged", NoResultOutcome]
 BeatState = Literal["serving", "stopping"]
-SourceStateName = Literal["connecting", "connected", "running", "reconnecting"]
-StreamStateName = Literal[SourceStateName, "ended", "failed", "removed"]
+SourceStateName = Literal["connecting", "connected", "running", "reconnecting", "failed"]
+StreamStateName = Literal[SourceStateName, "ended", "removed"]
 ModelStateName = Literal["loaded", "swapped", "rolled_back", "failed", "removed"]
 
 

@@ -211,10 +211,39 @@ def test_daemon_when_the_self_test_fails_serves_nothing(
 
 
 def test_daemon_when_the_video_is_not_there_names_it(daemon: StartDaemon, tiny_bundle: Path) -> None:
-    process = daemon(CONFIG.format(bundle=tiny_bundle, source="nowhere.mp4"))
+    process = daemon(CONFIG.format(bundle=tiny_bundle, source="nowhere.mp4"), "--check-config")
     assert process.wait() == 3
     assert "nowhere.mp4: no such file or directory" in process.log
     assert "Traceback" not in process.log
+
+
+def test_daemon_when_one_video_is_not_there_serves_the_other_and_tries_again(
+    daemon: StartDaemon, tiny_bundle: Path, clip: Path, tmp_path: Path
+) -> None:
+    late = tmp_path / "late.mp4"
+    config = CONFIG.format(bundle=tiny_bundle, source=clip)
+    process = daemon(f'{config}\n[streams.late]\nsource = "{late}"\nmodel = "tiny"\n')
+    with Client(process.endpoint) as client:
+        events: list[Event] = receive_all(client)
+        late.write_bytes(clip.read_bytes())
+        while not (isinstance(events[-1], Detections) and events[-1].stream == "late"):
+            event = client.receive(20)
+            assert event is not None, process.log
+            events.append(event)
+    states = [(e.stream, e.state) for e in events if isinstance(e, StreamState)]
+    assert ("late", "failed") in states
+    assert ("late", "running") in states
+    assert sum(isinstance(e, Detections) and e.stream == "clip" for e in events) == len(FRAMES)
+    assert process.stop() == 0, process.log
+
+
+def test_daemon_until_idle_when_a_video_is_not_there_fails(daemon: StartDaemon, tiny_bundle: Path) -> None:
+    process = daemon(
+        CONFIG.format(bundle=tiny_bundle, source="nowhere.mp4").replace("wait_for_subscribers = 1", ""),
+        "--until-idle",
+    )
+    assert process.wait() == 3
+    assert "nowhere.mp4: no such file or directory" in process.log
 
 
 def test_daemon_when_the_port_is_in_use_names_it(daemon: StartDaemon, tiny_bundle: Path, clip: Path) -> None:

@@ -33,8 +33,9 @@ from qzd_daemon.engine.stream import Stream
 from qzd_daemon.engine.versions import Versions, directory_of, find_version
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import Source, open_source
+from qzd_daemon.sources.retry import RetriedSource
 from qzd_daemon.system.threads import NamedThread, reserve_threads
-from qzd_ext.errors import QzdError, UsageError
+from qzd_ext.errors import QzdError, SourceError, UsageError
 
 __all__ = ["Engine"]
 
@@ -107,9 +108,10 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Return whether every configured stream has ended; one that is being replaced has not."""
+        """Return whether every configured stream has ended or failed; one that is being replaced has not."""
         streams = self._streams.copy()
-        return all(name in streams and streams[name].finished for name in self._config.streams)
+        done = {name for name, stream in streams.items() if stream.finished or stream.failed}
+        return all(name in done for name in self._config.streams)
 
     @property
     def served(self) -> dict[str, LoadedModel]:
@@ -298,7 +300,13 @@ class Engine:
         return self._config.models[name]
 
     def _open(self, name: str, config: StreamConfig, undo: contextlib.ExitStack) -> Source:
-        source = open_source(name, config, self._registry)
+        opener = functools.partial(open_source, name, config, self._registry)
+        try:
+            source = opener()
+        except SourceError as error:
+            if self._config.models:  # a reload is refused; a start serves the other streams
+                raise
+            source = RetriedSource(opener, error)
         undo.callback(source.close)
         return source
 

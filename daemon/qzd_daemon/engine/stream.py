@@ -132,7 +132,7 @@ class Stream:
             if self._stopping.is_set():
                 return
             if isinstance(item, SourceState):
-                self._publish_state(item.state, item.reason)
+                self._note_state(item)
                 continue
             wait = pace.wait(time.monotonic(), item.pts_s)
             if wait:
@@ -140,6 +140,13 @@ class Stream:
                     return
                 item = item if self._source.live else item.as_of_now()
             self._hand_over(item, leave_out=wait is None)
+
+    def _note_state(self, state: SourceState) -> None:
+        """Publish the state of the source; one that has failed is tried again, and is not waited for."""
+        self.failed = state.state == "failed"
+        self._publish_state(state.state, state.reason)
+        if self.failed:
+            self._ended()
 
     def _hand_over(self, captured: SourceFrame, *, leave_out: bool) -> None:
         self._log_damage(captured)

@@ -84,7 +84,7 @@ class FileSource:
         if not tally.frames:
             raise self._unreadable("there is no frame in it")
         self._decoded = tally.frames - tally.undecodable
-        missing = _describe_missing(self._container.streams.video[0], self._decoded, last)
+        missing = _describe_missing(self._container, self._decoded, last)
         self.end = f"end of file after {self._decoded} frames{tally.describe()}{missing}"
         self.complete = tally.complete and not missing
 
@@ -93,11 +93,14 @@ class FileSource:
         self._container.close()
 
 
-def _describe_missing(video: av.VideoStream, decoded: int, last: float) -> str:
+def _describe_missing(container: av.container.InputContainer, decoded: int, last: float) -> str:
     """Describe what a file's header promises beyond what came."""
+    video = container.streams.video[0]
     if video.frames > decoded:
         return f"; its header promises {video.frames}: it is damaged or truncated"
     promised = float(video.duration * video.time_base) if video.duration and video.time_base else 0.0
+    if not promised and container.duration and len(container.streams) == 1:  # as in Matroska
+        promised = container.duration / av.time_base
     if promised - last > max(1.0, 0.02 * promised):
         return f" and {last:.1f} s; its header promises {promised:.1f} s: it is truncated"
     return ""

@@ -63,6 +63,14 @@ def test_end_of_a_file_when_its_index_promises_more_says_so(tmp_path: Path) -> N
     assert "its header promises 40" in source.end
 
 
+def test_end_of_a_matroska_file_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mkv", [*FRAMES, *FRAMES])
+    source = open_source(str(cut(clip, 0.4)))
+    assert 10 < len(read(source)) < 80
+    assert "its header promises 3.2 s: it is truncated" in source.end
+    assert not source.complete
+
+
 def test_frames_of_a_file_when_its_middle_is_damaged_go_on_behind_it(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "clip.mp4", FRAMES)
     content = bytearray(clip.read_bytes())
