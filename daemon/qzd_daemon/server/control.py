@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq
 
+from qzd_client.messages import MAX_MESSAGE_BYTES
 from qzd_client.requests import ErrorBody, ErrorReply, Reply, Request
 from qzd_daemon.config.schema import ControlConfig
 from qzd_daemon.server.router import Envelope, RouterLoop
@@ -157,9 +158,14 @@ class Control(RouterLoop[_Call, Reply | ErrorReply]):
         self._finish(request, _refusal(request.request.id, "stopping", text))
 
     def _send_answer(self, envelope: Envelope, answer: Reply | ErrorReply) -> None:
+        payload = self._encode(answer)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            text = f"the result has {len(payload)} bytes. Wanted: at most {MAX_MESSAGE_BYTES}"
+            answer = _refusal(answer.id, "too_large", text)
+            payload = self._encode(answer)
         if isinstance(answer, ErrorReply):
             self.refused[answer.error.code] += 1
-        self._send(envelope, self._encode(answer))
+        self._send(envelope, payload)
 
     def _encode(self, answer: Reply | ErrorReply) -> bytes:
         try:

@@ -253,6 +253,21 @@ def test_long_call_when_the_daemon_stops_is_answered(tmp_path: Path) -> None:
     assert fault.fault.code == "stopping"
 
 
+def test_call_when_its_result_exceeds_the_largest_message_is_refused(tmp_path: Path) -> None:
+    listener = Listener()
+    config = ControlConfig(bind=(f"ipc://{tmp_path}/control",))
+    much = {"models": ["x" * messages.MAX_MESSAGE_BYTES]}
+    control = Control(config, listener, {"self_test": Operation(lambda _: much)})
+    listener.start()
+    control.start()
+    with ControlClient(config.bind[0], timeout=20) as caller:
+        with pytest.raises(RefusedError) as caught:
+            caller.self_test()
+        assert caught.value.fault.code == "too_large"
+    control.close()
+    listener.close()
+
+
 def test_calls_when_the_daemon_stops_are_all_answered(tmp_path: Path) -> None:
     begun, end = threading.Event(), threading.Event()
 

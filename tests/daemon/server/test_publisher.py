@@ -58,12 +58,15 @@ def receive(client: Client, count: int) -> list[Event | None]:
     return [client.receive(5) for _ in range(count)]
 
 
-def test_publish_when_a_message_cannot_be_encoded_leaves_no_hole(
-    publisher: Publisher, client: Client
+@pytest.mark.parametrize(
+    "reason", ["\udcff", "x" * messages.MAX_MESSAGE_BYTES], ids=["no UTF-8", "too large"]
+)
+def test_publish_when_a_message_cannot_be_sent_leaves_no_hole(
+    publisher: Publisher, client: Client, reason: str
 ) -> None:
     publisher.publish(TOPIC, say(1))
-    with pytest.raises(UnicodeEncodeError):
-        publisher.publish(TOPIC, StreamState(stream="gate", state="running", reason="\udcff"))
+    with pytest.raises(ValueError, match=r"surrogates|more than"):
+        publisher.publish(TOPIC, StreamState(stream="gate", state="running", reason=reason))
     publisher.publish(TOPIC, say(2))
     states = [instance_of(StreamState, event) for event in receive(client, 2)]
     assert [(state.seq, state.frames) for state in states] == [(1, 1), (2, 2)]
