@@ -40,8 +40,16 @@ def test_input_size_is_that_of_the_loop_that_resizes() -> None:
     assert input_size(tensorflow_graphs.detector()) == (tensorflow_graphs.SIDE, tensorflow_graphs.SIDE)
 
 
-def test_raw_heads_finds_priors_and_scales_by_trying_the_coder() -> None:
-    found = instance_of(Recognised, raw_heads(simplified(tensorflow_graphs.detector())))
+@pytest.mark.parametrize("flat", [False, True], ids=["boxes for all classes", "flat boxes"])
+@pytest.mark.parametrize("form", ["rows", "squeezed", "added"])
+def test_raw_heads_finds_priors_and_scales_by_trying_the_coder(
+    form: tensorflow_graphs.Form, flat: bool
+) -> None:
+    graph = tensorflow_graphs.detector(form=form, flat=flat)
+    found = instance_of(Recognised, raw_heads(simplified(graph)))
+    assert [list(output.shape) for output in found.outputs] == [
+        [1, len(tensorflow_graphs.priors()), channels] for channels in (4, tensorflow_graphs.CLASSES + 1)
+    ]
     head = instance_of(Ssd, found.head)
     assert head.scales == (10.0, 10.0, 5.0, 5.0)
     assert (head.activation, head.background, found.classes) == (

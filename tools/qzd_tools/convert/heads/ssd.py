@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 import openvino as ov
@@ -11,7 +13,8 @@ from qzd_tools.graph.walk import LAYOUT, ancestors, producers, skip
 
 __all__ = ["FAMILY", "is_raw", "raw_codes", "raw_scores"]
 
-RAW = frozenset({"Add", "Convolution", "GroupConvolution", "MatMul"})
+LAYERS = frozenset({"Convolution", "GroupConvolution", "MatMul"})
+RAW = LAYERS | {"Add"}
 """Operations that predict; nothing has been applied to what they give."""
 
 Activation = Literal["sigmoid", "softmax", "none"]
@@ -27,14 +30,18 @@ def is_raw(output: ov.Output) -> bool:
     return {p.get_node().get_type_name() for p in producers(output)} <= RAW
 
 
-def raw_codes(boxes: ov.Output) -> ov.Output | None:
-    """The box codes, `[1, N, 4]`, that boxes are decoded from; None where they are not found."""
-    for node in ancestors(boxes, stop=RAW):
+def raw_codes(boxes: ov.Output) -> Iterator[ov.Output]:
+    """List what boxes may be decoded from: predictions of as many rows of four, nearest first.
+
+    Their rank differs: OpenVINO removes a Squeeze or a Reshape between them and their decoding.
+    """
+    for node in ancestors(boxes, stop=LAYERS):
         output = node.output(0)
         shape = output.partial_shape
-        if shape.is_static and len(shape) == 3 and shape[2].get_length() == 4 and is_raw(output):
-            return output
-    return None
+        if not shape.is_static or not len(shape) or output.shape[len(shape) - 1] != 4:
+            continue
+        if math.prod(output.shape) == math.prod(boxes.shape) and is_raw(output):
+            yield output
 
 
 def raw_scores(scores: ov.Output) -> tuple[ov.Output, Activation]:

@@ -7,7 +7,8 @@ what comes out gives the priors and the scales, or shows that it is another code
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import openvino as ov
@@ -44,19 +45,16 @@ def raw_heads(model: ov.Model) -> Recognised | str:
     if loop is None:
         return "no Loop with a NonMaxSuppression in it"
     sources = [_stacked(value) for value in loop.input_values()]
-    boxes = [s for s in sources if _is_shape(s, 1, None, 1, 4)]
-    scores = [s for s in sources if _is_shape(s, 1, None, None)]
-    if not boxes or not scores:
-        return "the Loop with its NMS does not take boxes [1,N,1,4] and scores [1,N,C]"
-    codes = raw_codes(boxes[0])
-    if codes is None:
-        return "its boxes are not decoded from predictions [1,N,4]"
+    boxes = [s for s in sources if _is_shape(s, 1, None, 1, 4) or _is_shape(s, 1, None, 4)]
+    decoded = _decoded(model, boxes)
+    if isinstance(decoded, str):
+        return decoded
+    codes, priors, scales, taken = decoded
+    scores = [s for s in sources if _is_shape(s, 1, len(priors), None) and s != taken]
+    if not scores:
+        return f"the Loop with its NMS takes {len(priors)} boxes and no scores [1,{len(priors)},C]"
     raw, activation = raw_scores(scores[0])
     classes = scores[0].shape[2]
-    coder = _probe(model, codes, boxes[0])
-    if coder is None:
-        return "its boxes are decoded by another coder than FasterRcnnBoxCoder"
-    priors, scales = coder
     without_copies(model)
     return Recognised(
         Ssd(scales=scales, activation=activation, background=raw.shape[2] == classes + 1),
@@ -67,6 +65,35 @@ def raw_heads(model: ov.Model) -> Recognised | str:
         FAMILY.over(_thresholds(loop)),
         priors,
     )
+
+
+def _decoded(
+    model: ov.Model, boxes: Sequence[ov.Output]
+) -> tuple[ov.Output, FloatArray, tuple[float, float, float, float], ov.Output] | str:
+    """Find by trying which of some outputs are decoded boxes, and from what.
+
+    Returns
+    -------
+    codes : ov.Output
+        [1, N, 4].
+    priors, scales
+        From `_probe`.
+    boxes : ov.Output
+        The one of `boxes` that is decoded.
+    """
+    if not boxes:
+        return "the Loop with its NMS does not take boxes [1,N,1,4] or [1,N,4]"
+    pairs = [(codes, one) for one in boxes for codes in raw_codes(one)]
+    if not pairs:
+        return "its boxes are not decoded from predictions of four numbers for each"
+    for codes, one in pairs:
+        coder = _probe(model, codes, one)
+        if coder is not None:
+            rows = [1, len(coder[0]), 4]
+            if list(codes.shape) != rows:
+                codes = ov.opset13.reshape(codes, rows, special_zero=False).output(0)
+            return codes, *coder, one
+    return "its boxes are decoded by another coder than FasterRcnnBoxCoder"
 
 
 def _loops(model: ov.Model) -> list[ov.Node]:
@@ -102,11 +129,12 @@ def _probe(
     sides grow by exp(1 / scale). Random codes then tell whether that is all that the graph does.
     """
     decode = _decoder(model, codes, boxes)
-    count = codes.shape[1]
+    count = math.prod(codes.shape) // 4
     priors = _centred(decode(np.zeros((count, 4), np.float32)))
     ones = _centred(decode(np.ones((count, 4), np.float32)))
-    moved = np.median((ones[:, :2] - priors[:, :2]) / priors[:, 2:], axis=0)
-    grown = np.median(np.log(ones[:, 2:] / priors[:, 2:]), axis=0)
+    with np.errstate(all="ignore"):  # what is no coder divides by nothing
+        moved = np.median((ones[:, :2] - priors[:, :2]) / priors[:, 2:], axis=0)
+        grown = np.median(np.log(ones[:, 2:] / priors[:, 2:]), axis=0)
     steps = [float(x) for x in (*moved, *grown)]
     if not all(np.isfinite(x) and x > 0 for x in steps):
         return None
