@@ -135,7 +135,10 @@ class Lane:
         """Publish the result of a frame; `ResultSink.finish` has the parameters."""
         message = send_message(self._publish, self.stream, queued, served, queue_ms, outcome)
         if self._look is not None and message is not None:
-            self._look(message, queued.item.captured.frame)
+            try:
+                self._look(message, queued.item.captured.frame)
+            except Exception:  # a page must not end the model's service
+                log.exception("stream %s: frame %d cannot be looked at", self.stream, queued.item.index)
         self.queue.finish()
 
 

@@ -72,6 +72,23 @@ def test_finish_when_a_message_cannot_be_made_or_published_publishes_an_error_in
     assert "stream gate: frame 10 could not be sent" in caplog.text
 
 
+def test_finish_when_a_frame_cannot_be_looked_at_goes_on(
+    served: LoadedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def look(*_: object) -> None:
+        raise ValueError("it cannot be shown")
+
+    sent: list[messages.Message] = []
+    lane = Lane("gate", "tiny", FairQueue(), "wait", lambda _, message: sent.append(message), look)
+    for index in range(2):
+        assert lane.queue.put(FrameJob(lane, index, SourceFrame(paint())))
+        (queued,) = lane.queue.empty()
+        lane.finish(queued, served, 0.0, NoResult("error", "damaged"))
+    assert len(sent) == 2
+    assert lane.queue.wait_finished(0)
+    assert "stream gate: frame 0 cannot be looked at" in caplog.text
+
+
 def test_finish_when_nothing_can_be_published_counts_every_frame_as_done(served: LoadedModel) -> None:
     def publish(_: str, __: messages.Message) -> None:
         raise ValueError("it cannot be sent")
