@@ -103,6 +103,7 @@ dist: .venv/dev ## an sdist and a wheel of qzd, and of qzd-client
 docs: build ## docs/reference.md and docs/schema, from the code
 	$(BIN)/python scripts/json_schema.py docs/schema
 	$(BIN)/python scripts/reference_page.py docs/reference.md
+	$(BIN)/python scripts/man_pages.py docs/man
 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-header --no-annotate --no-emit-package qzd-client
@@ -170,11 +171,13 @@ install-systemd: # units, the user qzd, its folders, and a configuration that sy
 	$(PLACED) systemd/tmpfiles.conf > $(DESTDIR)$(LIB)/tmpfiles.d/qzd.conf
 	install -D -m 644 systemd/qzd.toml $(SHARE)/qzd/qzd.toml
 
-install-docs: # the pages, and what they link to, in the same places to each other
+install-docs: # the pages, and what they link to, in the same places to each other; the manual pages
 	rm -rf $(SHARE)/doc/qzd
 	install -d $(SHARE)/doc/qzd
 	cp -r --no-preserve=mode docs docker README.md CHANGELOG.md CONTRIBUTING.md LICENSE $(SHARE)/doc/qzd
 	cp -r --no-preserve=mode --parents examples systemd/qzd.toml $(SHARE)/doc/qzd
+	install -d $(SHARE)/man/man1
+	install -m 644 docs/man/*.1 $(SHARE)/man/man1
 
 clean: ## what was built, not what was installed
 	rm -rf build dist *.egg-info client/build client/*.egg-info ext/qzd_ext/*.c ext/qzd_ext/*.so $(DEMO_DIR) .venv/dev .venv/tools

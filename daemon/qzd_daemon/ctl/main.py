@@ -26,6 +26,7 @@ from qzd_ext.errors import EndpointError, InterruptedByUser, QzdError, ResourceE
 
 __all__ = ["cli", "main"]
 
+PROGRAMS = ("qzdctl", "qzd", "qzd-tools")
 KEY_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -75,14 +76,22 @@ def cli(context: click.Context, endpoint: str | None, key: Path | None, server_k
 
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion(shell: str) -> None:
-    """Print the script that makes SHELL complete qzdctl's commands and options.
+@click.option(
+    "--program",
+    type=click.Choice(PROGRAMS),
+    default="qzdctl",
+    show_default=True,
+    help="Complete this program.",
+)
+def completion(shell: str, program: str) -> None:
+    """Print the script that makes SHELL complete commands and options.
 
     For bash: `qzdctl completion bash > ~/.local/share/bash-completion/completions/qzdctl`
     """
     kind = click.shell_completion.get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "qzdctl", "_QZDCTL_COMPLETE").source())
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"  # as click names it in the program itself
+    click.echo(kind(cli, {}, program, variable).source())
 
 
 for command in (*control.COMMANDS, tail, look, infer, record, replay, keygen, completion):

@@ -235,6 +235,36 @@ def test_keygen_makes_a_pair_that_no_one_else_reads(directory: Path, tmp_path: P
     assert (tmp_path / "me.pub").exists()
 
 
+@pytest.mark.parametrize(
+    ("program", "module", "words", "expected"),
+    [
+        ("qzdctl", "qzd_daemon.ctl.main", "qzdctl sw", "swap"),
+        ("qzd", "qzd_daemon.cli", "qzd --check", "--check-config"),
+        ("qzd-tools", "qzd_tools.cli", "qzd-tools qua", "quantize"),
+    ],
+)
+def test_completion_of_each_program_completes(
+    tmp_path: Path, program: str, module: str, words: str, expected: str
+) -> None:
+    """Bash reads the script, and its function asks the program itself."""
+    script = CliRunner().invoke(cli, ["completion", "bash", "--program", program]).output
+    (tmp_path / program).write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        f"'import sys; sys.argv[0] = \"{program}\"; from {module} import main; sys.exit(main())'\n"
+    )
+    (tmp_path / program).chmod(0o755)
+    typed = words.split()
+    function = f"$(complete -p {program} | sed 's/.*-F //; s/ .*//')"
+    ask = f"COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; {function} {program}"
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        ["bash", "-c", f'{script}\n{ask}\necho "${{COMPREPLY[@]}}"'],
+        capture_output=True, text=True, env=environment, timeout=60, check=False,
+    )  # fmt: skip
+    assert expected in done.stdout.split(), done.stderr
+
+
 @pytest.mark.parametrize("name", cli.commands)
 def test_every_command_has_help(name: str) -> None:
     assert cli.commands[name].help
