@@ -17,9 +17,7 @@ from qzd_daemon.engine.models import LoadedModel
 from qzd_daemon.engine.scheduler import Scheduler
 from qzd_daemon.sources.frames import SourceFrame
 from qzd_ext.cpus import usable_cpus
-from qzd_ext.detector import Run
 from qzd_ext.geometry import Frame
-from qzd_ext.runner import Slot
 from support.tiny_model import POISON, Fault, paint, write_tiny_bundle
 from support.waiting import until
 
@@ -151,23 +149,16 @@ def test_frame_that_fails_in_a_way_that_nobody_foresaw_is_an_error_in_its_place(
 ) -> None:
     model = Model(tmp_path, requests=1)
     detector = model.scheduler.served.detector
-    begin, result = detector.begin, detector.result
+    run = getattr(detector, step)
     calls: list[object] = []
 
-    def fail_once() -> None:
-        calls.append(step)
+    def run_or_fail(*arguments: object) -> object:
+        calls.append(arguments)
         if len(calls) == 2:
             raise ValueError("unforeseen")
+        return run(*arguments)
 
-    def begin_or_fail(slot: Slot, frame: Frame) -> Run:
-        fail_once()
-        return begin(slot, frame)
-
-    def result_or_fail(run: Run) -> object:
-        fail_once()
-        return result(run)
-
-    monkeypatch.setattr(detector, step, begin_or_fail if step == "begin" else result_or_fail)
+    monkeypatch.setattr(detector, step, run_or_fail)
     model.scheduler.start()
     model.put_many(4)
     assert model.wait_for(4) == [(0, "ok"), (1, "error"), (2, "ok"), (3, "ok")]
