@@ -21,7 +21,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 .DEFAULT_GOAL := help
 .PHONY: docs help demo build lint types test test-system test-client test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
-        bench-kernels bench-quantize bench-validate bench-engine bench-camera bench-scale bench-wire
+        bench-kernels bench-quantize bench-validate bench-engine bench-camera bench-scale bench-truth bench-wire
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
@@ -95,6 +95,9 @@ bench-camera: build ## CPU and memory of a 1080p camera beside its bare decoding
 
 bench-scale: build ## 1 to 64 cameras: CPU, memory, latency, dropped frames, 5 minutes [JSON=FILE]
 	$(BIN)/python benchmarks/scale.py $(if $(JSON),--json $(JSON))
+
+bench-truth: build ## damaged videos and stills: pictures wrongly taken for whole, false alarms, untold [JSON=FILE]
+	PYTHONPATH=tests $(BIN)/python benchmarks/truth.py $(if $(JSON),--json $(JSON))
 
 dist: .venv/dev ## an sdist and a wheel of qzd, and of qzd-client
 	$(BIN)/python -m build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import cast
 
 import av
@@ -23,7 +24,8 @@ class VideoPicture:
     Parameters
     ----------
     picture : VideoFrame
-        A picture that is to be shown turned, as telephones record, is turned as players turn it, by quarters.
+        A picture that is to be shown turned or mirrored, as telephones record, is turned as players turn it,
+        by quarters.
 
     Attributes
     ----------
@@ -31,11 +33,11 @@ class VideoPicture:
         In pixels, as it is shown.
     """
 
-    __slots__ = ("_picture", "_quarters", "height", "width")
+    __slots__ = ("_mirror", "_picture", "_quarters", "height", "width")
 
     def __init__(self, picture: av.VideoFrame) -> None:
         self._picture = picture
-        self._quarters = round(picture.rotation / 90) % 4
+        self._mirror, self._quarters = _orientation(picture)
         size = (picture.width, picture.height)
         self.width, self.height = size[::-1] if self._quarters % 2 else size
 
@@ -54,4 +56,24 @@ class VideoPicture:
             plane = reformatter.reformat(upright, format="bgr24", threads=1).planes[0]
         rows = np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(plane.height, plane.line_size)
         frame: Frame = rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
-        return np.ascontiguousarray(np.rot90(frame, self._quarters)) if self._quarters else frame
+        if not (self._mirror or self._quarters):
+            return frame
+        turned = np.rot90(frame[:, ::-1] if self._mirror else frame, self._quarters)
+        return np.ascontiguousarray(turned)
+
+
+def _orientation(picture: av.VideoFrame) -> tuple[bool, int]:
+    """Return whether a picture is to be mirrored left to right, then how many quarters to be turned left.
+
+    FFmpeg's display matrix: a point (x, y) of the picture is shown at (ax + cy, bx + dy), y down.
+    """
+    data = picture.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return False, 0
+    a, b, _, c, d = struct.unpack_from("=5i", cast("memoryview[int]", data))
+    mirror = a * d < b * c
+    if mirror:
+        a, b = -a, -b
+    if abs(a) >= abs(b):
+        return mirror, 0 if a > 0 else 2
+    return mirror, 3 if b > 0 else 1

@@ -15,13 +15,18 @@ from qzd_ext.geometry import Frame
 
 __all__ = ["CODECS", "alter", "lose_ts_packets", "moving_squares", "write_video"]
 
+X264 = {"preset": "veryfast", "g": "12"}
+X265 = {"preset": "ultrafast"}
 CODECS: dict[str, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"bf": "0", "g": "12"}),
-    "h264 with B-frames": ("libx264", {"bf": "3", "g": "12"}),
-    "h264 with open groups": ("libx264", {"bf": "3", "g": "12", "x264-params": "open-gop=1"}),
-    "h264 in slices": ("libx264", {"bf": "0", "g": "12", "x264-params": "slices=4"}),
-    "hevc": ("libx265", {"x265-params": "bframes=0:keyint=12:log-level=none"}),
-    "hevc with B-frames": ("libx265", {"x265-params": "bframes=3:keyint=12:open-gop=1:log-level=none"}),
+    "h264": ("libx264", {**X264, "bf": "0"}),
+    "h264 with B-frames": ("libx264", {**X264, "bf": "3"}),
+    "h264 with open groups": ("libx264", {**X264, "bf": "3", "x264-params": "open-gop=1"}),
+    "h264 in slices": ("libx264", {**X264, "bf": "0", "x264-params": "slices=4"}),
+    "hevc": ("libx265", {**X265, "x265-params": "bframes=0:keyint=12:log-level=none"}),
+    "hevc with B-frames": (
+        "libx265",
+        {**X265, "x265-params": "bframes=3:keyint=12:open-gop=1:log-level=none"},
+    ),
     "mjpeg": ("mjpeg", {"qmin": "3", "qmax": "5"}),
     "mpeg4": ("mpeg4", {"g": "12"}),
     "mpeg2": ("mpeg2video", {"g": "12", "bf": "2"}),

@@ -113,6 +113,25 @@ def test_frames_of_a_file_that_is_shown_turned_are_those_that_opencv_reads(
     video.release()
 
 
+@pytest.mark.parametrize("second", [-1, 1])
+@pytest.mark.parametrize("first", [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_frames_of_a_file_lie_where_its_matrix_moves_each_pixel(
+    tmp_path: Path, first: tuple[int, int], second: int
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [np.hstack([FRAMES[9], FRAMES[9] // 2])])
+    (plain,) = (pixels(captured) for captured in read(open_source(str(clip))))
+    content = bytearray(clip.read_bytes())
+    begin = content.find(b"tkhd") + 44
+    a, b = first
+    c, d = second * b, second * a
+    content[begin : begin + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    clip.write_bytes(content)
+    (shown,) = (pixels(captured) for captured in read(open_source(str(clip))))
+    y, x = np.indices(plain.shape[:2])
+    right, down = a * x + c * y, b * x + d * y
+    np.testing.assert_array_equal(shown[down - down.min(), right - right.min()], plain)
+
+
 def test_frames_of_a_file_whose_lines_go_from_the_bottom_up_are_upright(tmp_path: Path) -> None:
     clip = tmp_path / "clip.avi"
     write_clip(clip, [np.ascontiguousarray(f[::-1]) for f in FRAMES[:3]], codec="rawvideo", pix_fmt="bgr24")
