@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -14,16 +15,18 @@ from typing import NoReturn
 import click
 import cv2
 
+from qzd_client.text import printable
 from qzd_daemon.config.load import read_config
 from qzd_daemon.config.schema import Config
 from qzd_daemon.sources.ffmpeg import limit_allocations
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.sources.open import open_source
+from qzd_daemon.sources.probe import camera_of, probe_camera
 from qzd_daemon.system.logs import LogFormat, set_up_logging
 from qzd_daemon.system.malloc import share_arenas
 from qzd_daemon.system.secrets import forbid_dumps
 from qzd_ext import __version__, bundle
-from qzd_ext.errors import InterruptedByUser, QzdError, ResourceError
+from qzd_ext.errors import InterruptedByUser, QzdError, ResourceError, SourceError, UsageError
 
 __all__ = ["main"]
 
@@ -39,6 +42,11 @@ LEVELS = ("debug", "info", "warning", "error")
     is_flag=True,
     help="Check it, its bundles and files, and exit; not keys, devices, ports or cameras.",
 )
+@click.option(
+    "--probe",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="With --check-config: open each camera, write a JPEG of it here.",
+)
 @click.option("--until-idle", is_flag=True, help="Stop when every stream has ended.")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least that is logged."
@@ -50,7 +58,12 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.version_option(__version__, prog_name="qzd")
 def main(
-    path: Path, check_config: bool, until_idle: bool, log_level: str, log_format: LogFormat | None
+    path: Path,
+    check_config: bool,
+    probe: Path | None,
+    until_idle: bool,
+    log_level: str,
+    log_format: LogFormat | None,
 ) -> None:
     """Run quantized detectors on streams and publish what they find over ZeroMQ.
 
@@ -62,10 +75,17 @@ def main(
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end the process
     try:
+        if probe is not None and not check_config:
+            raise UsageError(
+                "--probe checks cameras", wanted="--check-config with it", fix="add --check-config"
+            )
         config = read_config(path)
         if check_config:
             _check(config)
-            click.echo(f"{path}: {len(config.models)} models and {len(config.streams)} streams are in order")
+            models, streams = _count(len(config.models), "model"), _count(len(config.streams), "stream")
+            click.echo(f"{path}: {models} and {streams}: in order")
+            if probe is not None and not _probe(config, probe):
+                sys.exit(ResourceError.exit_code)
         else:
             set_up_logging(log_level, log_format)
             _serve(path, config, until_idle)
@@ -105,6 +125,29 @@ def _serve(path: Path, config: Config, until_idle: bool) -> NoReturn:
     code = Service(path, config, until_idle=until_idle).run()
     logging.shutdown()
     os._exit(code)  # a source that hangs in C code must not hold up the exit
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _probe(config: Config, directory: Path) -> bool:
+    """Open every camera, say what each sends, and write a picture of it; returns whether all send."""
+    directory.mkdir(parents=True, exist_ok=True)
+    cameras = {name: camera for name, stream in config.streams.items() if (camera := camera_of(stream))}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        reports = {name: pool.submit(probe_camera, camera) for name, camera in cameras.items()}
+    good = True
+    for name, report in reports.items():
+        try:
+            found = report.result()
+            file = directory / f"{name}.jpg"
+            cv2.imwrite(str(file), found.picture)
+            click.echo(f"{name}: {found}; see {file}")
+        except SourceError as error:
+            good = False
+            click.echo(f"{name}: {printable(error.found)}", err=True)
+    return good
 
 
 def _check(config: Config) -> None:

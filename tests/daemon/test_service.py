@@ -266,7 +266,7 @@ def test_daemon_when_asked_to_check_starts_nothing(
 ) -> None:
     process = daemon(CONFIG.format(bundle=tiny_bundle, source=clip), "--check-config")
     assert process.wait() == 0
-    assert "1 models and 1 streams are in order" in process.log
+    assert "1 model and 1 stream: in order" in process.log
 
 
 def test_daemon_when_its_configuration_changes_applies_it_at_sighup(

@@ -77,17 +77,11 @@ class Camera:
         """Deliver frames and states until it is told to stop."""
         yield SourceState("connecting", self._config.address)
         while not stopping.is_set():
-            with av.logging.Capture() as said:
-                try:
-                    credentials = Credentials(self._config)
-                    container = self._connect(credentials)
-                except SourceError as error:
-                    reason = error.found
-                except (av.error.FFmpegError, OSError) as error:
-                    reason = credentials.redact(self._describe(error, said))
-                else:
-                    reason = ""
-            if not reason:
+            try:
+                container = self.open()
+            except SourceError as error:
+                reason = error.found
+            else:
                 with container:
                     reason = yield from self._read_until_it_ends(container, stopping)
             seconds = self._pause.next()
@@ -95,6 +89,25 @@ class Camera:
                 "reconnecting", f"{self._config.address}: {reason}; next try in {seconds:.1f} s"
             )
             stopping.wait(seconds)
+
+    def open(self) -> av.container.InputContainer:
+        """Connect once.
+
+        Raises
+        ------
+        SourceError
+            It says why that failed, without a password.
+        """
+        credentials = Credentials(self._config)
+        with av.logging.Capture() as said:
+            try:
+                container = self._connect(credentials)
+            except (av.error.FFmpegError, OSError) as error:
+                raise SourceError(credentials.redact(self._describe(error, said))) from error
+        if not container.streams.video:
+            container.close()
+            raise SourceError("there is no video in it")
+        return container
 
     def _connect(self, credentials: Credentials) -> av.container.InputContainer:
         timeout = self._config.timeout_s
@@ -113,8 +126,6 @@ class Camera:
     def _read(
         self, container: av.container.InputContainer, stopping: threading.Event
     ) -> Iterator[SourceFrame | SourceState]:
-        if not container.streams.video:
-            raise OSError(None, "there is no video in it")
         yield SourceState("connected", self._config.address)
         patience = _Patience(self._config.timeout_s, stopping)
         decode = decoder(
