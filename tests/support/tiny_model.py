@@ -40,7 +40,7 @@ COLOURS = ("blue", "green", "red")
 POISON = (0, 0, "red")
 ROUNDS = {"slow": 600, "stuck": 4800}  # a unit of red: two seconds where nothing else runs, and sixteen
 
-Fault = Literal["none", "fail", "slow", "stuck"]
+Fault = Literal["none", "fail", "nan", "slow", "stuck"]
 
 
 def paint(*cells: tuple[int, int, str], side: int = SIDE) -> Frame:
@@ -84,6 +84,9 @@ def _fault(fault: Fault, frame: ov.Node, means: ov.Node, count: int) -> ov.Node:
     if fault == "fail":  # a shape that does not fit
         shape = ops.concat([ops.constant(np.array([len(COLOURS)])), ops.add(poison, np.array([count]))], 0)
         total = ops.reduce_sum(ops.reshape(means, shape, special_zero=False), np.array([0, 1]))
+    elif fault == "nan":  # 0 / 0 - 1 at full red
+        rest = ops.subtract(np.float32(255), ops.convert(pixel, ov.Type.f32))
+        return ops.reshape(ops.subtract(ops.divide(rest, rest), np.float32(1)), np.array([1]), False)
     elif fault in ROUNDS:
         total = ops.reduce_sum(_busy(ops.multiply(poison, np.array([ROUNDS[fault]]))), np.array([0]))
     else:

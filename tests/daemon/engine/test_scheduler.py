@@ -87,6 +87,17 @@ def test_frames_that_end_in_another_order_are_published_in_their_own(tmp_path: P
     assert model.scheduler.stop(20)
 
 
+def test_frame_whose_scores_are_not_finite_is_an_error_and_no_other(tmp_path: Path) -> None:
+    model = Model(tmp_path, "nan")
+    model.scheduler.start()
+    for index in range(3):
+        model.put(index, paint(POISON) if index == 1 else paint((3, 3, "green")))
+    assert model.wait_for(3) == list(enumerate(["ok", "error", "ok"]))
+    assert "finite" in (model.published[1].reason or "")
+    assert not model.failed.is_set()  # the device has answered
+    assert model.scheduler.stop(20)
+
+
 def test_device_that_answers_too_late_serves_again_when_it_has(slow: Model) -> None:
     slow.put(0, poison(0))
     assert slow.wait_for(1) == [(0, "error")]
