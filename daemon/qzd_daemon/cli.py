@@ -97,7 +97,8 @@ def main(
 def _end_with(error: Exception) -> NoReturn:
     """Say what happened and end at once: no thread that is left may go on serving."""
     known = isinstance(error, QzdError)
-    click.echo(f"qzd: {error if known else f'{type(error).__name__}: {error}'}", err=True)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    click.echo(f"qzd: {printable(text, keep=chr(10))}", err=True)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+
 import click
 
 from qzd_client.text import printable
@@ -28,11 +31,21 @@ def usage_error(error: click.ClickException) -> UsageError:
     if context is None:
         return UsageError(_sentence(error))
     usage = " ".join(context.command.collect_usage_pieces(context))
+    meant = _meant(context, error.format_message())
     return UsageError(
         _sentence(error),
         wanted=f"{context.command_path} {usage}",
-        fix=f"see `{context.command_path} --help`",
+        fix=f"did you mean `{meant}`?" if meant else f"see `{context.command_path} --help`",
     )
+
+
+def _meant(context: click.Context, message: str) -> str | None:
+    """Return the command that is nearest to one that does not exist; click knows no lazy commands."""
+    wrong = re.match("No such command '([^']*)'", message)
+    if wrong is None or not isinstance(context.command, click.Group):
+        return None
+    near = difflib.get_close_matches(wrong[1], context.command.list_commands(context), n=1)
+    return f"{context.command_path} {near[0]}" if near else None
 
 
 def _sentence(error: click.ClickException) -> str:

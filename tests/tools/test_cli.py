@@ -62,7 +62,9 @@ def test_main_gives_code_and_message_when_command_raises(
 @pytest.mark.parametrize("arguments", [["nope"], ["validate"], ["validate", "x", "--confidence", "7"]])
 def test_main_gives_two_when_usage_is_wrong(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert cli.main(arguments) == 2
-    assert "Error" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("qzd-tools: ")
+    assert "To fix: " in said
 
 
 def test_every_command_has_help_and_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 import click
 
 from qzd_ext import __version__
+from qzd_ext.command_line import report, usage_error
 from qzd_ext.errors import InterruptedByUser, QzdError, ResourceError, UsageError
 from qzd_tools import commands
 
@@ -85,9 +86,13 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _told(error: BaseException) -> int | None:
     """Say what ended the work; its exit code, or None where it is nothing that a person can act on."""
-    if isinstance(error, click.ClickException):
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
-        return UsageError.exit_code if isinstance(error, click.UsageError) else ResourceError.exit_code
+        return UsageError.exit_code
+    if isinstance(error, click.UsageError):
+        return _fail(usage_error(error))
+    if isinstance(error, click.ClickException):
+        return _fail(ResourceError(error.format_message()))
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return _fail(InterruptedByUser("interrupted; nothing half-written was left"))
     if isinstance(error, QzdError):
@@ -101,8 +106,7 @@ def _told(error: BaseException) -> int | None:
 
 
 def _fail(error: QzdError) -> int:
-    click.echo(f"qzd-tools: {error}", err=True)
-    return error.exit_code
+    return report("qzd-tools", error)
 
 
 if __name__ == "__main__":

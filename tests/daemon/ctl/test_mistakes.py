@@ -188,7 +188,7 @@ def test_command_when_the_endpoint_is_wrong_says_so(endpoint: str, expected: str
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("stauts", "Did you mean one of: 'status', 'streams'"),
+        ("stauts", "To fix: did you mean `qzdctl status`?"),
         ("status --jsno", "Did you mean '--json'"),
         ("swap tiny", "missing argument 'VERSION'\n  Wanted: qzdctl swap [OPTIONS] MODEL VERSION"),
         ("tail --count many", "To fix: see `qzdctl tail --help`"),
