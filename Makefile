@@ -19,7 +19,7 @@ UNITS := $(DESTDIR)$(LIB)/systemd/system
 SHARE := $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
-.PHONY: docs help demo build lint types test test-system test-client test-models test-memory dist clean lock \
+.PHONY: docs help demo build lint types test test-system test-client test-attack soak test-models test-memory dist clean lock \
         install install-wheels install-program install-systemd install-docs \
         bench-kernels bench-quantize bench-validate bench-engine bench-camera bench-scale bench-truth bench-wire
 
@@ -65,6 +65,9 @@ test-system: build ## real processes on real models and videos, for minutes
 test-client: build ## qzd-client alone in an environment of its own, on each CPython from 3.10 to 3.13
 	$(BIN)/pytest -s -m system tests/system/test_client_alone.py
 
+test-attack: build ## attacks in a memory cgroup of 1 GiB, beside an honest stream, for minutes
+	$(BIN)/pytest -m system --durations=0 -v tests/system/attack
+
 test-models: build ## INT8 accuracy of real models, and the whole of `prepare` on them, for an hour
 	$(BIN)/pytest -m models
 
@@ -77,6 +80,9 @@ test-memory: .venv/dev ## the kernels' tests, with every access to memory checke
 
 bench-kernels: build ## decode and NMS beside one pass over memory and OpenCV [JSON=FILE]
 	$(BIN)/python benchmarks/kernels.py $(if $(JSON),--json $(JSON))
+
+soak: build ## slopes of memory, files and threads while clients come and go [MINUTES=30] [JSON=FILE]
+	$(BIN)/python benchmarks/soak.py --minutes $(or $(MINUTES),30) $(if $(JSON),--json $(JSON))
 
 bench-wire: build ## messages a second, a hundred subscribers, time on the wire [JSON=FILE]
 	$(BIN)/python benchmarks/wire.py $(if $(JSON),--json $(JSON))

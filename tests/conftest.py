@@ -56,7 +56,7 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     started: list[Daemon] = []
 
     def start(config: str, *options: str, **environment: str) -> Daemon:
-        started.append(Daemon(tmp_path, config, *options, **environment))
+        started.append(Daemon(tmp_path, config, *options, files=None, **environment))
         return started[-1]
 
     yield start

@@ -65,6 +65,7 @@ SCHEMA = "qzd.bundle/1"
 InferencePrecision = Literal["f32", "f16", "bf16"]
 """What a device computes in where the graph is not quantized, as OpenVINO names it."""
 MAX_MANIFEST_BYTES = 1 << 19  # ten thousand labels have half of it
+MAX_DETECTIONS = 10_000  # of a frame: its message stays below a megabyte
 MAX_KEY_PARTS = 8  # of a dotted key
 MAX_MESSAGE = 500  # characters of a parser's error that are shown
 
@@ -117,7 +118,7 @@ class Thresholds(_Table, frozen=True, kw_only=True):
     """Boxes suppress those of other classes too."""
     max_candidates: Positive = 30000
     """The best that enter NMS."""
-    max_detections: Positive = 300
+    max_detections: Annotated[int, Meta(ge=1, le=MAX_DETECTIONS)] = 300
     """The best that leave it."""
     multi_label: bool = False
     """Every class above the threshold makes a candidate (validation), not only the best one (serving)."""

@@ -41,7 +41,9 @@ class Daemon:
     The word ENDPOINT in the configuration stands for an ipc endpoint in the directory.
     """
 
-    def __init__(self, directory: Path, config: str, *options: str, **environment: str) -> None:
+    def __init__(
+        self, directory: Path, config: str, *options: str, files: int | None = None, **environment: str
+    ) -> None:
         self.endpoint = f"ipc://{directory}/detections"
         self._path = directory / "qzd.toml"
         self.configure(config)
@@ -56,7 +58,8 @@ class Daemon:
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "NOTIFY_SOCKET": str(address),
         }
-        arguments = [*COMMAND, "--config", str(self._path), *options]
+        limit = () if files is None else ("prlimit", f"--nofile={files}:{files}")
+        arguments = [*limit, *COMMAND, "--config", str(self._path), *options]
         self.process = subprocess.Popen(arguments, stdout=self._log, stderr=self._log, env=environment)
 
     def configure(self, config: str) -> None:

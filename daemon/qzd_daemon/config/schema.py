@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 
 from qzd_client.requests import WhenBehind
+from qzd_ext.manifest import MAX_DETECTIONS
 
 __all__ = [
     "Config",
@@ -208,7 +209,8 @@ class ModelConfig(Table, frozen=True):
         Meta(description="Overlap above which a worse box is dropped; default: the bundle's."),
     ] = None
     max_detections: Annotated[
-        Count | None, Meta(description="Most boxes of a frame; default: the bundle's.")
+        Annotated[int, Meta(ge=1, le=MAX_DETECTIONS)] | None,
+        Meta(description="Most boxes of a frame; default: the bundle's."),
     ] = None
 
 

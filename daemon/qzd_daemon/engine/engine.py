@@ -407,7 +407,7 @@ class Engine:
                 if time.monotonic() > end:
                     self._skip_rest(stream)
             if not self._stopping.is_set():
-                removed = messages.StreamState(stream=stream.name, state="removed")
+                removed = stream.describe("removed")
                 self._publish(messages.stream_topic(stream.name), removed)
 
     def _skip_rest(self, stream: Stream) -> None:

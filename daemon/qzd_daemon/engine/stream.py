@@ -180,7 +180,12 @@ class Stream:
     def _publish_state(self, state: StreamStateName, reason: str | None = None) -> None:
         level = {"failed": logging.ERROR, "reconnecting": logging.WARNING}.get(state, logging.INFO)
         log.log(level, "stream %s: %s%s", self.name, state, f": {reason}" if reason else "")
-        message = messages.StreamState(
+        self.state = self.describe(state, reason)
+        self._publish(messages.stream_topic(self.name), self.state)
+
+    def describe(self, state: StreamStateName, reason: str | None = None) -> messages.StreamState:
+        """Return the message that says this state, with what has been counted until now."""
+        return messages.StreamState(
             stream=self.name,
             state=state,
             reason=reason,
@@ -190,5 +195,3 @@ class Stream:
             absent=self.tally.absent,
             whole_ns=self.tally.whole_ns,
         )
-        self.state = message
-        self._publish(messages.stream_topic(self.name), message)

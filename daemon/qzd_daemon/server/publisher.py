@@ -28,9 +28,10 @@ __all__ = ["Publisher"]
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 512  # the longest topic has 147, and INITIATE of CURVE about 300
-SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq reads more than is counted if one floods it
+SUBSCRIPTIONS_KEPT = 4  # from each peer: libzmq takes in all that it can read before it lets us count
 BATCH = 256  # subscriptions that are read before others may send
 LOOK_SECONDS = 0.02  # how soon a start that waits for subscribers notices that a connection has ended
+MORE_SECONDS = 0.005  # after a subscription: libzmq does not signal each of those that follow
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
 
 
@@ -140,9 +141,10 @@ class Publisher:
                 if time.monotonic() >= self._next_beat and not self._stopping.is_set():
                     self._beat("serving")
                     self._next_beat = time.monotonic() + interval
-                self._read_subscriptions(BATCH)
+                read = self._read_subscriptions(BATCH)
                 more = self._bound_socket.has_unread
-            self._bound_socket.wait_outside(0.0 if more else max(0.0, self._next_beat - time.monotonic()))
+            pause = MORE_SECONDS if read else max(0.0, self._next_beat - time.monotonic())
+            self._bound_socket.wait_outside(0.0 if more else pause)
 
     def _beat(self, state: messages.BeatState) -> None:
         """A heartbeat lists the other topics, and so has its own count apart from theirs."""
@@ -161,11 +163,13 @@ class Publisher:
         self._socket.send(topic.encode(), zmq.SNDMORE | zmq.NOBLOCK)
         self._socket.send(payload, zmq.NOBLOCK)
 
-    def _read_subscriptions(self, most: int) -> None:
-        for _ in range(most):
+    def _read_subscriptions(self, most: int) -> bool:
+        """Read at most so many; returns whether there was one."""
+        for number in range(most):
             try:
                 topic = self._subscriptions.read(self._socket.recv(zmq.NOBLOCK, copy=False))
             except zmq.Again:
-                return
+                return number > 0
             if topic is not None and messages.HEARTBEAT.encode().startswith(topic):  # to say who is here
                 self._next_beat = min(self._next_beat, time.monotonic() + SOON_SECONDS)
+        return True

@@ -27,6 +27,7 @@ FIXES = {
     errno.EADDRNOTAVAIL: ("this machine has no such address", "use an address of this machine, or tcp://*"),
     errno.ENODEV: ("this machine has no such address", "use an address of this machine, or tcp://*"),
     errno.EACCES: ("permission denied", "choose a port above 1023, or a directory that this user may write"),
+    errno.EEXIST: ("a file that is not a socket exists there", "remove it, or choose another path"),
     errno.ENOENT: ("its directory is not there", "make the directory, or choose another path"),
 }
 
@@ -124,14 +125,23 @@ def _bind(opened: zmq.Socket[bytes], endpoint: str, access: BindOptions) -> None
     file = access.inherited.get(endpoint.replace("tcp://*:", "tcp://0.0.0.0:"))
     if file is not None:
         opened.setsockopt(zmq.USE_FD, os.dup(file))  # it is closed when the endpoint is unbound
-    elif endpoint.startswith(IPC) and _is_served(endpoint.removeprefix(IPC)):
-        raise _cannot_bind(endpoint, errno.EADDRINUSE)
+    elif endpoint.startswith(IPC):
+        _check_path(endpoint)
     try:
         opened.bind(endpoint)
     except zmq.ZMQError as error:
         raise _cannot_bind(endpoint, error.errno or 0) from error
     finally:
         opened.setsockopt(zmq.USE_FD, -1)
+
+
+def _check_path(endpoint: str) -> None:
+    """Refuse a path that libzmq would remove: not a socket, or one on which another process listens."""
+    path = endpoint.removeprefix(IPC)
+    if os.path.lexists(path) and not Path(path).is_socket():
+        raise _cannot_bind(endpoint, errno.EEXIST)
+    if _is_served(path):
+        raise _cannot_bind(endpoint, errno.EADDRINUSE)
 
 
 def _is_served(path: str) -> bool:

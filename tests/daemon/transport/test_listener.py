@@ -346,3 +346,20 @@ def test_listener_when_a_frame_is_too_long_ends_the_connection_alone(tmp_path: P
         assert len(bound_socket.socket.recv_multipart()[1]) == 100
         assert not bound_socket.socket.poll(200)
     listener.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link"])
+def test_open_on_a_path_that_is_not_a_socket_leaves_it_alone(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "precious"
+    match kind:
+        case "file":
+            path.write_text("mine")
+        case "directory":
+            path.mkdir()
+        case "dangling link":
+            path.symlink_to(tmp_path / "nowhere")
+    listener = Listener()
+    with pytest.raises(EndpointError, match="a file that is not a socket exists there"):
+        listener.open("small", zmq.PUB, (f"ipc://{path}",), Limits(1024, 3, 10, 10))
+    assert os.path.lexists(path)
+    listener.close()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
+from qzd_client import InferenceClient, RefusedError
 from support.raw_peer import RawPeer
 from support.victim import Victim
 
@@ -56,13 +59,40 @@ def _send_without_end(peer: RawPeer) -> None:
     peer.send(IMAGE, more=True)
 
 
-@pytest.mark.parametrize(
-    "send", [_send_image, _send_without_end], ids=["images", "a message without an end"]
-)
+@pytest.mark.parametrize("send", [_send_image, _send_without_end], ids=["images", "a message without an end"])
 def test_callers_that_fill_the_memory_do_not_end_the_daemon(
     victim: Callable[..., Victim], tmp_path: Path, send: Callable[[RawPeer], None]
 ) -> None:
     attacked = victim(MORE.format(directory=tmp_path))
     _attack(attacked.daemon.socket_of("inference"), send)
     attacked.check()
-    assert "callers and senders are disconnected" in attacked.daemon.log
+
+
+def _bomb() -> bytes:
+    """Return a PNG of 64x64 whose megabyte of data inflates to one gigabyte."""
+    deflate = zlib.compressobj(9)
+    zeros = bytes(1 << 24)
+    data = b"".join(deflate.compress(zeros) for _ in range(64)) + deflate.flush()
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    size = (64).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("form", "make"),
+    [("png", _bomb), ("jpeg", lambda: b"\xff\xd8" + b"\xff" * (32 << 20))],
+    ids=["a png that inflates", "a jpeg of fill bytes"],
+)
+def test_images_that_cost_time_leave_the_decoders_free(
+    victim: Callable[..., Victim], tmp_path: Path, form: Literal["png", "jpeg"], make: Callable[[], bytes]
+) -> None:
+    attacked, image = victim(MORE.format(directory=tmp_path)), make()
+    with InferenceClient(attacked.daemon.socket_of("inference"), timeout=20) as caller:
+        for _ in range(4):
+            with pytest.raises(RefusedError, match=form):
+                caller.infer(image, form)
+    attacked.check()
