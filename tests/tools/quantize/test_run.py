@@ -239,8 +239,8 @@ def test_quantize_says_that_it_is_slower_than_float(
     monkeypatch.setattr(module, "throughputs", lambda *_: [100.0, after])
     assert run("quantize", painted / "detector", "--mode", "fp16", "-o", tmp_path / "new") == 0
     out = capsys.readouterr().out
-    assert f"100.0 -> {after:8.1f} inferences a second" in out
-    assert (f"slower than float on this machine, {after} against 100.0 a second" in out) == warned
+    assert f"100.0 -> {after:8.1f} inferences per second" in out
+    assert (f"slower than float on this machine, {after} against 100.0 per second" in out) == warned
 
 
 @pytest.mark.parametrize(("mode", "least", "most"), [("int8-weights", 0.2, 0.4), ("fp16", 0.4, 0.65)])

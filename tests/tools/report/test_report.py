@@ -94,7 +94,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def test_the_report_says_what_was_won_and_lost(pages: tuple[str, str]) -> None:
-    said = "INT8 against FP32: mAP 0.4000 against 0.4100 (-0.0100), 2.00 times the inferences a second, 1.00"
+    said = "INT8 against FP32: mAP 0.4000 against 0.4100 (-0.0100), 2.00 times the inferences per second"
     assert all(said in page for page in pages)
 
 

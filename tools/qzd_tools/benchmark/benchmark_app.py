@@ -23,7 +23,7 @@ MEDIAN = re.compile(r"Median:\s+([\d.]+) (ms|us)")
 
 
 class AppResult(Struct, frozen=True):
-    """What benchmark_app says: inferences a second, and the median latency in milliseconds."""
+    """What benchmark_app says: inferences per second, and the median latency in milliseconds."""
 
     throughput: float
     median_ms: float

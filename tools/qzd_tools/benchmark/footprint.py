@@ -114,7 +114,7 @@ def _ignore(_: object) -> None:
 
 
 def _peak_mb() -> float:
-    """Of this process alone: getrusage would still count what its parent had when it was forked."""
+    """Read that of this process only: getrusage would still count what its parent had when it was forked."""
     status = Path("/proc/self/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024 / 1e6
 

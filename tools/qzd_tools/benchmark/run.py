@@ -1,6 +1,6 @@
 """How fast bundles run, by the daemon's own engine, in turns so that a busy machine is unfair to none.
 
-Each round gives every bundle its turn: inference alone (`Runner`), then a frame's whole way through
+Each round gives every bundle its turn: only inference (`Runner`), then a frame's whole way through
 `Detector` (preprocessing, inference, decoding), then benchmark_app where it is asked for.
 """
 
@@ -68,7 +68,7 @@ class Benchmark(Struct, frozen=True, kw_only=True):
     inference_precision: str = "f32"
     """What the device computed in where the graph is not quantized."""
     inference: Speed
-    """The model alone."""
+    """Only the model."""
     whole: Speed
     """From the frame to its detections."""
     stages_ms: dict[str, float]
@@ -152,7 +152,7 @@ def benchmark(
 def _opened(
     stack: contextlib.ExitStack, bundle: Bundle, options: RunOptions, frames: Sequence[Frame]
 ) -> _Turns:
-    """A bundle ready to run, and warm."""
+    """Open a bundle and warm it up."""
     runner = Runner(bundle, options)
     stack.callback(runner.close)
     detector = stack.enter_context(Detector(bundle, options))

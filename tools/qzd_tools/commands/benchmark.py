@@ -46,7 +46,7 @@ def command(
 ) -> None:
     """Measure throughput and latency of each BUNDLE, by the engine that the daemon runs.
 
-    The bundles take turns, so that a busy machine is unfair to none. `inference` is the model alone,
+    The bundles take turns, so that a busy machine is unfair to none. `inference` is only the model,
     `frame` the whole way from a frame to its detections. Load times and memory are those of a new process.
     """
     from qzd_ext import bundle as bundles
@@ -65,7 +65,7 @@ def command(
 
 
 def _describe(results: list[Benchmark], frames: str) -> str:
-    """The figures as text, a block for each bundle."""
+    """Write the figures as text, one block per bundle."""
     lines = []
     for one in results:
         cost, stages = one.footprint, one.stages_ms

@@ -44,7 +44,7 @@ def command(catalogue_file: Path | None, json_file: Path | None) -> None:
 
 
 def load_checked(catalogue_file: Path | None) -> Mapping[str, Entry]:
-    """The catalogue, in which every key of `convert` is an option of convert: others would do nothing.
+    """Load the catalogue and check that every key of `convert` is an option of convert.
 
     Raises
     ------

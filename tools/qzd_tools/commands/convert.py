@@ -91,7 +91,7 @@ SCALE_XY = Numbers(float, (), "numbers", positive=True)
 
 
 def _plain(_context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Refuse what is no name in a bundle before the work, not after it."""
+    """Refuse what is not a name for a bundle before the work, not after it."""
     if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
         raise UsageError(
             f"--{option.name} {value}: not a name", wanted="letters, digits, dots, dashes and underscores"

@@ -27,7 +27,7 @@ def _addresses(_context: click.Context, _option: click.Parameter, found: tuple[s
 
 
 def origin_options(function: Any) -> Any:
-    """The options that say where files are taken from."""
+    """Add the options that say where files are taken from."""
     for option in (
         click.option("--mirror", "mirrors", multiple=True, callback=_addresses,
                      help="Tried first: MIRROR/NAME/FILE."),

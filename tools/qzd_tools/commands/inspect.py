@@ -47,7 +47,7 @@ def command(model: tuple[Path, ...], head: str | None, layers: bool, json_file: 
 
 
 def _describe(found: Inspection, layers: bool = False) -> str:
-    """An inspection as text."""
+    """Write an inspection as text."""
     lines = [f"{found.path}: {found.format}, {found.bytes / 1e6:.2f} MB"]
     if found.digest:
         lines.append(f"  digest      {found.digest}")

@@ -93,7 +93,7 @@ def command(model: tuple[str, ...], json_file: Path | None, **given: Any) -> Non
 
 
 def _meant(model: tuple[str, ...], catalogue_file: Path | None) -> tuple[str, Entry | None, tuple[Path, ...]]:
-    """The model's name, and its entry of the catalogue or its files."""
+    """Give the model's name, and its entry of the catalogue or its files."""
     from qzd_tools.download.catalogue import find
 
     catalogue = load_checked(catalogue_file)
@@ -106,7 +106,7 @@ def _meant(model: tuple[str, ...], catalogue_file: Path | None) -> tuple[str, En
 
 
 def _convert_options(flags: str, entry: Entry | None) -> ConvertOptions:
-    """What the catalogue states, and over it what the flags of convert say."""
+    """Merge what the catalogue states with the flags of convert, which win."""
     from qzd_tools.convert.run import ConvertOptions
 
     stated: dict[str, Any] = dict(entry.convert) if entry is not None else {}

@@ -193,7 +193,7 @@ def _describe(result: Quantized) -> str:
     lines = [
         f"written: {ours.path}",
         f"  size        {theirs.size / 1e6:8.2f} -> {ours.size / 1e6:8.2f} MB",
-        f"  throughput  {speed.before:8.1f} -> {speed.after:8.1f} inferences a second on this machine",
+        f"  throughput  {speed.before:8.1f} -> {speed.after:8.1f} inferences per second on this machine",
     ]
     if result.before is not None and result.after is not None:
         before, after = result.before.score.metrics, result.after.score.metrics
@@ -202,7 +202,7 @@ def _describe(result: Quantized) -> str:
     if speed.after < SLOWER * speed.before:
         lines.append(
             "warning: it is slower than float on this machine, "
-            f"{speed.after:.1f} against {speed.before:.1f} a second; serve the "
+            f"{speed.after:.1f} against {speed.before:.1f} per second; serve the "
             "float bundle here, or measure on the machine that will serve"
         )
     return "\n".join(lines)

@@ -141,7 +141,7 @@ def _check_gates(
 
 
 def _interval(one: Interval) -> dict[str, float | int | None]:
-    """An interval for JSON, which has no NaN."""
+    """Write an interval for JSON, which has no NaN."""
     figures = {"value": one.value, "low": one.low, "high": one.high, "error": one.error}
     return {name: None if math.isnan(v) else v for name, v in figures.items()} | {"images": one.images}
 
@@ -186,13 +186,13 @@ def dataset_for(
 
 
 def _describe(result: Validation) -> str:
-    """The figures as text: one a line, then the worst classes."""
+    """Write the figures as text: one per line, then the worst classes."""
     manifest, score = result.bundle.manifest, result.score
     limits = result.thresholds
-    rate = f"{result.images} images, {result.images / result.seconds:.1f} a second"
+    rate = f"{result.images} images, {result.images / result.seconds:.1f} per second"
     lines = [f"{manifest.name} {manifest.precision} on {result.device} in {result.precision}: {rate}"]
     if manifest.task == "detection":
-        most = f"at most {limits.max_detections} boxes an image"
+        most = f"at most {limits.max_detections} boxes per image"
         lines.append(f"  confidence {limits.confidence:g}, NMS by {limits.nms} {limits.iou:g}, {most}")
     if result.note:
         lines.append(f"  {result.note}")

@@ -1,4 +1,9 @@
-"""Archives into a directory, safely: nothing outside it, no links, no devices, a limit on what comes out."""
+"""Archives into a directory, safely: nothing outside it, no links, no devices, a limit on what comes out.
+
+`tarfile`'s filter "data" is not used: it makes links that stay inside, takes the slash off absolute names
+instead of refusing them, has no limit on what it writes, and there is none for zip. Here one check serves
+both, before anything is written.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def choose(
 ) -> Calibration:
     """At most `subset_size` of the images, drawn with a seed, in the order they came in.
 
-    Each is prepared once, so that one that is no image is found before the work begins.
+    Each is prepared once, so that one that is not an image is found before the work begins.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def hold_out(calibration: Calibration) -> tuple[Calibration, tuple[Path, ...]]:
 
 
 def preparer(spec: Input) -> Prepare:
-    """What lays an image into the model's input exactly as at run time."""
+    """Make what lays an image into the model's input exactly as at run time."""
 
     def prepared(path: Path) -> Frame:
         out = np.empty((1, spec.height, spec.width, 3), np.uint8)
@@ -95,7 +95,7 @@ def preparer(spec: Input) -> Prepare:
 
 
 def kept(prepare: Prepare, spec: Input) -> Prepare:
-    """The same, decoding each image once where all of them fit into `KEPT_BYTES`."""
+    """Decode each image once, if all of them fit into `KEPT_BYTES`."""
     return functools.lru_cache(KEPT_BYTES // (spec.height * spec.width * 3))(prepare)
 
 

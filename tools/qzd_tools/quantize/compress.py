@@ -50,7 +50,7 @@ def compress_weights(model: ov.Model) -> int:
 
 
 def _small(sizes: list[int]) -> set[int]:
-    """Indices of the smallest, which together have at most `SMALL` of the sum."""
+    """List the smallest, which together have at most `SMALL` of the sum."""
     order = np.argsort(sizes, kind="stable")
     below = np.cumsum(np.array(sizes)[order]) <= SMALL * sum(sizes)
     return set(order[below].tolist())

@@ -53,7 +53,7 @@ class Job:
             shutil.copy(parent.path / bundles.PRIORS, draft.directory)
 
     def make(self, model: ov.Model, recipe: Recipe) -> ov.Model:
-        """The smaller graph; the model itself is not changed."""
+        """Make the smaller graph; the model itself is not changed."""
         if self.mode == "int8":
             assert self.calibration is not None
             return apply_recipe(model, self.calibration.images, self.prepare, recipe)
@@ -108,7 +108,7 @@ class Job:
         )
 
     def write_golden(self, say: Say) -> None:
-        """What the new model finds on the parent's golden frames, or else on calibration images.
+        """Write what the new model finds on the parent's golden frames, or else on calibration images.
 
         A model that saturates on this machine would make frames that every right machine fails; the float
         model's boxes stand for it then.

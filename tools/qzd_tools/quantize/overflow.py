@@ -79,7 +79,7 @@ def quantized_weight(node: ov.Node) -> tuple[NDArray[np.int8], FloatArray] | Non
 
 
 def _inputs_axis(node: ov.Node) -> int:
-    """The axis of a weight that is summed over and is not the kernel's."""
+    """Find the axis of a weight that is summed over and is not the kernel's."""
     kind = node.get_type_name()
     if kind == "MatMul":
         port, (kept,) = weight_port(node)
@@ -94,7 +94,7 @@ def _inputs_axis(node: ov.Node) -> int:
 
 
 def _axes(rank: int, kept: tuple[int, ...], inputs: int) -> tuple[int, ...]:
-    """Outputs first, then what else there is (the kernel), then the inputs."""
+    """Order a weight's axes: outputs, then the kernel, then inputs."""
     rest = tuple(axis for axis in range(rank) if axis not in kept and axis != inputs)
     return (*kept, *rest, inputs)
 
@@ -174,7 +174,7 @@ def fit_weights(
 
 
 def _pair_sums(weights: FloatArray | Integers, pairs: Integers) -> FloatArray:
-    """The larger sum of what is positive and of what is negative in each pair, (outputs, pairs)."""
+    """Add up what is positive and what is negative in each pair; the larger, (outputs, pairs)."""
     first, second = weights[:, pairs[:, 0]], weights[:, pairs[:, 1]]
     above = np.maximum(first, 0) + np.maximum(second, 0)
     below = np.maximum(-first, 0) + np.maximum(-second, 0)

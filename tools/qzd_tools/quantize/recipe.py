@@ -76,7 +76,7 @@ class Recipe:
     smooth_quant: bool = False
 
     def as_record(self) -> dict[str, str | int | float | bool | list[str]]:
-        """The recipe for a bundle's provenance."""
+        """Write the recipe for a bundle's provenance."""
         return {
             "preset": self.preset,
             "subset_size": self.subset_size,
@@ -109,7 +109,7 @@ def ignored_operations(model: ov.Model, recipe: Recipe) -> list[str]:
 
 
 def settled(model: ov.Model, recipe: Recipe) -> Recipe:
-    """The recipe with what "auto" means for this graph."""
+    """Replace "auto" by what it means for this graph."""
     if recipe.head_layers != "auto":
         return recipe
     return dataclasses.replace(recipe, head_layers="float" if find_head(model).is_cheap else "int8")
@@ -185,7 +185,7 @@ def _finish(quantized: ov.Model, original: ov.Model, inputs: Sequence[Frame], re
 
 
 def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
-    """What `nncf.quantize` is called with, besides the model and the images.
+    """Give what `nncf.quantize` is called with, besides the model and the images.
 
     Raises
     ------
@@ -212,9 +212,9 @@ def nncf_parameters(model: ov.Model, recipe: Recipe) -> dict[str, Any]:
 
 
 def _smoothed(model: ov.Model, dataset: Any, subset_size: int, ignored: Sequence[str]) -> ov.Model:
-    """A copy whose layers divide their input by its range in each channel; what is ignored is left alone.
+    """Copy a graph so that its layers divide their input by its range in each channel.
 
-    `nncf.quantize` does this for transformers alone, beside other things that are for them.
+    `nncf.quantize` does this only for transformers, beside other things that are for them.
     """
     from nncf.quantization.algorithms.pipeline import Pipeline
     from nncf.quantization.algorithms.smooth_quant.algorithm import SmoothQuant

@@ -13,7 +13,7 @@ __all__ = ["bias_input", "revert_layers"]
 
 
 def revert_layers(changed: ov.Model, original: ov.Model, names: Sequence[str]) -> ov.Model:
-    """A copy in which some layers have their float activations, weights and biases again.
+    """Copy a graph with the float activations, weights and biases of some layers put back.
 
     What comes before a layer is found by its name: between the two there may be a quantizer, the Multiply of
     SmoothQuant whose inverse is in the weights, or both. A bias was corrected for what rounding did to its

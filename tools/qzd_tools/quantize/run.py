@@ -61,7 +61,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Inferences a second on this machine, before and after."""
+    """Inferences per second on this machine, before and after."""
 
     before: float
     after: float
@@ -80,7 +80,7 @@ class Quantized:
         Where there was validation data.
     speed : Speed
     seconds, processor_seconds : float
-        For quantizing alone, without checks and measurements.
+        For quantizing only, without checks and measurements.
     missed : GateError or None
         Why `gate.max_drop` is not kept; the bundle is the best that was found.
     """
@@ -157,14 +157,14 @@ def quantize(
     parent : Bundle
     destination : Path
     mode : "int8", "int8-weights" or "fp16"
-        Activations and weights; weights alone; half precision.
+        Activations and weights; weights only; half precision.
     recipe : Recipe
         For "int8".
     prefer : "speed", "accuracy" or None
         How to choose among candidates by agreement and speed, see `candidates.pick`; a quarter of the images
         is set apart for that. None makes the plain recipe only, as do few images.
     images : sequence of Path
-        To calibrate with; needed for "int8" alone.
+        To calibrate with; needed only for "int8".
     seed : int
         For the choice of images where there are more than `recipe.subset_size`.
     gate : Gate, optional
@@ -186,7 +186,7 @@ def quantize(
     DataError
         There are too few images, one cannot be read, or there is a gate and nothing that could be lost.
     DeviceError
-        The device is not there, or cannot run the model.
+        The device does not exist, or cannot run the model.
     GateMissedError
         The drop is above `gate.max_drop` after all, and there was a bundle before, which stays. Where there
         was none, the best that was found is written, with its accuracy in it, and `missed` says why.
@@ -279,7 +279,7 @@ class _Stopwatch:
 
 
 def _read_float(parent: Bundle) -> ov.Model:
-    """The parent's graph, with names that are unique."""
+    """Read the parent's graph and make its names unique."""
     model = ov.Core().read_model(parent.model)
     if is_quantized(model) or parent.manifest.precision.startswith("int8"):
         raise UsageError(
@@ -292,7 +292,7 @@ def _read_float(parent: Bundle) -> ov.Model:
 
 
 def _check_early(parent: Bundle, model: ov.Model, mode: Mode, recipe: Recipe, options: RunOptions) -> None:
-    """What would stop the work at its end: a name that matches nothing, a device that is not available."""
+    """Refuse now what would stop the work at its end: a name without a match, a missing device."""
     if mode == "int8":
         ignored_operations(model, recipe)
     Runner(parent.model, options).close()

@@ -116,7 +116,7 @@ def escalate(
         step = next(steps, None)
         if step is None:
             break
-        step_begin = time.monotonic()  # ranking layers, which is done once, is no part of a step
+        step_begin = time.monotonic()  # ranking layers, which is done once, is not counted as a step
         name, recipe, reverted, make = step
         try:
             model = make()
@@ -159,7 +159,7 @@ def rank_layers(
     device: str = "CPU",
     seconds: float = math.inf,
 ) -> list[str]:
-    """The quantized layers, those first whose return to float brings the results nearest to the original's.
+    """Order quantized layers by how near the results come to the original's with each in float.
 
     Parameters
     ----------

@@ -152,7 +152,7 @@ class Variant:
         return metrics.get("map", metrics.get("top1"))
 
     def bundle(self) -> Bundle:
-        """The bundle itself.
+        """Read the bundle itself.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class Results:
 
     @property
     def smallest(self) -> Variant | None:
-        """INT8 where it is there, or else the last one; None where there is one alone."""
+        """Give INT8 if it was measured, or else the last one; None if there is only one."""
         others = [v for v in self.variants if v.digest != self.original.digest]
         int8 = [v for v in others if v.precision == "int8"] or others
         return int8[-1] if int8 else None
@@ -253,7 +253,7 @@ def read_results(paths: Sequence[Path]) -> Results:
 
 
 def _title(variant: Variant) -> str:
-    """What a reader calls it: FP32, BF16 for a float model that computes in bf16, INT8 in BF16."""
+    """Name it for a reader: FP32, BF16 for a float model that computes in bf16, INT8 in BF16."""
     weights, arithmetic = TITLES[variant.precision], variant.inference_precision.upper()
     if arithmetic == "F32":
         return weights

@@ -38,7 +38,7 @@ def all_tables(results: Results) -> list[Table]:
 
 
 def summary(results: Results) -> str:
-    """What was won and what it cost, in a sentence; empty where there is nothing to compare."""
+    """Say what was won and what it cost, in a sentence; empty if there is nothing to compare."""
     before, after = results.original, results.smallest
     if after is None:
         return ""
@@ -48,7 +48,7 @@ def summary(results: Results) -> str:
         parts.append(f"{name} {after.main:.4f} against {before.main:.4f} ({after.main - before.main:+.4f})")
     if before.benchmark and after.benchmark:
         ratio = after.benchmark.inference.throughput / before.benchmark.inference.throughput
-        parts.append(f"{ratio:.2f} times the inferences a second")
+        parts.append(f"{ratio:.2f} times the inferences per second")
     if before.bytes and after.bytes:
         parts.append(f"{after.bytes / before.bytes:.2f} of the size")
     return f"{after.title} against {before.title}: " + ", ".join(parts) + "." if parts else ""
@@ -75,7 +75,7 @@ def _rate(variant: Variant) -> float:
 
 
 def _names(variant: Variant) -> tuple[str, str]:
-    """What the two main figures are called."""
+    """Name the two main figures."""
     detects = variant.validation is None or "map" in variant.validation.metrics
     return ("mAP", "AP50") if detects else ("top-1", "top-5")
 
@@ -96,7 +96,7 @@ def _size(variant: Variant) -> str:
 
 
 def _accuracy_and_time(results: Results) -> Table | None:
-    """The table of FP32 beside INT8: two figures of accuracy, and the time an image takes."""
+    """Put FP32 beside INT8: two figures of accuracy, and the time per image."""
     first, second = next((_names(v) for v in results.variants if v.validation), ("mAP", "AP50"))
     rows = [
         (v.title, _metric(v, "map", "top1"), _metric(v, "map50", "top5"), _change(v, results), _image_ms(v))
@@ -104,7 +104,7 @@ def _accuracy_and_time(results: Results) -> Table | None:
     ]
     images = next((v.validation.images for v in results.variants if v.validation), 0)
     note = f"Accuracy on {images} images. " if images else ""
-    note += "Milliseconds an image: inference alone, all requests busy."
+    note += "Milliseconds per image: only inference, all requests busy."
     header = ("", first, second, f"{first} change", "ms an image")
     return Table("Accuracy and time", header, tuple(rows), note)
 
@@ -116,7 +116,7 @@ def _change(variant: Variant, results: Results) -> str:
 
 
 def _quantizations(results: Results) -> Table | None:
-    """The table of what each kind of quantization takes and gives."""
+    """Say what each kind of quantization takes and gives."""
     original = results.original
     variants = [original, *(v for v in results.variants if v.digest != original.digest)]
     if len(variants) < 2:
@@ -153,9 +153,9 @@ def _speed(results: Results) -> Table | None:
     if not measured:
         return None
     cells: list[tuple[str, Callable[[Benchmark], str]]] = [
-        ("inferences a second", lambda b: f"{b.inference.throughput:.1f}"),
-        ("frames a second", lambda b: f"{b.whole.throughput:.1f}"),
-        ("benchmark_app's inferences a second", lambda b: f"{b.app.throughput:.1f}" if b.app else NONE),
+        ("inferences per second", lambda b: f"{b.inference.throughput:.1f}"),
+        ("frames per second", lambda b: f"{b.whole.throughput:.1f}"),
+        ("benchmark_app's inferences per second", lambda b: f"{b.app.throughput:.1f}" if b.app else NONE),
         *((f"inference {p}, ms", _latency("inference", p)) for p in PERCENTILES),
         *((f"frame {p}, ms", _latency("whole", p)) for p in PERCENTILES),
         ("load, ms", lambda b: f"{b.footprint.cold_ms:.0f}"),
@@ -167,7 +167,7 @@ def _speed(results: Results) -> Table | None:
     threads = f", {first.threads} threads" if first.threads else ""
     note = (
         f"On {', '.join(first.devices)}, {first.requests} requests{threads}, {first.hint}; {results.frames}. "
-        "A frame: preprocessing, inference and decoding. Memory of a process that serves this model alone."
+        "A frame: preprocessing, inference and decoding. Memory of a process that serves only this model."
     )
     return Table("Speed", ("", *(variant.title for variant, _ in measured)), rows, note)
 
@@ -186,7 +186,7 @@ def _all_metrics(results: Results) -> Table | None:
     if "map" in keys:
         note = (
             f"As pycocotools computes them. Confidence {limits.confidence:g}, NMS by {limits.nms} "
-            f"{limits.iou:g}, at most {limits.max_detections} boxes an image. {note}"
+            f"{limits.iou:g}, at most {limits.max_detections} boxes per image. {note}"
         )
     return Table("All figures of accuracy", ("", *(v.title for v in measured)), rows, note.strip())
 
