@@ -14,6 +14,7 @@ __all__ = ["SECONDS", "History"]
 
 SECONDS = 60
 REASONS = 8
+PENDING = 1000  # messages that came while a viewer was reading
 LABELS = 12  # shown of one stream, the most frequent first
 
 
@@ -36,11 +37,22 @@ class History:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._pending: collections.deque[messages.Message] = collections.deque(maxlen=PENDING)
         self._streams: dict[str, _Stream] = {}
 
     def observe(self, message: messages.Message) -> None:
-        """Take in a message that was sent."""
-        with self._lock:
+        """Take in a message that was sent; the publisher never waits for a viewer who reads."""
+        self._pending.append(message)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_in()
+            finally:
+                self._lock.release()
+
+    def _take_in(self) -> None:
+        """Count what is pending; the lock is held."""
+        while self._pending:
+            message = self._pending.popleft()
             match message:
                 case messages.Detections():
                     self._observe_frame(self._streams.setdefault(message.stream, _Stream()), message)
@@ -75,6 +87,7 @@ class History:
         `counts` has for each label the most that one frame showed, for each of the last 60 seconds.
         """
         with self._lock:
+            self._take_in()
             stream = self._streams.get(name)
             if stream is None:
                 return {"last": None, "counts": {}, "reasons": []}

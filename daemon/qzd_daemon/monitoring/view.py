@@ -86,19 +86,25 @@ class View:
 
     def take(self, message: messages.Detections, frame: Frame | Picture | None) -> None:
         """Keep an answered frame if somebody looks at its stream; never waits for a viewer."""
-        stream = message.stream
-        if stream not in self._watched or frame is None:
+        if message.stream not in self._watched or frame is None:
             return
-        now = self._clock()
-        with self._changed:
-            if stream not in self._watched:
-                return
-            found = self._found.setdefault(stream, {})
-            found[message.model.name] = message
-            if now - self._taken_at.get(stream, float("-inf")) >= 1 / MAX_FPS:
-                self._taken_at[stream] = now
-                self._pictures[stream] = Shown(frame, list(found.values()))
-                self._changed.notify_all()
+        if not self._changed.acquire(blocking=False):
+            return  # a viewer is just reading; the next frame is as good
+        try:
+            self._take(message, frame)
+        finally:
+            self._changed.release()
+
+    def _take(self, message: messages.Detections, frame: Frame | Picture) -> None:
+        stream, now = message.stream, self._clock()
+        if stream not in self._watched:
+            return
+        found = self._found.setdefault(stream, {})
+        found[message.model.name] = message
+        if now - self._taken_at.get(stream, float("-inf")) >= 1 / MAX_FPS:
+            self._taken_at[stream] = now
+            self._pictures[stream] = Shown(frame, list(found.values()))
+            self._changed.notify_all()
 
     @contextlib.contextmanager
     def watch(self, streams: Collection[str]) -> Iterator[Watch]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from qzd_client.messages import Box, StreamState
@@ -70,3 +72,13 @@ def test_history_of_a_stream_that_is_removed_or_unknown_is_empty(clock: Clock) -
     }  # fmt: skip
     history.observe(StreamState(stream="gate", state="removed"))
     assert history.of("gate") == history.of("nosuch") == {"last": None, "counts": {}, "reasons": []}
+
+
+def test_history_when_a_viewer_reads_takes_messages_in_afterwards(clock: Clock) -> None:
+    history = History(clock)
+    with history._lock:
+        thread = threading.Thread(target=history.observe, args=(detections("gate", box("person")),))
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert history.of("gate")["counts"]["person"][-1] == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -116,3 +118,16 @@ def test_classes_are_drawn_one_below_the_other() -> None:
     draw_found(picture, [message])
     assert (picture[10, 5:20] != 128).any()
     assert (picture[35, 5:20] != 128).any()
+
+
+def test_view_when_a_viewer_reads_lets_a_frame_pass_and_does_not_wait() -> None:
+    view = View()
+    with view.watch(["gate"]) as watch:
+        with view._changed:
+            thread = threading.Thread(target=view.take, args=(detections(), grey(10)))
+            thread.start()
+            thread.join(10)
+            assert not thread.is_alive()
+        assert watch.next(0) == {}
+        view.take(detections(), grey(10))
+        assert list(watch.next(0)) == ["gate"]
