@@ -10,6 +10,7 @@ place in that order: a frame that needs no device, the change to another model, 
 
 from __future__ import annotations
 
+import collections
 import logging
 import queue
 import threading
@@ -34,10 +35,12 @@ __all__ = ["Scheduler"]
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.25  # of one wait for a device; in between, the finisher looks whether it was told to stop
+LATE = 1.25  # times what is usual
+USUAL_SHARE = 0.1  # of the last frame in what is usual
 LOOK_SECONDS = 0.05  # how soon the end of a request that hung is noticed, before its model is closed
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Started:
     """A frame that a device is busy with."""
 
@@ -45,6 +48,8 @@ class _Started:
     served: LoadedModel
     queue_ms: float
     run: Run
+    outcome: Result | QzdError | None = None
+    """Known before its turn, if the frame before it is late."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +110,8 @@ class Scheduler:
         self._in_order = threading.Lock()  # held from the taking of a frame until its step is queued
         self._begun = self._done = 0  # frames that were taken, and those of them that were handed on
         self._late: list[_Started] = []  # given up; their requests have not come back
+        self._ahead: collections.deque[_Step] = collections.deque()  # steps that were read before their turn
+        self._usual = WAIT_SECONDS  # that a frame is in the device
         self._next: _Swap | None = None
         self._abandoned = self._ended = False
         self._starter = NamedThread(f"qzd-start-{name}", self._start_frames)
@@ -277,11 +284,13 @@ class Scheduler:
         """Return the next step. While requests hang, look from time to time whether they have come back."""
         while self._late:
             self._collect_late(0.0)
+            if self._ahead:
+                break
             try:
                 return self._steps.get(timeout=WAIT_SECONDS)
             except queue.Empty:
                 pass
-        return self._steps.get()
+        return self._ahead.popleft() if self._ahead else self._steps.get()
 
     def _collect_late(self, timeout: float) -> None:
         """Release the requests that have come back; wait this number of seconds for each."""
@@ -297,34 +306,61 @@ class Scheduler:
         return back
 
     def _finish(self, frame: _Started) -> None:
-        detector, slot = frame.served.detector, frame.run.slot
+        if frame.outcome is not None:
+            self._hand_on(frame, frame.outcome)
+            return
+        outcome = self._take_result(frame, self._wait_for)
+        if outcome is None:
+            late = time.perf_counter() - frame.run.prepared
+            reason = f"the device {frame.served.info.device} has not answered for {late:.1f} s"
+            self._late.append(frame)
+            self._hand_on(frame, NoResult("error", reason))
+            return
+        self._hand_on(frame, outcome)
+        frame.served.detector.release(
+            frame.run.slot
+        )  # last: its waiter wants the GIL, which the message needs
+
+    def _take_result(self, frame: _Started, wait: Callable[[_Started], bool]) -> Result | QzdError | None:
+        """Return the result of a frame or the error; None if it has not ended."""
         try:
-            if not self._wait_for(frame):
-                late = time.perf_counter() - frame.run.prepared
-                reason = f"the device {frame.served.info.device} has not answered for {late:.1f} s"
-                self._late.append(frame)
-                self._hand_on(frame, NoResult("error", reason))
-                return
+            if not wait(frame):
+                return None
             selection = frame.queued.item.lane.selection(frame.served)
-            outcome: Result | QzdError = detector.result(frame.run, selection.thresholds, selection.floors)
+            result = frame.served.detector.result(frame.run, selection.thresholds, selection.floors)
         except QzdError as error:
-            outcome = error
+            return error
         except Exception as error:  # one frame must not end the model's service
             log.exception("model %s: the results of a frame could not be decoded", self.name)
-            outcome = DeviceError(f"{type(error).__name__}: {error}")
-        self._hand_on(frame, outcome)
-        detector.release(
-            slot
-        )  # now: the thread that waits for it wants the GIL, which the message needs first
+            return DeviceError(f"{type(error).__name__}: {error}")
+        self._usual += (result.timing.inference / 1e3 - self._usual) * USUAL_SHARE
+        return result
 
     def _wait_for(self, frame: _Started) -> bool:
-        """Wait for a device; False if it has not answered in time, or this scheduler is abandoned."""
+        """Wait for a device; False if it has not answered in time, or this scheduler is abandoned.
+
+        Other programs may keep one stream of the device from its CPU. While its frame is later than usual,
+        the requests behind it that have ended are released: else the device's other streams would run dry.
+        """
         while True:
-            left = 0.0 if self._abandoned else frame.run.prepared + self.timeout - time.perf_counter()
-            if frame.run.slot.wait(min(max(left, 0.0), WAIT_SECONDS)):
+            now = time.perf_counter()
+            left = 0.0 if self._abandoned else frame.run.prepared + self.timeout - now
+            patience = max(frame.run.prepared + LATE * self._usual - now, self._usual / 4, 0.001)
+            if frame.run.slot.wait(min(max(left, 0.0), patience, WAIT_SECONDS)):
                 return True
             if left <= 0:
                 return False
+            self._release_ended()
+
+    def _release_ended(self) -> None:
+        """Take the results of frames before their turn, so that their requests are idle again."""
+        while not self._steps.empty():
+            self._ahead.append(self._steps.get())
+        for step in self._ahead:
+            if isinstance(step, _Started) and step.outcome is None:
+                step.outcome = self._take_result(step, lambda frame: frame.run.slot.wait(0))
+                if step.outcome is not None:
+                    step.served.detector.release(step.run.slot)
 
     def _hand_on(self, frame: _Started | _Known, outcome: Result | NoResult | QzdError) -> None:
         known = NoResult("error", str(outcome)) if isinstance(outcome, QzdError) else outcome

@@ -98,6 +98,18 @@ def test_frame_whose_scores_are_not_finite_is_an_error_and_no_other(tmp_path: Pa
     assert model.scheduler.stop(20)
 
 
+@pytest.mark.skipif(usable_cpus() < 2, reason="one CPU runs one request after the other")
+def test_frames_behind_one_that_is_late_are_worked_on_and_published_after_it(tmp_path: Path) -> None:
+    model = Model(tmp_path, "slow", requests=2)
+    model.scheduler.start()
+    model.put(0, paint(POISON))
+    for index in range(1, 12):  # blocks while the queue is full, which it is unless requests are released
+        model.put(index, paint((3, 1, "red")))
+    assert not model.published
+    assert model.wait_for(12) == [(index, "ok") for index in range(12)]
+    assert model.scheduler.stop(20)
+
+
 def test_device_that_answers_too_late_serves_again_when_it_has(slow: Model) -> None:
     slow.put(0, poison(0))
     assert slow.wait_for(1) == [(0, "error")]
