@@ -150,6 +150,9 @@ class Provenance(_Table, frozen=True, kw_only=True):
     """sha256 by file name of what was converted."""
     tools: dict[str, str] = {}
     """Version by name of what made the bundle."""
+    proof: dict[str, str | int | float | bool | list[str]] = {}
+    """The runtime of the source that the graph was compared with, on how many pictures, and the largest
+    differences; `unproven` says why there is no proof."""
     parent: str = ""
     """Digest of the bundle that this one was quantized from."""
     quantization: dict[str, str | int | float | bool | list[str]] = {}

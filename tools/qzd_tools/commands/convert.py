@@ -130,6 +130,7 @@ def _plain(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--golden", multiple=True, type=click.Path(path_type=Path), help="A picture, or a directory.")
 @click.option("--name", callback=_plain, help="Of the bundle.  [default: the model's file]")
 @click.option("--version", default="1", show_default=True, callback=_plain, help="Of the bundle.")
+@click.option("--unproven", is_flag=True, help="Write the bundle although its source gives other results.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 @json_option
 def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None, **options: Any) -> None:
@@ -152,5 +153,6 @@ def command(model: tuple[Path, ...], output: Path | None, json_file: Path | None
         "classes": len(bundle.manifest.labels.names),
         "bytes": bundle.size,
         "notes": bundle.manifest.provenance.notes,
+        "proof": bundle.manifest.provenance.proof,
     }
     write_json(json_file, document)

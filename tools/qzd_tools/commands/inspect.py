@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,8 @@ def _manifest_lines(manifest: Manifest) -> list[str]:
     ]
     if made.source:
         lines.append(f"  made of     {', '.join(made.source)}")
+    if made.proof:
+        lines.append(f"  proven      {_proof_line(made.proof)}")
     if made.tools:
         lines.append("  made with   " + ", ".join(f"{k} {v}" for k, v in made.tools.items()))
     if made.parent:
@@ -96,6 +99,12 @@ def _manifest_lines(manifest: Manifest) -> list[str]:
         where = " in ".join(filter(None, (one.device, one.inference_precision)))
         lines.append(f"  accuracy    {shown} on {one.images} images ({where})")
     return lines
+
+
+def _proof_line(proof: Mapping[str, object]) -> str:
+    if "unproven" in proof:
+        return f"NO: {proof['unproven']}"
+    return f"by {proof['runtime']} on {proof['pictures']} pictures, difference {proof['difference']}"
 
 
 def _short(value: object, limit: int = 60) -> str:

@@ -42,6 +42,8 @@ class ConvertOptions:
         Of the bundle.
     golden : sequence of Path
         Pictures for golden frames.
+    unproven : bool
+        Write the bundle also if its graph's results differ from those of its source.
     overwrite : bool
         Replace a bundle that is at the destination.
     """
@@ -72,6 +74,7 @@ class ConvertOptions:
     name: str | None = None
     version: str = "1"
     golden: Sequence[Path] = ()
+    unproven: bool = False
     overwrite: bool = False
 
     def facts(self) -> Facts:

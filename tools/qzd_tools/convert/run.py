@@ -20,7 +20,7 @@ from qzd_client._version import __version__
 from qzd_ext import bundle as bundles
 from qzd_ext.bundle import Bundle
 from qzd_ext.decode import Decoder
-from qzd_ext.errors import UsageError
+from qzd_ext.errors import ModelError, UsageError
 from qzd_ext.manifest import Manifest, Provenance, Thresholds
 from qzd_tools.convert import labels as label_sets
 from qzd_tools.convert.facts import Facts, Recognised, known, wanted
@@ -34,6 +34,7 @@ from qzd_tools.convert.inputs import Picture, find_picture, make_static
 from qzd_tools.convert.metadata import read_metadata, read_size
 from qzd_tools.convert.options import ConvertOptions
 from qzd_tools.convert.preprocess import fold, input_of, usual_crop
+from qzd_tools.convert.proof import Proof, prove, whole_graph
 from qzd_tools.graph.save import save_ir
 from qzd_tools.graph.structure import is_quantized
 from qzd_tools.graph.walk import cut, simplify
@@ -104,6 +105,8 @@ def convert(
     with refusals_told(sources[0]):
         source, picture, facts, found = _understand(source, stated, options)
         _tell(note, picture, facts, found)
+        whole, names = whole_graph(source.model, found.outputs)
+        whole = None if whole is None else fold(whole, picture, facts)
         model = fold(cut(source.model, found.outputs) if found.outputs else source.model, picture, facts)
     manifest = _manifest(source, options, picture, facts, found, _precision(model, options.fp16))
     decoder = Decoder(manifest, [tuple(output.shape) for output in model.outputs], found.priors)
@@ -112,12 +115,44 @@ def convert(
         save_ir(model, draft.directory / bundles.MODEL, fp16=options.fp16)
         if found.priors is not None:
             np.save(draft.directory / bundles.PRIORS, found.priors)
+        written = draft.directory / bundles.MODEL
+        proof = _proof(options, source, whole, names, written, picture, facts, manifest.precision)
+        note(_told(proof))
         results = add_golden(draft, manifest, decoder, pictures)
         note(f"golden frames: {len(results)}, with {sum(map(len, results))} findings" if results
              else "golden frames: none, as no pictures were given with --golden")  # fmt: skip
-        provenance = msgspec.structs.replace(manifest.provenance, notes=tuple(notes))
+        provenance = msgspec.structs.replace(manifest.provenance, notes=tuple(notes), proof=proof)
         draft.manifest = msgspec.structs.replace(manifest, provenance=provenance)
     return bundles.read(target)
+
+
+def _proof(
+    options: ConvertOptions, source: Source, whole: ov.Model | None, names: Sequence[str],
+    bundle: Path, picture: Picture, facts: Facts, precision: Precision,
+) -> Proof:  # fmt: skip
+    """Prove that the bundle's graph is its source, unless it may be unproven.
+
+    Raises
+    ------
+    ModelError
+        It is not.
+    """
+    rough = precision != "fp32" or is_quantized(source.model)
+    try:
+        return prove(source.path, whole, names, bundle, picture, facts, rough=rough)
+    except ModelError as error:
+        if not options.unproven:
+            raise
+        return {"unproven": error.found}
+
+
+def _told(proof: Proof) -> str:
+    if "unproven" in proof:
+        return f"not proven: {proof['unproven']}"
+    return (
+        f"proven: {proof['runtime']} gives the same on {proof['pictures']} pictures, within "
+        f"{proof['difference']:.1g} of each channel's largest value"
+    )
 
 
 def _understand(

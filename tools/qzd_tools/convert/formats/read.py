@@ -81,6 +81,8 @@ class Source:
     format: str
     files: dict[str, str] = field(repr=False)
     recognised: Recognised | None = None
+    path: Path = field(default_factory=Path)
+    """The model's file, or the directory of a SavedModel."""
     facts: Facts = field(default_factory=Facts)
     """Labels from a file beside the model or inside its own."""
 
@@ -111,7 +113,7 @@ def read_source(paths: Sequence[Path]) -> Source:
         if not source.model.has_rt_info(["framework", key]):
             source.model.set_rt_info(value, ["framework", key])
     labels = labels_inside(main).over(labels_beside(main) if folder else Facts())
-    return dataclasses.replace(source, facts=labels)
+    return dataclasses.replace(source, path=main, facts=labels)
 
 
 def holds_model(folder: Path) -> bool:
