@@ -137,6 +137,8 @@ def _proof(
     ModelError
         It is not.
     """
+    if source.recognised is not None:  # Darknet, and TFLite with its post-processing
+        return {"unproven": f"this {source.format} model runs in no other runtime here"}
     rough = precision != "fp32" or is_quantized(source.model)
     try:
         return prove(source.path, whole, names, bundle, picture, facts, rough=rough)
