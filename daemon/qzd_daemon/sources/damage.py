@@ -56,6 +56,7 @@ class DamageTracker:
         is_h264 = context.codec.canonical_name == "h264"
         self._numbers = FrameNumbers(context.extradata) if is_h264 else None
         self._packets = 0
+        self._numbered = False  # whether the decoder tells which packet a picture is of
         self._pending: dict[int, float | None] = {}  # packets whose picture has not come, with its time
         self._lost_times: collections.deque[float | None] = collections.deque(maxlen=MOST_PENDING)
         self._since = self._until = 0  # the packets of the first and the last sign; 0: no damage
@@ -108,13 +109,23 @@ class DamageTracker:
 
     def judge(self, picture: av.VideoFrame) -> str | None:
         """Note a picture that was decoded; returns why it is not whole."""
-        number = picture.opaque if isinstance(picture.opaque, int) else self._packets
+        number = self._number(picture)
         self._pending.pop(number, None)
         if picture.is_corrupt:
             self._note("the decoder made up a part of the picture", number)
         if self._until and number > self._until and (picture.key_frame or number == self._recovered_at):
             self._since = self._until = 0
         return self.reason
+
+    def _number(self, picture: av.VideoFrame) -> int:
+        """Return the number of a picture's packet.
+
+        A picture that tells none, of a decoder that does otherwise, has 0, which ends no damage.
+        """
+        if isinstance(picture.opaque, int):
+            self._numbered = True
+            return picture.opaque
+        return 0 if self._numbered else self._packets
 
     def lost_before(self, picture: av.VideoFrame) -> Iterable[LostPicture]:
         """The pictures that cannot come any more once this one has, which is to be judged next.
