@@ -130,7 +130,7 @@ def run(minutes: float, work: Path) -> tuple[Samples, int, int]:
 
 
 def main() -> int:
-    """Run for so many minutes and print the slopes."""
+    """Run for a number of minutes and print the slopes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--json", type=Path)

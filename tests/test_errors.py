@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qzd_client import request_client
+from qzd_client import probe, request_client
 from qzd_daemon.server import operations
 from qzd_ext import errors, images
 from qzd_tools.quantize import run as quantize
@@ -26,6 +26,8 @@ CODES = [
     (images.TooLargeError, 2, "too_large"),
     (operations.UnknownModelError, 2, "unknown_model"),
     (request_client.RefusedError, 3, "refused"),
+    (probe.NothingListensError, 3, "nothing_listens"),
+    (probe.SilentError, 3, "silent"),
     (quantize.GateMissedError, 1, "gate_missed"),
 ]
 

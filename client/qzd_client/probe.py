@@ -32,9 +32,13 @@ START = "start qzd (`systemctl start qzd`), or use one of the endpoints in its c
 class NothingListensError(EndpointError):
     """No program listens at the endpoint."""
 
+    code = "nothing_listens"
+
 
 class SilentError(EndpointError):
     """The peer accepts connections and sends nothing: systemd starts the daemon now, or it hangs."""
+
+    code = "silent"
 
 
 def probe(
