@@ -317,9 +317,8 @@ class Scheduler:
             self._hand_on(frame, NoResult("error", reason))
             return
         self._hand_on(frame, outcome)
-        frame.served.detector.release(
-            frame.run.slot
-        )  # last: its waiter wants the GIL, which the message needs
+        # last: the thread that waits for this request wants the GIL, which the message needs first
+        frame.served.detector.release(frame.run.slot)
 
     def _take_result(self, frame: _Started, wait: Callable[[_Started], bool]) -> Result | QzdError | None:
         """Return the result of a frame or the error; None if it has not ended."""
