@@ -200,8 +200,6 @@ class Service:
     def _handle(self, word: signal.Signals | str) -> int | None:
         """Do what a word says; an exit code ends the service."""
         match word:
-            case signal.SIGHUP:
-                self._reload_asked.release()
             case signal.Signals():
                 log.info("%s: stopping", word.name)
                 return InterruptedByUser.exit_code if word is signal.SIGINT else 0
@@ -311,8 +309,12 @@ class Service:
         """Stop at the first SIGTERM or SIGINT, and end at once at the second.
 
         Before READY nothing is under way, and a model may take minutes to compile: the first will do.
+        A SIGHUP does not enter the queue, where a SIGTERM would wait behind hundreds of them.
         """
-        if number is not signal.SIGHUP and (self._stop_asked or not self._started):
+        if number is signal.SIGHUP:
+            self._reload_asked.release()
+            return
+        if self._stop_asked or not self._started:
             if self._stop_asked:
                 log.error("%s again: the stop is forced", number.name)
             else:
@@ -321,7 +323,7 @@ class Service:
             logging.shutdown()
             forced = self._stop_asked or number is signal.SIGINT
             os._exit(InterruptedByUser.exit_code if forced else 0)
-        self._stop_asked = self._stop_asked or number is not signal.SIGHUP
+        self._stop_asked = True
         self._words.put(number)
 
     def _thread_died(self, arguments: threading.ExceptHookArgs) -> None:

@@ -67,7 +67,10 @@ def _orientation(picture: av.VideoFrame) -> tuple[bool, int]:
 
     FFmpeg's display matrix: a point (x, y) of the picture is shown at (ax + cy, bx + dy), y down.
     """
-    data = picture.side_data.get("DISPLAYMATRIX")
+    try:
+        data = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know another kind of side data, as FFmpeg 8 gives a TIFF
+        return False, round(picture.rotation / 90) % 4
     if data is None:
         return False, 0
     a, b, _, c, d = struct.unpack_from("=5i", cast("memoryview[int]", data))

@@ -34,7 +34,7 @@ class Camera:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        script = Path(__file__).with_name("rtsp_server.py")
+        script = Path(__file__).parents[1] / "support" / "rtsp_server.py"
         command = [SYSTEM_PYTHON, str(script), str(self.port), str(self._video)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None

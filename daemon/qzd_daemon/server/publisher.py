@@ -28,10 +28,11 @@ __all__ = ["Publisher"]
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 512  # the longest topic has 147, and INITIATE of CURVE about 300
-SUBSCRIPTIONS_KEPT = 4  # from each peer: libzmq takes in all that it can read before it lets us count
+SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq reads more than is counted if one floods it
 BATCH = 256  # subscriptions that are read before others may send
 LOOK_SECONDS = 0.02  # how soon a start that waits for subscribers notices that a connection has ended
-MORE_SECONDS = 0.005  # after a subscription: libzmq does not signal each of those that follow
+MORE_SECONDS = 0.005  # between looks for more subscriptions: libzmq does not signal each that follows one
+QUIET_SECONDS = 0.5  # without a subscription, until the next one is waited for
 SOON_SECONDS = 0.05  # a new subscriber gets a heartbeat within this time
 
 
@@ -135,15 +136,18 @@ class Publisher:
 
     def _run(self) -> None:
         interval = self._config.heartbeat_ms / 1e3
+        quiet_at = 0.0
         while not self._stopping.is_set():
             with self._lock:
                 self._bound_socket.refresh()
                 if time.monotonic() >= self._next_beat and not self._stopping.is_set():
                     self._beat("serving")
                     self._next_beat = time.monotonic() + interval
-                read = self._read_subscriptions(BATCH)
+                if self._read_subscriptions(BATCH):
+                    quiet_at = time.monotonic() + QUIET_SECONDS
                 more = self._bound_socket.has_unread
-            pause = MORE_SECONDS if read else max(0.0, self._next_beat - time.monotonic())
+            now = time.monotonic()
+            pause = MORE_SECONDS if now < quiet_at else max(0.0, self._next_beat - now)
             self._bound_socket.wait_outside(0.0 if more else pause)
 
     def _beat(self, state: messages.BeatState) -> None:

@@ -38,6 +38,7 @@ def _subscriber(context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher) -
     with context.socket(zmq.SUB) as peer:
         peer.linger = 0
         peer.sndhwm = 0
+        peer.reconnect_ivl = -1  # a peer that is disconnected stays away; set later, it has no effect
         peer.connect(publisher.endpoints[0])
         yield peer
 
@@ -61,7 +62,6 @@ def test_a_peer_with_too_many_bytes_of_subscriptions_loses_its_connection_and_ot
         _subscriber(context, publisher) as attacker,
     ):
         honest.subscribe(TOPIC)
-        attacker.reconnect_ivl = -1
         _flood(attacker, 2 * subscriptions.MAX_PEER_BYTES)
         until(lambda: "bytes of subscriptions is disconnected" in caplog.text)
         until(lambda: publisher._bound_socket.connections.total == 1)
@@ -83,7 +83,6 @@ def test_the_largest_of_many_peers_is_disconnected_when_all_together_have_too_ma
         context = peers.enter_context(zmq.Context())
         for size, total in ((10_000, 10_000), (30_000, 40_000), (15_000, 54_800), (20_000, 44_800)):
             peer = peers.enter_context(_subscriber(context, publisher))
-            peer.reconnect_ivl = -1
             _flood(peer, size)
             until(partial(_has_taken, publisher, total))
         until(lambda: "disconnected" in caplog.text)

@@ -255,7 +255,7 @@ def test_the_command_writes_where_its_name_says_and_reports_as_json(
         (["anchor_grids.xml", "--labels", "a,b", "--decode", "v5", "--anchors", "1,2"], 2, "masks ((), ())"),
         (["yolox.xml", "-o", "taken"], 3, "something is there already"),
         (["yolox.xml", "yolo.weights"], 2, "does not belong"),
-        ([], 2, "Missing argument"),
+        ([], 2, "missing argument"),
     ],
 )
 def test_the_command_says_what_is_wrong_and_exits(
