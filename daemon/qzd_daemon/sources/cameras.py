@@ -20,7 +20,7 @@ from av.container import Flags
 
 from qzd_daemon.config.schema import V4L2, StreamConfig
 from qzd_daemon.sources.credentials import Credentials
-from qzd_daemon.sources.damage import Messages
+from qzd_daemon.sources.damage import Messages, losses
 from qzd_daemon.sources.decode import decode_frames
 from qzd_daemon.sources.frames import SourceFrame, SourceState
 from qzd_daemon.sources.hardware import decoder
@@ -72,6 +72,7 @@ class Camera:
     def __init__(self, config: StreamConfig) -> None:
         self._config = config
         self._pause = Pause(random.Random())  # noqa: S311 - not a secret
+        self._probed: Messages = ()  # what FFmpeg said about losses while it connected
 
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
         """Deliver frames and states until it is told to stop."""
@@ -107,6 +108,7 @@ class Camera:
         if not container.streams.video:
             container.close()
             raise SourceError("there is no video in it")
+        self._probed = losses(said)
         return container
 
     def _connect(self, credentials: Credentials) -> av.container.InputContainer:
@@ -131,7 +133,7 @@ class Camera:
         decode = decoder(
             container, self._config.address, hardware=self._config.hardware_decoding, skip=self._config.skip
         )
-        for frame in decode_frames(container, decode, patience.wait):
+        for frame in decode_frames(container, decode, patience.wait, self._probed):
             if frame.frame is not None and not patience.pictures:
                 yield SourceState("running")
             if frame.whole or patience.pictures or patience.waited_long:

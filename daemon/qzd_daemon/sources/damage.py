@@ -18,7 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from qzd_daemon.sources.h264 import FrameNumbers
 
-__all__ = ["DamageTracker", "LostPicture", "Messages", "Packet"]
+__all__ = ["DamageTracker", "LostPicture", "Messages", "Packet", "losses"]
 
 Packet: TypeAlias = "av.Packet[av.VideoStream]"
 Messages: TypeAlias = Sequence[tuple[int, str, str]]
@@ -36,6 +36,11 @@ LOSS = re.compile("missed|corrupt|mismatch|dropping|truncat", re.IGNORECASE)
 av.logging.set_level(av.logging.WARNING)  # nothing is printed: it is captured, or goes to this logger
 av.logging.set_skip_repeated(False)
 logging.getLogger("libav").setLevel(logging.CRITICAL)
+
+
+def losses(messages: Messages) -> list[tuple[int, str, str]]:
+    """Return those of FFmpeg's messages that tell of data lost on the way, as RTP does."""
+    return [message for message in messages if LOSS.search(message[2])]
 
 
 class DamageTracker:

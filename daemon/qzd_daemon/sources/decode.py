@@ -5,6 +5,7 @@ What cannot be decoded is delivered as such, never left out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import cast
 
@@ -21,6 +22,7 @@ from qzd_ext.pictures import VideoPicture
 __all__ = ["decode_frames"]
 
 LOOK_SECONDS = 0.005  # how soon a device's next picture is noticed
+PROBED_SECONDS = 0.002  # a packet that FFmpeg read while it opened the container comes sooner
 MOST_READ_ERRORS = 100  # in a row, before a file that cannot be read on has ended
 
 Decode = Callable[[Packet], Sequence[av.VideoFrame]]
@@ -28,7 +30,10 @@ Wait = Callable[[float], bool]
 
 
 def decode_frames(
-    container: av.container.InputContainer, decode: Decode, wait: Wait = lambda _: True
+    container: av.container.InputContainer,
+    decode: Decode,
+    wait: Wait = lambda _: True,
+    probed: Messages = (),
 ) -> Iterator[SourceFrame]:
     """Deliver the frames of an open container.
 
@@ -40,6 +45,9 @@ def decode_frames(
     wait : callable
         Called with 0 when what came makes no picture, and with the seconds to wait when nothing came from a
         container that is read without waiting; returns whether to go on.
+    probed : Messages
+        What FFmpeg said about losses while it opened the container. They may be in any of the packets that it
+        read then.
 
     Yields
     ------
@@ -50,7 +58,7 @@ def decode_frames(
     tracker = DamageTracker(video.codec_context)
     is_even = video.average_rate == video.base_rate and video.codec_context.skip_frame == "DEFAULT"
     pictures = _Pictures(tracker, Cadence(video.average_rate if is_even else None))
-    for packet, messages in _read_packets(container, wait):
+    for packet, messages in _read_packets(container, wait, probed):
         if packet.size:
             tracker.read(packet, messages)
         with av.logging.Capture() as said:
@@ -67,13 +75,16 @@ def decode_frames(
     yield from map(_lost, tracker.lost_at_end())
 
 
-def _read_packets(container: av.container.InputContainer, wait: Wait) -> Iterator[tuple[Packet, Messages]]:
+def _read_packets(
+    container: av.container.InputContainer, wait: Wait, probed: Messages
+) -> Iterator[tuple[Packet, Messages]]:
     """The packets of the video, each with what FFmpeg said before it; the last is empty, for the decoder."""
     index = container.streams.video[0].index
     packets = container.demux()  # all of it: when the video stops, sound may go on for ever
     errors = 0
     unread: list[tuple[int, str, str]] = []
     while True:
+        began = time.monotonic()
         with av.logging.Capture() as said:
             try:
                 packet = cast("Packet | None", next(packets, None))
@@ -90,7 +101,9 @@ def _read_packets(container: av.container.InputContainer, wait: Wait) -> Iterato
                 continue
         if packet is None:
             return
-        unread += said
+        if probed and time.monotonic() - began > PROBED_SECONDS:
+            probed = ()
+        unread += (*probed, *said)
         errors = 0
         if packet.stream_index == index:
             yield packet, unread
