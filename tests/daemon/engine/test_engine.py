@@ -330,7 +330,7 @@ def test_start_streams_when_a_model_is_being_loaded_does_not_wait_for_it(
 def test_apply_when_a_removed_stream_has_a_frame_on_a_hung_device_skips_what_is_left_and_then_removes_it(
     running: Running, tmp_path: Path
 ) -> None:
-    bundle, images = faulty(tmp_path, "slow", [POISON, (3, 3, "green")], dim=3)
+    bundle, images = faulty(tmp_path, "slow", [POISON, (3, 3, "green")])
     hasty = config(bundle, "a", source=images, requests=1)
     hasty = replace(hasty, service=ServiceConfig(inference_timeout_s=0.1))
     running.serve(hasty)
