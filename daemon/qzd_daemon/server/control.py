@@ -103,7 +103,7 @@ class Control(RouterLoop[_Call, Reply | ErrorReply]):
         super().start()
 
     def close(self) -> None:
-        """Answer no more calls; pending ones are refused."""
+        """Stop answering calls, and refuse the pending ones."""
         super().close()
         with contextlib.suppress(queue.Full):
             self._long.put_nowait(None)
@@ -194,7 +194,7 @@ class _Id(msgspec.Struct):
 
 
 def _id_of(payload: bytes) -> int | str | None:
-    """The id of a call that is otherwise wrong."""
+    """Return the id of a call that is otherwise invalid."""
     try:
         return msgspec.json.decode(payload, type=_Id).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""Inference on request: images come in, each gets what is in it, or why not.
+"""Answer inference requests: each image gets its detections, or the reason why there are none.
 
-A few threads decode images; the model's scheduler does the rest. At most `queue` requests are in hand,
-whatever callers do.
+A few threads decode images; the model's scheduler does the rest. At most `queue` requests are in
+progress, whatever callers do.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Inference:
         self._server.start()
 
     def close(self) -> None:
-        """Take nothing more, and tell those who wait."""
+        """Take no more requests, and refuse those that wait."""
         self._server.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -97,7 +97,7 @@ class Inference:
         return None
 
     def _decode(self, asked: PendingRequest[ImageHeader]) -> None:
-        """On a thread of the pool: from bytes to a frame, and on to the model."""
+        """Decode an image and hand it to the model; runs on a thread of the pool."""
         try:
             if not asked.answered:
                 self._submit(asked)
@@ -114,7 +114,7 @@ class Inference:
         self._server.answer(asked, fault)
 
     def _decoded(self, asked: PendingRequest[ImageHeader]) -> None:
-        """To be noted before an answer: whoever has it finds room for the next request."""
+        """Free the place of a request; before its answer, so that the caller's next request finds room."""
         asked.image = memoryview(b"")
         self._decoding.discard(asked)
 
@@ -147,6 +147,6 @@ class Inference:
             asked.cancel()
 
     def _answer(self, asked: PendingRequest[ImageHeader], message: messages.Detections) -> None:
-        """From any thread."""
+        """Answer a request, from any thread."""
         now = time.time_ns()
         self._server.answer(asked, msgspec.structs.replace(message, epoch=self._epoch, published_ns=now))

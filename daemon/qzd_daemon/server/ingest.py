@@ -1,4 +1,4 @@
-"""The ingest socket: frames that others send, each for the stream that it names, answered once."""
+"""The ingest socket: takes frames that peers send, each for the stream that it names, and answers once."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Ingest:
         self._server.start()
 
     def refuse(self) -> None:
-        """The daemon stops: take nothing more. What was taken is still answered, until `close`."""
+        """Take no more frames, since the daemon stops; until `close` those taken are still answered."""
         self._stopping = True
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         self._server.close()
 
     def _take(self, asked: PendingRequest[FrameHeader]) -> ErrorBody | None:

@@ -1,4 +1,4 @@
-"""What can be asked of a running daemon, op by op: each takes a request and returns its result."""
+"""The ops that a running daemon answers: each takes a request and returns its result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["Operations"]
 
 
 class UnknownModelError(UsageError):
-    """A call names a model that is not there; its code on the wire is `unknown_model`."""
+    """A call names a model that does not exist; its code on the wire is `unknown_model`."""
 
     code = "unknown_model"
 
@@ -93,11 +93,11 @@ class Operations:
         }
 
     def ping(self, _: Request) -> Pong:
-        """Whether the daemon is there."""
+        """Show that the daemon answers."""
         return Pong(__version__, self._publisher.epoch)
 
     def status(self, request: Request) -> Status:
-        """Everything at a glance."""
+        """Return an overview of the daemon."""
         return Status(
             version=__version__,
             epoch=self._publisher.epoch,
@@ -114,7 +114,7 @@ class Operations:
         )
 
     def streams(self, _: Request) -> list[StreamStatus]:
-        """Each stream and the state of its source."""
+        """Return each stream and the state of its source."""
         return [
             StreamStatus(
                 name=stream.name,
@@ -134,11 +134,11 @@ class Operations:
         ]
 
     def models(self, _: Request) -> list[ModelStatus]:
-        """Each model that serves."""
+        """Return each model that serves."""
         return [self._describe(name, served) for name, served in self._engine.served.items()]
 
     def devices(self, _: Request) -> list[DeviceStatus]:
-        """The devices of this machine, and who uses them."""
+        """Return the devices of this machine, and the models that use them."""
         served = self._engine.served.items()
         return [
             DeviceStatus(device, [n for n, s in served if device in s.info.device.split(",")])
@@ -146,7 +146,7 @@ class Operations:
         ]
 
     def snapshot(self, _: Request) -> Snapshot:
-        """The last message of each topic."""
+        """Return the last message of each topic."""
         last = dict(self._publisher.last)
         return Snapshot(
             self._publisher.epoch, [SnapshotEntry(topic, msgspec.Raw(last[topic])) for topic in last]
@@ -163,7 +163,7 @@ class Operations:
         """Serve one more model, until the next reload."""
         name, bundle = _given(request, "model"), _given(request, "bundle")
         if not NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is no name for a model", wanted="up to 64 of A-Z a-z 0-9 . _ -")
+            raise UsageError(f"{name!r} is not a name for a model", wanted="up to 64 of A-Z a-z 0-9 . _ -")
         if not Path(bundle).is_absolute():
             raise UsageError(f"{bundle}: not an absolute path", wanted="a bundle on the daemon's machine")
         self._engine.load(name, ModelConfig(bundle=bundle, device=request.device or "AUTO"))
@@ -180,7 +180,7 @@ class Operations:
         return self._describe(name, self._engine.rollback(name))
 
     def unload(self, request: Request) -> None:
-        """Serve a model no more; no stream may use it."""
+        """Stop serving a model; no stream may use it."""
         self._engine.unload(self._name(request))
 
     def reload(self, _: Request) -> None:

@@ -114,7 +114,7 @@ class Publisher:
             return self._subscriptions.matching(messages.DETECTIONS.encode())
 
     def wait_for_subscriptions(self, count: int, timeout: float) -> bool:
-        """Wait until so many subscriptions to detections are there; False after `timeout` seconds."""
+        """Wait until `count` subscriptions to detections exist; return False after `timeout` seconds."""
         end = time.monotonic() + timeout
         with self._subscriptions.changed:
             while self._subscriptions.matching(messages.DETECTIONS.encode()) < count:
@@ -125,7 +125,7 @@ class Publisher:
         return True
 
     def close(self) -> None:
-        """Send a last heartbeat, then close; the door waits for `linger_ms`."""
+        """Send a last heartbeat, then close; the socket waits for `linger_ms`."""
         with self._lock:
             self._stopping.set()
             self._beat("stopping")
@@ -151,7 +151,7 @@ class Publisher:
             self._bound_socket.wait_outside(0.0 if more else pause)
 
     def _beat(self, state: messages.BeatState) -> None:
-        """A heartbeat lists the other topics, and so has its own count apart from theirs."""
+        """Send a heartbeat; it lists the other topics, and so has a count of its own."""
         self._beats += 1
         beat = messages.Heartbeat(state=state, interval_ms=self._config.heartbeat_ms, topics=self._sequence)
         self._send(messages.HEARTBEAT, self._encode(beat, self._beats)[1])
@@ -168,7 +168,7 @@ class Publisher:
         self._socket.send(payload, zmq.NOBLOCK)
 
     def _read_subscriptions(self, most: int) -> bool:
-        """Read at most so many; returns whether there was one."""
+        """Read at most `most` subscriptions; return whether there was one."""
         for number in range(most):
             try:
                 topic = self._subscriptions.read(self._socket.recv(zmq.NOBLOCK, copy=False))

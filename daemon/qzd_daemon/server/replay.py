@@ -93,7 +93,7 @@ class Player:
         self._bound_socket.socket.send_multipart([topic.encode(), payload])
 
     def close(self) -> None:
-        """Wait a moment for subscribers to take what was sent, then let go."""
+        """Wait a moment for subscribers to take what was sent, then close."""
         self._bound_socket.close(LINGER_MS)
         self._listener.close()
 
@@ -118,7 +118,7 @@ class _Playback:
         self._begin()
 
     def _begin(self) -> None:
-        """A daemon starts."""
+        """Begin an epoch, as a daemon that starts does."""
         self._epoch = str(uuid.uuid4())
         self._before: dict[str, int] = {}  # the seq before a topic's first one in the recording
         self._last: dict[str, int] = {}
@@ -130,13 +130,13 @@ class _Playback:
         return self._recorded is None
 
     def offset_ns(self, line: Line) -> int:
-        """When a line came, counted from the first."""
+        """Return the time from the first line to this one."""
         if self._first_ns is None:
             self._first_ns = line.received_ns
         return line.received_ns - self._first_ns
 
     def renew(self, line: Line, message: messages.Message | messages.UnknownMessage) -> bytes:
-        """The message with this round's epoch, seq and times; all else in it stays, known here or not."""
+        """Return the message with this round's epoch, seq and times; all other fields stay."""
         if message.epoch != self._recorded:
             self._recorded = message.epoch
             self._begin()
@@ -155,7 +155,7 @@ class _Playback:
         return msgspec.json.encode({**fields, **changes})
 
     def _topics(self, beat: messages.Heartbeat) -> dict[str, int]:
-        """What the recorded heartbeat says of the topics that the recording holds."""
+        """Return the seqs of a recorded heartbeat, renumbered, for the topics that the recording holds."""
         known = beat.topics.keys() & self._before.keys()
         return {topic: beat.topics[topic] - self._before[topic] for topic in known}
 
@@ -172,5 +172,5 @@ class _Playback:
         )
 
     def last(self) -> messages.Heartbeat:
-        """The end of the epoch."""
+        """Return the heartbeat that ends the epoch."""
         return self._beat("stopping", self._last)

@@ -124,7 +124,7 @@ class RouterLoop(abc.ABC, Generic[Request, Answer]):
         return answered
 
     def _split(self, frames: list[zmq.Frame]) -> None:
-        """Tell the envelope from the message: a REQ, unlike a DEALER, puts an empty frame before it."""
+        """Split the envelope from the message: a REQ, unlike a DEALER, puts an empty frame before it."""
         is_from_req = len(frames) >= self.message_frames + 2 and not len(frames[1].buffer)
         split = 2 if is_from_req else 1
         self._receive([frame.bytes for frame in frames[:split]], frames[split:])

@@ -59,7 +59,7 @@ class Subscriptions:
             The topic of a new subscription.
         """
         content = notice.bytes
-        change = {b"\x01": 1, b"\x00": -1}.get(content[:1], 0)  # anything else is not for us
+        change = {b"\x01": 1, b"\x00": -1}.get(content[:1], 0)  # other messages are not for the publisher
         topic = content[1:]
         with self.changed:
             self._topics[topic] += change
@@ -72,8 +72,8 @@ class Subscriptions:
     def matching(self, prefix: bytes) -> int:
         """Count the subscriptions that a topic with this prefix may match.
 
-        Of one topic never more than there are connections: whoever subscribes to it twice is told twice by
-        libzmq, and once at the end.
+        A topic counts at most once per connection: if a peer subscribes to it twice, libzmq reports two
+        subscriptions but only one end.
         """
         total = self._connections.total
         topics = (t for t in self._topics if t.startswith(prefix) or prefix.startswith(t))

@@ -31,7 +31,7 @@ class Cadence:
         self._alike = EVEN if rate else 0
 
     def absent(self, time: float) -> int:
-        """Note a picture's time in seconds; returns how many pictures are absent before it."""
+        """Note a picture's time in seconds; return how many pictures are absent before it."""
         last, self.last = self.last, time
         if last is None:
             return 0

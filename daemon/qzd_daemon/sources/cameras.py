@@ -1,6 +1,6 @@
 """Cameras, which come and go: over the network, and at this machine by V4L2.
 
-A camera never ends and never fails the daemon: what goes wrong is a state of its stream, and tried again.
+A camera never ends and never fails the daemon: a failure is a state of its stream, and is tried again.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Pause:
         return seconds
 
     def reset(self) -> None:
-        """Begin again: frames have come."""
+        """Begin again, since frames have come."""
         self._longest = FIRST_PAUSE_SECONDS
 
 
@@ -118,7 +118,7 @@ class Camera:
     def _read_until_it_ends(
         self, container: av.container.InputContainer, stopping: threading.Event
     ) -> Generator[SourceFrame | SourceState, None, str]:
-        """Deliver the frames of a connection; returns why it has ended."""
+        """Deliver the frames of a connection; return why it has ended."""
         try:
             yield from self._read(container, stopping)
         except (av.error.FFmpegError, OSError) as error:
@@ -143,7 +143,7 @@ class Camera:
                 self._pause.reset()
 
     def close(self) -> None:
-        """Nothing is kept open between frames."""
+        """Do nothing: no connection stays open between frames."""
 
     def _describe(self, error: av.error.FFmpegError | OSError, said: Messages) -> str:
         if isinstance(error, av.error.ExitError | av.error.TimeoutError):
@@ -182,7 +182,7 @@ class _Patience:
             self.wait(0.0)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for so many seconds, 0 to go on; returns whether to go on, or raises OSError."""
+        """Wait; return whether to go on, or raise OSError if pictures are overdue."""
         now, first = time.monotonic(), WHOLE * self._timeout
         limit = self._timeout if self.pictures or seconds else first
         if now - self._picture_at > limit:

@@ -39,7 +39,7 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 
 def losses(messages: Messages) -> list[tuple[int, str, str]]:
-    """Return those of FFmpeg's messages that tell of data lost on the way, as RTP does."""
+    """Return those of FFmpeg's messages that report data lost on the way, as for RTP."""
     return [message for message in messages if LOSS.search(message[2])]
 
 
@@ -108,12 +108,12 @@ class DamageTracker:
                 self._note(text, self._packets)
 
     def failed(self, error: av.error.FFmpegError) -> LostPicture:
-        """Note that the last packet cannot be decoded; returns the picture that is lost with it."""
+        """Note that the last packet cannot be decoded; return the picture that is lost with it."""
         self._note(error.strerror or str(error), self._packets)
         return self._lose(self._packets)
 
     def judge(self, picture: av.VideoFrame) -> str | None:
-        """Note a picture that was decoded; returns why it is not whole."""
+        """Note a picture that was decoded; return why it is not whole."""
         number = self._number(picture)
         self._pending.pop(number, None)
         if picture.is_corrupt:
@@ -125,7 +125,7 @@ class DamageTracker:
     def _number(self, picture: av.VideoFrame) -> int:
         """Return the number of a picture's packet.
 
-        A picture that tells none, of a decoder that does otherwise, has 0, which ends no damage.
+        If the decoder numbers its pictures but not this one, the number is 0, which ends no damage.
         """
         if isinstance(picture.opaque, int):
             self._numbered = True
@@ -133,14 +133,14 @@ class DamageTracker:
         return 0 if self._numbered else self._packets
 
     def lost_before(self, picture: av.VideoFrame) -> Iterable[LostPicture]:
-        """The pictures that cannot come any more once this one has, which is to be judged next.
+        """Return the pictures that can no longer come once this one has; judge this one next.
 
         A packet that gives no picture is lost only if there is damage: some codecs hide pictures.
         """
         return self._lost(picture.opaque) if picture.key_frame and isinstance(picture.opaque, int) else ()
 
     def lost_at_end(self) -> Iterable[LostPicture]:
-        """The pictures that cannot come any more after the last one."""
+        """Return the pictures that can no longer come after the last one."""
         return self._lost(self._packets + 1)
 
     def _lost(self, before: int) -> Iterable[LostPicture]:

@@ -1,6 +1,6 @@
 """The frames of a video that FFmpeg has opened: packets, pictures, and whether each is whole.
 
-What cannot be decoded is delivered as such, never left out.
+A picture that cannot be decoded is delivered as such, never left out.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def decode_frames(
 def _read_packets(
     container: av.container.InputContainer, wait: Wait, probed: Messages
 ) -> Iterator[tuple[Packet, Messages]]:
-    """The packets of the video, each with what FFmpeg said before it; the last is empty, for the decoder."""
+    """Yield the video's packets, each with what FFmpeg said before it; the last is empty, for the decoder."""
     index = container.streams.video[0].index
     packets = container.demux()  # all of it: when the video stops, sound may go on for ever
     errors = 0
@@ -120,7 +120,7 @@ class _Pictures:
         self._cadence = cadence
 
     def deliver(self, picture: av.VideoFrame) -> Iterable[SourceFrame]:
-        """The frame of a picture, after those that are lost before it."""
+        """Yield the frame of a picture, after those that are lost before it."""
         yield from map(_lost, self._tracker.lost_before(picture))
         reason, absent = self._tracker.judge(picture), self._absent(picture.time)
         yield SourceFrame(VideoPicture(picture), reason, picture.time, absent=absent)

@@ -30,7 +30,7 @@ class DirectorySource:
     ----------
     path : Path
     loop : bool
-        Read it over and over, with the files that are there each time.
+        Read it over and over, with the files that exist each time.
     watch : bool
         Go on with each file that is written and closed, or moved in, once and in the order in which that
         happens. The directory may be empty.
@@ -105,7 +105,7 @@ class _Watch:
             ) from error
 
     def files(self, stopping: threading.Event) -> Iterator[Path]:
-        """Yield what is there, by name, then what comes."""
+        """Yield the files that exist, by name, then those that come in."""
         yield from self._unread(_list_files(self._path))
         while not stopping.is_set():
             for event in self._events.read(timeout=LOOK_MS):

@@ -59,7 +59,7 @@ class FileSource:
         )
 
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
-        """Frames until the end of the file."""
+        """Deliver frames until the end of the file."""
         yield SourceState("running")
         yield from self._once()
         while self._loop and not stopping.is_set():

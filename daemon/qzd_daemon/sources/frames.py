@@ -89,7 +89,7 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Whether every frame came whole; a gap in timestamps alone may be the camera's doing."""
+        """Whether every frame came whole; gaps in timestamps do not count: a camera may make them."""
         return not (self.damaged or self.undecodable)
 
     def add(self, frame: SourceFrame) -> None:
@@ -104,7 +104,7 @@ class Tally:
             self.undecodable += 1
 
     def describe(self) -> str:
-        """The faults as a clause that follows a number of frames; empty if there are none."""
+        """Return the faults as a clause that follows a number of frames; empty if there are none."""
         counts = ((self.damaged, "of them damaged"), (self.undecodable, "more could not be decoded"))
         told = [f", {count} {text}" for count, text in (*counts, (self.absent, "more never came")) if count]
         return "".join(told)

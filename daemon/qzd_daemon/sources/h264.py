@@ -1,4 +1,4 @@
-"""Frame numbers of H.264: what is absent from the stream shows as a gap in them, which FFmpeg tells nobody.
+"""Frame numbers of H.264: what is absent from the stream shows as a gap in them, not reported by FFmpeg.
 
 Source: ITU-T H.264, 7.3.1 (NAL units), 7.3.2.1.1 (sequence parameter sets), 7.3.3 (slice headers), 7.4.3
 (gaps in `frame_num`) and D.2.8 (recovery points).
@@ -88,7 +88,7 @@ class FrameNumbers:
         return None
 
     def _units(self, packet: bytes) -> Iterator[bytes]:
-        """The NAL units of a packet; of a slice at least its header."""
+        """Yield the NAL units of a packet; of a slice at least its header."""
         at = 0
         if not self._length_size:
             while (at := packet.find(START, at) + len(START)) >= len(START):
@@ -147,25 +147,25 @@ class _Bits:
         return self._value >> self._left & (1 << count) - 1
 
     def exp_golomb(self) -> int:
-        """An unsigned number, ue(v) in clause 9.1; a signed one takes the same bits."""
+        """Read an unsigned number, ue(v) in clause 9.1; a signed one takes the same bits."""
         zeros = 0
         while not self.take(1):
             zeros += 1
         return (1 << zeros) - 1 + self.take(zeros)
 
     def signed(self) -> int:
-        """A signed number, se(v)."""
+        """Read a signed number, se(v)."""
         number = self.exp_golomb()
         return (number + 1) // 2 if number % 2 else -number // 2
 
 
 def _unescape(unit: bytes) -> bytes:
-    """Without the bytes that keep start codes out of a unit."""
+    """Remove the bytes that keep start codes out of a unit."""
     return unit.replace(b"\x00\x00\x03", b"\x00\x00")
 
 
 def _configuration_units(extradata: bytes) -> Iterator[bytes]:
-    """The parameter sets in an `avcC`; ISO/IEC 14496-15, 5.3.3.1."""
+    """Yield the parameter sets in an `avcC`. Source: ISO/IEC 14496-15, 5.3.3.1."""
     at = 5
     for mask in (31, 255):
         count, at = extradata[at] & mask, at + 1
@@ -176,7 +176,7 @@ def _configuration_units(extradata: bytes) -> Iterator[bytes]:
 
 
 def _read_sequence(bits: _Bits) -> tuple[int, _Sequence]:
-    """A sequence parameter set's number, and what of it is needed here."""
+    """Read a sequence parameter set: its number, and the fields that are needed here."""
     profile = bits.take(8)
     bits.take(16)
     number = bits.exp_golomb()
@@ -196,7 +196,7 @@ def _read_sequence(bits: _Bits) -> tuple[int, _Sequence]:
 
 
 def _skip_high_profile(bits: _Bits) -> bool:
-    """Pass over chroma format, depths and scaling matrices; returns `separate_colour_plane_flag`."""
+    """Pass over chroma format, depths and scaling matrices; return `separate_colour_plane_flag`."""
     chroma = bits.exp_golomb()
     separate_planes = chroma == 3 and bool(bits.take(1))
     bits.exp_golomb()
@@ -218,7 +218,7 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
 
 
 def _recovery_frames(message: bytes) -> int | None:
-    """`recovery_frame_cnt` of the recovery point in a unit of supplemental information, if it has one."""
+    """Return `recovery_frame_cnt` of the recovery point in a unit of supplemental information, or None."""
     at = 0
     while at + 2 < len(message):
         kind, at = _extended_byte(message, at)

@@ -84,7 +84,7 @@ class HardwareDecoder:
         self._context = context
 
     def decode(self, packet: Packet) -> Sequence[av.VideoFrame]:
-        """Return the pictures of a packet; raises as `Packet.decode`."""
+        """Return the pictures of a packet; raise what `Packet.decode` raises."""
         if self._context is not None:
             try:
                 pictures = self._context.decode(packet)

@@ -65,7 +65,7 @@ class IngestRegistry:
         self._reading: dict[str, IngestSource] = {}
 
     def give(self, received: ReceivedFrame) -> ErrorBody | None:
-        """Hand a frame to the stream that it names; returns why that is not possible."""
+        """Hand a frame to the stream that it names; return why that is not possible."""
         name = received.header.stream
         with self._lock:
             sent = self._reading.get(name)
@@ -83,7 +83,7 @@ class IngestRegistry:
             self._opened[sent.name] += 1
 
     def reading(self, sent: IngestSource) -> None:
-        """From now on frames of its name are given to it."""
+        """Give frames of its name to this source from now on."""
         with self._lock:
             self._reading[sent.name] = sent
 
@@ -103,10 +103,10 @@ class IngestSource:
     name : str
         The stream's.
     when_behind : "drop" or "wait"
-        drop: a new frame replaces one that is not decoded yet. wait: where there is no room it is refused as
-        `busy`, for its sender to send again.
+        drop: a new frame replaces one that is not decoded yet. wait: if there is no room it is refused as
+        `busy`, and its sender sends it again.
     timeout_s : float
-        After so long without a frame the stream is said to be down.
+        After this time without a frame the stream is reported as down.
     registry : IngestRegistry
     """
 
@@ -145,7 +145,7 @@ class IngestSource:
         return None
 
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
-        """Frames and states until it is told to stop."""
+        """Deliver frames and states until it is told to stop."""
         self._registry.reading(self)
         yield SourceState("connecting", "no frame was sent yet")
         running, heard = False, time.monotonic()
@@ -162,7 +162,7 @@ class IngestSource:
                 yield SourceState("reconnecting", f"no frame was sent for {self._timeout:g} s")
 
     def _next(self) -> tuple[ReceivedFrame, int, int] | None:
-        """A frame, its number, and how many were replaced before it."""
+        """Return a frame, its number, and how many were replaced before it; None if none has come."""
         with self._come:
             if not self._come.wait_for(lambda: self._waiting, LOOK_SECONDS):
                 return None
@@ -173,7 +173,7 @@ class IngestSource:
     def _deliver(
         self, received: ReceivedFrame, number: int, replaced: int, stopping: threading.Event
     ) -> Iterator[SourceFrame]:
-        """The next line after a `yield` is reached when the frame has a place in every mailbox."""
+        """Deliver a frame, then answer it: the `yield` returns when every queue has taken the frame."""
         frame, fault = self._decode(received)
         captured = SourceFrame(
             frame,
@@ -202,7 +202,7 @@ class IngestSource:
             return None, ErrorBody("internal", f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Take no more; what waits is given back to its senders."""
+        """Take no more frames, and refuse those that wait."""
         self._registry.closed(self)
         with self._come:
             self._closed = True

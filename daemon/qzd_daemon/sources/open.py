@@ -1,4 +1,4 @@
-"""Which kind of source a configuration means."""
+"""Open the kind of source that a configuration names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def frames(self, stopping: threading.Event) -> Iterator[SourceFrame | SourceState]:
-        """Frames and states until the source ends.
+        """Deliver frames and states until the source ends.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files and decoders."""
+        """Release files and decoders."""
         ...
 
 
@@ -71,7 +71,7 @@ def open_source(name: str, config: StreamConfig, registry: IngestRegistry) -> So
     Raises
     ------
     SourceError
-        A file or directory is not there, or there is nothing to read in it.
+        A file or directory does not exist, or there is nothing to read in it.
     """
     if config.is_sent:
         return IngestSource(name, config.policy, config.timeout_s, registry)

@@ -19,7 +19,7 @@ class Pace:
     Parameters
     ----------
     max_fps : float or None
-        Most frames a second.
+        Most frames per second.
     real_time : bool
         Frames that come faster are left out, and a file is slowed down to its own speed.
     live : bool
@@ -36,14 +36,14 @@ class Pace:
         self._origin: float | None = None
 
     def wait(self, now: float, pts: float | None) -> float | None:
-        """Seconds to wait before a frame is handed over; None to leave it out.
+        """Return the seconds to wait before a frame is handed over; None to leave it out.
 
         Parameters
         ----------
         now : float
             Seconds, of any steady clock.
         pts : float or None
-            The frame's own time, if it has one; of no account in a live source.
+            The frame's own time, if it has one; not used for a live source.
         """
         has_time = self._live or pts is not None or self._origin is not None
         if not self._real_time or not has_time:

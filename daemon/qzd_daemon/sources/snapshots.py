@@ -69,7 +69,7 @@ class SnapshotCamera:
             )
 
     def close(self) -> None:
-        """Nothing is kept open between pictures."""
+        """Do nothing: no connection stays open between pictures."""
 
     def _describe(self, error: OSError | http.client.HTTPException) -> str:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error

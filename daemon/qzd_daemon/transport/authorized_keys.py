@@ -24,7 +24,7 @@ class AuthorizedKeys:
     Attributes
     ----------
     problems : list of str
-        Files in it that are no keys, or why it cannot be read.
+        Files in it that do not hold a key, or why it cannot be read.
 
     Raises
     ------
@@ -47,7 +47,7 @@ class AuthorizedKeys:
             raise DataError(state, fix="let the user that runs qzd read it")
 
     def name(self, key: bytes) -> str | None:
-        """Whose key it is, by its file's name; None when it may not come in.
+        """Return the name of the key's file, without `.pub`; None if the key is not authorised.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class AuthorizedKeys:
         return self._names.get(key)
 
     def read(self) -> bool:
-        """Read the directory if it has changed; True when a key that was there is gone."""
+        """Read the directory if it has changed; return whether a key was removed."""
         state = self._look()
         if state == self._state:
             return False
@@ -73,7 +73,7 @@ class AuthorizedKeys:
         return not before.keys() <= self._names.keys()
 
     def _look(self) -> list[tuple[str, int, int]] | str:
-        """Name, time of change and size of each key file; or why there is no key, as when it is gone."""
+        """Return name, time of change and size of each key file, or why the directory cannot be read."""
         try:
             with os.scandir(self._directory) as entries:
                 return sorted((e.name, *_change(e)) for e in entries if e.name.endswith(".pub"))
@@ -82,12 +82,12 @@ class AuthorizedKeys:
 
 
 def _printable(text: str) -> str:
-    """A file's name may hold bytes that are no UTF-8; a log and ZAP want some."""
+    """Return a text as valid UTF-8, which logs and ZAP need; the name of a file may hold other bytes."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _change(entry: os.DirEntry[str]) -> tuple[int, int]:
-    """When a file changed, and its size; a link that leads nowhere takes no other key with it."""
+    """Return when a file changed, and its size; zeros for a broken link, so that other keys stay valid."""
     try:
         state = entry.stat()
     except OSError:
@@ -96,11 +96,11 @@ def _change(entry: os.DirEntry[str]) -> tuple[int, int]:
 
 
 def _read_authorised(path: Path) -> bytes:
-    """What is no file, such as a pipe that nobody writes to, would stop the thread that reads it."""
+    """Read a key from a regular file; a pipe to which nobody writes would block the thread that reads it."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
         raise unreadable(path, error) from error
     if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: it is no file", wanted="a public key's file", fix="take it away")
+        raise DataError(f"{path}: not a regular file", wanted="a public key's file", fix="remove it")
     return read_public(path)

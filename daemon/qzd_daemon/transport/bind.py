@@ -1,4 +1,4 @@
-"""Binding a socket to an endpoint, or an error that says what to do."""
+"""Bind a socket to an endpoint, or raise an error that says what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIXES = {
     errno.ENODEV: ("this machine has no such address", "use an address of this machine, or tcp://*"),
     errno.EACCES: ("permission denied", "choose a port above 1023, or a directory that this user may write"),
     errno.EEXIST: ("a file that is not a socket exists there", "remove it, or choose another path"),
-    errno.ENOENT: ("its directory is not there", "make the directory, or choose another path"),
+    errno.ENOENT: ("its directory does not exist", "make the directory, or choose another path"),
 }
 
 
@@ -76,14 +76,14 @@ def bind(opened: zmq.Socket[bytes], endpoint: str, access: BindOptions) -> str:
 
 
 def bind_again(opened: zmq.Socket[bytes], endpoint: str, access: BindOptions, end: float) -> None:
-    """As `bind`, just after it was unbound, for as long as it takes until another thread has closed it.
+    """Bind an endpoint again that was just unbound; try until another thread has closed the old one.
 
-    Others are at work meanwhile, so the umask, which they share, stays as it is.
+    Other threads run meanwhile, so the umask, which they share, stays as it is.
 
     Parameters
     ----------
     end : float
-        `time.monotonic()` at which it is tried no more.
+        `time.monotonic()` after which it is not tried again.
     """
     while True:
         try:
@@ -100,7 +100,7 @@ def bind_again(opened: zmq.Socket[bytes], endpoint: str, access: BindOptions, en
 
 @contextlib.contextmanager
 def _no_others() -> Iterator[None]:
-    """What is made meanwhile has mode 0660, from its first moment on."""
+    """Give files that are created meanwhile mode 0660 from the start."""
     before = os.umask(0o777 & ~IPC_MODE)
     try:
         yield
@@ -109,13 +109,13 @@ def _no_others() -> Iterator[None]:
 
 
 def _set_options(opened: zmq.Socket[bytes], endpoint: str, secret: bytes | None) -> None:
-    """They hold for the endpoint that is bound next; what is bound already keeps those that it had."""
+    """Set the options of the endpoint that is bound next; endpoints that are bound already keep theirs."""
     opened.setsockopt(zmq.IPV6, IPV6.match(endpoint) is not None)
     if endpoint.startswith(IPC):
         secret = None
     if secret is not None:
         opened.setsockopt(zmq.CURVE_SECRETKEY, secret)
-        opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)  # it cannot be taken away again; `Listener` knows
+        opened.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)  # it cannot be unset; `Listener` knows
     opened.setsockopt(zmq.CURVE_SERVER, secret is not None)
     opened.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, secret is not None)
 
@@ -145,11 +145,11 @@ def _check_path(endpoint: str) -> None:
 
 
 def _is_served(path: str) -> bool:
-    """Whether another process listens there; ZeroMQ would take its path away without a word."""
+    """Tell whether another process listens there; ZeroMQ would remove its path without an error."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         if Path(path).is_socket():
             probe.setblocking(False)
-            with contextlib.suppress(BlockingIOError):  # so many wait there that it takes no more
+            with contextlib.suppress(BlockingIOError):  # its backlog is full, so a process listens
                 probe.connect(path)
             return True
     return False

@@ -1,4 +1,4 @@
-"""A bound socket in the hands of its owner: waiting, waking, closing, and letting go of all who came in."""
+"""A bound socket, as its owner uses it: wait, wake, close, and disconnect its peers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 FAREWELL_SECONDS = 0.1
 LOOK_MS = 1000  # how often its owner shows that it is alive
-LAST_SECONDS = 1.0  # for messages that wait, unread, when an owner stops
+LAST_SECONDS = 1.0  # for unread messages when an owner stops
 LEFT_MS = 50  # what is on its way when an owner stops comes within this time, on a busy machine too
 REBIND_SECONDS = 0.1  # the old listener is closed by another thread, a moment later
-REBIND_PAUSE_SECONDS = 0.5  # between tries, where something else has taken the place meanwhile
+REBIND_PAUSE_SECONDS = 0.5  # between tries, if something else has taken the endpoint meanwhile
 
 
 class BoundSocket:
@@ -58,7 +58,7 @@ class BoundSocket:
         self.seen_at: float | None = None
         self._access = access
         self._disconnect_later: collections.deque[str] = collections.deque()
-        self._unbound: list[str] = []  # endpoints that something else has taken when they were let go of
+        self._unbound: list[str] = []  # endpoints that something else took when they were unbound
         self._next_try = 0.0
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_open = True
@@ -104,15 +104,15 @@ class BoundSocket:
                 os.eventfd_write(self._bell, 1)
 
     def unread(self, *, copy: bool = True) -> Iterator[list[Any]]:
-        """What an owner that stops has still to read, and what is on its way, for `LAST_SECONDS` at most."""
+        """Yield what an owner that stops has not read, and what is on its way, for `LAST_SECONDS` at most."""
         end = time.monotonic() + LAST_SECONDS
         while time.monotonic() < end and self.socket.poll(LEFT_MS):
             yield self.socket.recv_multipart(0, copy=copy)
 
     def close(self, linger_ms: int, *, answered: bool = False) -> None:
-        """Close the socket; where callers have just been `answered`, when they had a moment to read it.
+        """Close the socket; if callers have just been `answered`, first give them a moment to read it.
 
-        One with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
+        A caller with IMMEDIATE, as `caller` has it, loses what it has not read when the connection ends.
         """
         if answered:
             time.sleep(FAREWELL_SECONDS)
@@ -139,9 +139,9 @@ class BoundSocket:
                 log.info("the %s socket is bound again", self.name)
 
     def disconnect(self, scheme: str) -> None:
-        """Disconnect every peer of the endpoints that begin so; those that may come back do so at once.
+        """Disconnect every peer of the endpoints that begin with `scheme`; peers may connect again at once.
 
-        Where something else has taken an endpoint meanwhile, `refresh` tries to have it back again and again.
+        If something else has taken an endpoint meanwhile, `refresh` tries to bind it again and again.
         """
         for endpoint in self.endpoints:
             if endpoint.startswith(scheme) and endpoint not in self._unbound:
@@ -152,7 +152,7 @@ class BoundSocket:
             log.error("%s: something else has taken it; the %s socket tries again", endpoint, self.name)
 
     def _bind_again(self, patience: float) -> None:
-        """Bind what was let go of; what cannot be had within so many seconds is left for the next time."""
+        """Bind the unbound endpoints; those not free within `patience` seconds wait for the next try."""
         end = time.monotonic() + patience
         for endpoint in list(self._unbound):
             with contextlib.suppress(EndpointError):

@@ -75,7 +75,7 @@ class Connections:
         return any(file in table for table in (*self._established.values(), *self._pending.values()))
 
     def accept(self, file: int, endpoint: str) -> Refusal | None:
-        """Note a new connection; says why one was closed, this one or an older one."""
+        """Note a new connection; return why one was closed, this one or an older one."""
         self._serials[file] += 1
         connection = _Connection(file, endpoint, "")
         bound = self._bound(endpoint)
@@ -97,7 +97,7 @@ class Connections:
         return self._shrink_pending(bound, connection.address)
 
     def handshake_done(self, endpoint: str) -> Refusal | None:
-        """Note that one of the pending connections is pending no longer; libzmq does not say which."""
+        """Note that one of the pending connections is no longer pending; libzmq does not say which."""
         bound = self._bound(endpoint)
         if bound is None:
             return None
@@ -198,7 +198,7 @@ def _is_connected_to(opened: socket.socket, endpoint: str) -> bool:
 
 
 def _endpoint_of(opened: socket.socket) -> str:
-    """Say where it is connected on this side, as libzmq writes it; empty if libzmq would not use it."""
+    """Return its address on this side, as libzmq writes it; empty if libzmq would not use it."""
     here = opened.getsockname()
     match opened.family:
         case socket.AF_UNIX:

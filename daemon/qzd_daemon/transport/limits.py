@@ -1,4 +1,4 @@
-"""How many may connect: what the configuration allows, as far as the process may have files open."""
+"""Limit the connections to what the configuration and the limit on open files allow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FEWEST = 4  # connections on each endpoint, without which serving makes no sense
 
 
 def raise_file_limit() -> int:
-    """Raise the soft limit on open files to the hard one; returns what then holds."""
+    """Raise the soft limit on open files to the hard one; return the new limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # a kernel whose own limit is below what was given
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

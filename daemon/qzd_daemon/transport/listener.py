@@ -1,6 +1,6 @@
-"""Who may come in: every socket that the daemon binds is opened here, with its limits and its keys.
+"""Open every socket that the daemon binds, with its limits and keys, and decide who may connect.
 
-TCP endpoints ask for a CURVE key where the configuration has one; ipc endpoints have mode 0660 instead. One
+TCP endpoints ask for a CURVE key if the configuration has one; ipc endpoints have mode 0660 instead. One
 thread answers ZAP, counts connections, shuts those above the limit, and says who was refused and why.
 """
 
@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 5000
-PEER_PING_MS = 5000  # a peer that is gone without a word is noticed in twice this time
-LOOK_MS = 500  # how soon a key that was taken back is noticed
-SAY_SECONDS = 10.0  # a reason for refusing is logged at most so often
+PEER_PING_MS = 5000  # a peer that is gone without closing its connection is noticed in twice this time
+LOOK_MS = 500  # how soon a removed key is noticed
+SAY_SECONDS = 10.0  # a reason for refusing is logged once per this time
 
 REASONS: dict[int, tuple[str, str]] = {
     zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: ("mechanism", "it offers no CURVE key"),
@@ -149,14 +149,14 @@ class Listener:
         return bound_socket
 
     def start(self) -> None:
-        """Begin to answer; until then, nobody with a key gets in."""
+        """Begin to answer; until then no peer with a key can connect."""
         bound = {endpoint for watch in self._watches for endpoint in watch.bound_socket.endpoints}
         for endpoint in self._access.inherited.keys() - bound:
-            log.warning("systemd listens on %s, which no `bind` names: whoever connects waits", endpoint)
+            log.warning("systemd listens on %s, which no `bind` names: its peers wait", endpoint)
         self._thread.start()
 
     def disconnect(self, names: Collection[str], reason: str) -> None:
-        """Disconnect all peers of the sockets with these names; those that come back are welcome."""
+        """Disconnect all peers of the sockets with these names; they may connect again."""
         for watch in self._watches:
             name, total = watch.bound_socket.name, watch.connections.total
             if name in names and total:
@@ -212,7 +212,7 @@ class Listener:
                     self._handle(watches[monitor], monitor.recv_multipart())
 
     def _read_keys(self) -> None:
-        """A key that was taken back ends the connections made with it too."""
+        """Read changed keys; if one was removed, disconnect every TCP peer, so that it shows its key."""
         if self._authorised is None or not self._authorised.read():
             return
         log.info("a key was taken back: every TCP peer must show its key again")
@@ -220,20 +220,20 @@ class Listener:
             watch.bound_socket.disconnect_later("tcp://")
 
     def _answer_zap(self) -> None:
-        """Source: rfc.zeromq.org/spec/27. libzmq made the request, so its form is known."""
+        """Answer a ZAP request; libzmq made it, so its form is known. Source: rfc.zeromq.org/spec/27."""
         version, request, _, address, _, mechanism, *credentials = self._zap.recv_multipart()
         try:
             name = self._name(address.decode(), mechanism, credentials)
         except Exception:  # one peer must not end the service of the others
             log.exception("a key could not be judged")
             name = None
-        # 300, not 400, which libzmq's clients take as final: a key that is let in later could not come
+        # 300, not 400, which libzmq's clients take as final: a peer whose key comes later could not connect
         answer = (b"200", b"OK", name.encode()) if name is not None else (b"300", b"not authorised", b"")
         self._zap.send_multipart([version, request, *answer, b""])
 
     def _name(self, address: str, mechanism: bytes, credentials: list[bytes]) -> str | None:
-        """Whose key a peer has; None if it may not come in."""
-        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes nothing but CURVE
+        """Return the name of a peer's key; None if the peer may not connect."""
+        if mechanism == b"NULL":  # of an ipc endpoint that was bound again; TCP takes only CURVE
             return ""
         name = None
         if self._authorised is not None and mechanism == b"CURVE" and credentials:
@@ -247,7 +247,7 @@ class Listener:
         return name
 
     def _handle(self, watch: _Watch, frames: list[bytes]) -> None:
-        """What a socket's monitor tells."""
+        """Handle an event of a socket's monitor."""
         try:
             event = parse_monitor_message(frames)
             self._judge(watch, int(event["event"]), int(event["value"]), event["endpoint"].decode())

@@ -45,7 +45,7 @@ def test_authorized_keys_when_something_is_no_file_does_not_wait_for_it(tmp_path
     known = AuthorizedKeys(tmp_path)
     os.mkfifo(tmp_path / "pipe.pub")
     known.read()
-    assert "pipe.pub: it is no file" in known.problems[0]
+    assert "pipe.pub: not a regular file" in known.problems[0]
 
 
 def test_authorized_keys_when_the_directory_cannot_be_read_any_more_says_so(tmp_path: Path) -> None:
