@@ -248,7 +248,7 @@ def _manifest(
 def _family(found: Recognised, source: Source, picture: Picture) -> Facts:
     """What is known of the head's kind; of an IR that takes bytes, but for its channels.
 
-    Whoever folded preprocessing into it may have turned them round: OpenVINO hides that in the weights.
+    Folding the preprocessing may have turned them round: OpenVINO hides that in the weights.
     """
     family = found.family
     if not (picture.takes_bytes and source.format == IR):
