@@ -39,7 +39,11 @@ def _subscriber(context: zmq.Context[zmq.Socket[bytes]], publisher: Publisher) -
         peer.linger = 0
         peer.sndhwm = 0
         peer.reconnect_ivl = -1  # a peer that is disconnected stays away; set later, it has no effect
+        serials = publisher._bound_socket.connections._serials
+        before = sum(serials.values())
         peer.connect(publisher.endpoints[0])
+        # what a peer sends before the listener has noted it is not charged to it
+        until(lambda: sum(serials.values()) > before)
         yield peer
 
 
