@@ -28,7 +28,7 @@ __all__ = ["Publisher"]
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 512  # the longest topic has 147, and INITIATE of CURVE about 300
-SUBSCRIPTIONS_KEPT = 16  # from each peer: with more, libzmq reads more than is counted if one floods it
+SUBSCRIPTIONS_KEPT = 4  # from each peer: libzmq takes in all that it can read before it lets us count
 BATCH = 256  # subscriptions that are read before others may send
 LOOK_SECONDS = 0.02  # how soon a start that waits for subscribers notices that a connection has ended
 MORE_SECONDS = 0.005  # between looks for more subscriptions: libzmq does not signal each that follows one
