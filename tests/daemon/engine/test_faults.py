@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qzd_daemon.engine.faults import ANSWERS, FAULT_SECONDS, DeviceFaults
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture

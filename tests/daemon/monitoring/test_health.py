@@ -13,21 +13,15 @@ from qzd_daemon.monitoring import monitor
 from qzd_daemon.monitoring.health import Health
 from qzd_daemon.sources.ingest import IngestRegistry
 from qzd_daemon.transport.listener import Listener
+from support.clock import Clock
 
 MODEL = messages.ModelInfo("ssd", "3", "sha256:0", "int8", "CPU")
 LIMITS = {"gate": 30.0, "yard": 0.0}
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

@@ -8,16 +8,8 @@ import pytest
 
 from qzd_client.messages import Box, StreamState
 from qzd_daemon.monitoring.history import LABELS, REASONS, SECONDS, History
+from support.clock import Clock
 from support.page_server import detections
-
-
-class Clock:
-    """Unix time that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def box(label: str) -> Box:
@@ -26,7 +18,7 @@ def box(label: str) -> Box:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 def test_counts_are_the_most_of_a_second_by_label(clock: Clock) -> None:

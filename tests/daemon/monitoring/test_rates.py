@@ -8,15 +8,7 @@ import pytest
 
 from qzd_client import messages
 from qzd_daemon.monitoring.rates import WINDOW_SECONDS, Rates
-
-
-class Clock:
-    """Monotonic seconds that a test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 def frame(model: str = "ssd", latency_ms: float = 20, **fields: Any) -> messages.Detections:
@@ -31,7 +23,7 @@ def frame(model: str = "ssd", latency_ms: float = 20, **fields: Any) -> messages
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 def feed(rates: Rates, clock: Clock, *frames: messages.Detections, fps: float = 5) -> None:

@@ -11,21 +11,13 @@ import pytest
 from qzd_client.messages import Box, ClassScore
 from qzd_daemon.monitoring.draw import draw_found
 from qzd_daemon.monitoring.view import MAX_FPS, MAX_SIDE, View
+from support.clock import Clock
 from support.page_server import detections
-
-
-class Clock:
-    """Monotonic seconds that a test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 def grey(value: int, width: int = 640, height: int = 360) -> np.ndarray:

@@ -14,13 +14,7 @@ import pytest
 
 from qzd_daemon.system import logs
 from qzd_daemon.system.logs import FOLD_AFTER, FOLD_SECONDS, Fold, LogFormat, set_up_logging
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from support.clock import Clock
 
 
 @pytest.fixture
